@@ -1,0 +1,173 @@
+"""The one crossing between NumPy and torch: dtype, device, chunks, seeds."""
+
+import os
+import threading
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+__all__ = [
+    "LockedSeeds",
+    "evaluate_in_chunks",
+    "require_memory",
+    "resolve_device",
+    "torch_generator",
+]
+
+# Floats of working memory that one chunk of an evaluation may take.
+CHUNK_FLOATS = 4_000_000
+
+
+def resolve_device(device: str, *, fitted: bool = False) -> torch.device:
+    """Torch device for the `device` parameter of an estimator.
+
+    Parameters
+    ----------
+    device : str
+        "cpu", "cuda", "cuda:N" or "auto" (CUDA where there is one).
+    fitted : bool, default=False
+        A fitted model falls back on the CPU where its GPU is missing.
+
+    Returns
+    -------
+    device : torch.device
+        An available device.
+
+    Raises
+    ------
+    ValueError
+        If `device` does not exist here or has no float64 arithmetic.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    allowed = "Allowed are 'cpu', 'cuda', 'cuda:N' and 'auto'."
+    try:
+        resolved = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"device={device!r} is not a device. {allowed}") from error
+    if resolved.type == "cpu":
+        return resolved
+    if resolved.type == "mps":
+        raise ValueError(
+            f"device={device!r} has no float64 arithmetic, which scores need. {allowed}"
+        )
+    if resolved.type != "cuda":
+        raise ValueError(f"device={device!r} is not supported. {allowed}")
+    n_devices = torch.cuda.device_count()
+    if n_devices > (resolved.index or 0):
+        return resolved
+    if fitted:
+        return torch.device("cpu")
+    raise ValueError(
+        f"device={device!r} does not exist: torch sees {n_devices} CUDA devices. "
+        f"{allowed}"
+    )
+
+
+def torch_generator(
+    random_state: np.random.RandomState, device: torch.device | str = "cpu"
+) -> torch.Generator:
+    """Torch generator seeded by one draw from a NumPy one."""
+    generator = torch.Generator(device=device)
+    return generator.manual_seed(int(random_state.randint(2**31)))
+
+
+def evaluate_in_chunks(
+    function: Callable[[Tensor], tuple[Tensor, ...]],
+    prepare: Callable[[np.ndarray], np.ndarray],
+    X: np.ndarray,
+    *,
+    floats_per_row: int,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> list[np.ndarray]:
+    """Evaluate a function of rows chunk by chunk, in flat memory.
+
+    Parameters
+    ----------
+    function : callable
+        Maps a tensor of shape (N, D) to a tuple of tensors with N rows each.
+    prepare : callable
+        Applied to every chunk in NumPy first.
+    X : ndarray of shape (n_samples, n_features)
+        The rows, a memory map for instance.
+    floats_per_row : int
+        Working memory of the function per row.
+    dtype : torch.dtype
+        Arithmetic of the evaluation.
+    device : torch.device
+        Where it happens.
+
+    Returns
+    -------
+    outputs : list of ndarray
+        The function's outputs for all rows, in its dtype.
+    """
+    n_rows = len(X)
+    step = int(np.clip(CHUNK_FLOATS // floats_per_row, 16, 65536))
+    outputs: list[np.ndarray] = []
+    with torch.inference_mode():
+        for start in range(0, n_rows, step):
+            chunk = torch.from_numpy(prepare(X[start : start + step]))
+            results = function(chunk.to(device=device, dtype=dtype))
+            for i, result in enumerate(results):
+                part = result.cpu().numpy()
+                if start == 0:
+                    outputs.append(np.empty((n_rows, *part.shape[1:]), part.dtype))
+                outputs[i][start : start + step] = part
+    return outputs
+
+
+class LockedSeeds:
+    """A stream of seeds that threads can share and pickle can store.
+
+    Parameters
+    ----------
+    seed : int
+        Seed of the stream.
+    """
+
+    def __init__(self, seed: int):
+        self._random_state = np.random.RandomState(seed)
+        self._lock = threading.Lock()
+
+    def next(self) -> int:
+        """Draw the next seed."""
+        with self._lock:
+            return int(self._random_state.randint(2**31))
+
+    def __getstate__(self):
+        with self._lock:
+            return {"_random_state": self._random_state}
+
+    def __setstate__(self, state):
+        self.__dict__.update(state)
+        self._lock = threading.Lock()
+
+
+def require_memory(n_bytes: float, what: str) -> None:
+    """Refuse what cannot fit in this machine's memory before it is tried.
+
+    Parameters
+    ----------
+    n_bytes : float
+        Estimated need.
+    what : str
+        What needs it, and what makes it smaller.
+
+    Raises
+    ------
+    MemoryError
+        If the need exceeds the physical memory.
+    """
+    try:
+        physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):  # not every system can tell
+        return
+    if n_bytes > physical:
+        raise MemoryError(
+            f"{what} This takes about {n_bytes / 2**30:.1f} GiB; the machine has "
+            f"{physical / 2**30:.1f} GiB."
+        )

@@ -1,0 +1,192 @@
+"""Rows before they meet the model: merged, weighted, standardised, split."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+__all__ = ["Standardizer", "merge_identical_rows", "split_rows", "weighted_quantile"]
+
+# Training pulls rows in to this many standard deviations: one row must not decide.
+TRAINING_BOUND = 30.0
+
+# Scores stay finite in either precision for any finite row: beyond this many standard
+# deviations they no longer change.
+SCORING_BOUND = {np.dtype(np.float32): 1e13, np.dtype(np.float64): 1e120}
+
+
+def merge_identical_rows(X, sample_weight):
+    """Merge identical rows into one row with the sum of their weights.
+
+    The result depends neither on the order of the rows nor on whether a row is
+    repeated or weighted.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_samples, n_features)
+        Finite data.
+    sample_weight : ndarray of shape (n_samples,)
+        Positive weights.
+
+    Returns
+    -------
+    rows : ndarray of shape (n_distinct, n_features)
+        The distinct rows as float64, in a fixed pseudo-random order.
+    weights : ndarray of shape (n_distinct,)
+        Their weights, scaled to mean one.
+    inverse : ndarray of shape (n_samples,)
+        Index into `rows` of every row of X.
+    """
+    rows = np.array(X, dtype=np.float64, order="C")
+    rows += 0.0  # -0.0 equals 0.0, but not bit by bit
+    bits = rows.view(np.uint64)
+    factors = np.random.RandomState(0).randint(2**62, size=rows.shape[1]).astype("u8")
+    hashes = np.zeros(len(rows), dtype=np.uint64)
+    for column, factor in zip(bits.T, factors, strict=True):
+        mixed = (column ^ (column >> np.uint64(29))) * (factor | np.uint64(1))
+        hashes = (hashes ^ (hashes >> np.uint64(31))) * np.uint64(0x9E3779B97F4A7C15)
+        hashes += mixed ^ (mixed >> np.uint64(32))
+    _, first, inverse = np.unique(hashes, return_index=True, return_inverse=True)
+    if not np.array_equal(rows[first[inverse]], rows):  # two rows share a hash
+        _, first, inverse = np.unique(
+            rows, axis=0, return_index=True, return_inverse=True
+        )
+    weights = np.bincount(inverse.ravel(), weights=sample_weight)
+    return rows[first], weights / weights.mean(), inverse.ravel()
+
+
+def weighted_quantile(x, weights, levels):
+    """Smallest value below which at least a share `levels` of the weight lies.
+
+    Parameters
+    ----------
+    x : ndarray of shape (n_samples,)
+        Values.
+    weights : ndarray of shape (n_samples,)
+        Positive weights.
+    levels : sequence of float
+        Shares between 0 and 1.
+
+    Returns
+    -------
+    quantiles : ndarray of shape (n_levels,)
+        Values of x.
+    """
+    order = np.argsort(x, kind="stable")
+    shares = np.cumsum(weights[order])
+    index = np.searchsorted(shares, np.asarray(levels) * shares[-1] * (1 - 1e-12))
+    return x[order[np.minimum(index, len(x) - 1)]]
+
+
+@dataclass(frozen=True)
+class Standardizer:
+    """Robust location and scale of the columns, always applied in float64.
+
+    Parameters
+    ----------
+    location, scale : ndarray of shape (n_features,)
+        In data units.
+    """
+
+    location: np.ndarray
+    scale: np.ndarray
+
+    @classmethod
+    def fit(cls, X, weights):
+        """Mean and standard deviation after pulling far values in.
+
+        Values further from the 5 % and 95 % quantiles than 1.5 times the distance
+        between these (6.6 standard deviations of a Gaussian) count as if they lay
+        there. A constant column has scale one.
+
+        Parameters
+        ----------
+        X : ndarray of shape (n_samples, n_features)
+            Finite float64 data.
+        weights : ndarray of shape (n_samples,)
+            Positive weights.
+
+        Returns
+        -------
+        standardizer : Standardizer
+            The fitted location and scale.
+        """
+        location = np.zeros(X.shape[1])
+        scale = np.ones(X.shape[1])
+        share = weights / weights.sum()
+        for j, column in enumerate(X.T):
+            # A power of two: no rounding, and no overflow near the float limits.
+            unit = 2.0 ** np.clip(np.frexp(np.abs(column).max())[1] + 1, -1021, 1022)
+            column = column / unit
+            for tail in (0.05, 0.01, 0.0):
+                low, high = weighted_quantile(column, weights, (tail, 1 - tail))
+                if high > low:
+                    break
+            margin = 1.5 * (high - low)
+            column = np.clip(column, low - margin, high + margin)
+            center = share @ column
+            spread = np.sqrt(share @ (column - center) ** 2)
+            location[j] = center * unit
+            # Below this the spread of a nearly constant column is rounding.
+            if high > low and spread > 4 * np.finfo(float).eps * np.abs(column).max():
+                scale[j] = max(spread * unit, np.finfo(float).tiny)
+            else:
+                location[j] = low * unit
+        return cls(location, scale)
+
+    @property
+    def log_scale(self):
+        """Sum of the logarithms of the scales, the log-Jacobian to subtract."""
+        return float(np.log(self.scale).sum())
+
+    def transform(self, X, bound):
+        """Columns in standard deviations from the location, within +-bound.
+
+        Parameters
+        ----------
+        X : ndarray of shape (n_samples, n_features)
+            Finite data of any float dtype.
+        bound : float
+            Where values are clipped.
+
+        Returns
+        -------
+        x : ndarray of shape (n_samples, n_features), float64
+            Standardised rows.
+        """
+        # Halved, the difference of two finite numbers cannot overflow.
+        halved = np.multiply(X, 0.5, dtype=np.float64)
+        halved -= 0.5 * self.location
+        with np.errstate(over="ignore"):
+            halved /= self.scale
+            halved *= 2.0
+        return np.clip(halved, -bound, bound, out=halved)
+
+    def inverse_transform(self, x):
+        """Rows in data units, the inverse of `transform` within its bound."""
+        return x * self.scale + self.location
+
+
+def split_rows(n_rows, validation_fraction, random_state):
+    """Random indices for training and validation.
+
+    With fewer than five rows to validate on, no row is held out.
+
+    Parameters
+    ----------
+    n_rows : int
+        Number of rows.
+    validation_fraction : float
+        Share held out.
+    random_state : RandomState
+        Source of the permutation.
+
+    Returns
+    -------
+    train, validation : ndarray of int
+        Disjoint indices; `validation` may be empty.
+    """
+    n_validation = int(validation_fraction * n_rows)
+    order = random_state.permutation(n_rows)
+    if n_validation < 5:
+        return order, order[:0]
+    return order[n_validation:], order[:n_validation]

@@ -1,0 +1,879 @@
+"""`FlowMixture`: the scikit-learn face of the variational mixture of flows."""
+
+import copy
+import warnings
+from numbers import Integral, Real
+
+import numpy as np
+import torch
+from joblib import Parallel, delayed
+from sklearn.base import BaseEstimator, DensityMixin, _fit_context
+from sklearn.callback import CallbackSupportMixin
+from sklearn.exceptions import ConvergenceWarning, InconsistentVersionWarning
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
+from sklearn.utils.validation import (
+    _check_sample_weight,
+    check_array,
+    check_is_fitted,
+    validate_data,
+)
+
+from skflowmix._arrays import (
+    LockedSeeds,
+    evaluate_in_chunks,
+    require_memory,
+    resolve_device,
+    torch_generator,
+)
+from skflowmix._version import __version__
+from skflowmix.data import SCORING_BOUND, Standardizer, merge_identical_rows
+from skflowmix.fitting import (
+    FitSettings,
+    TrainingRows,
+    best_candidate,
+    fit_candidate,
+)
+from skflowmix.flows import FLOWS
+from skflowmix.initialization import (
+    INIT_METHODS,
+    nearest_mean_responsibilities,
+    propose_partitions,
+)
+from skflowmix.mixture import Gaussians, elbo_terms
+
+__all__ = ["FlowMixture"]
+
+# Rows drawn at a time.
+SAMPLE_CHUNK = 16384
+
+
+class FlowMixture(CallbackSupportMixin, DensityMixin, BaseEstimator):
+    """Mixture of normalizing flows, trained by variational inference.
+
+    The `GaussianMixture` for clusters that are not Gaussian: every component is a
+    normalizing flow with an exact density, and all components are trained together
+    on the evidence lower bound.
+
+    Fitting finds first responsibilities with an ordinary clusterer, fits every
+    component to its share (an M-step), then trains flows, weights and the amortised
+    posterior q(z|x) on the ELBO until the log-likelihood of held-out rows stops
+    growing. Columns are standardised inside; all densities are in data units.
+
+    Parameters
+    ----------
+    n_components : int, default=1
+        Number of components.
+    flow : {"realnvp", "maf", "nsf", "nsf-ar"}, default="nsf-ar"
+        Family of the flows. Coupling layers (`"realnvp"`, `"nsf"`) sample in one
+        pass, autoregressive ones (`"maf"`, `"nsf-ar"`) need one pass per column;
+        splines (`"nsf"`, `"nsf-ar"`) bend further than affine maps.
+    n_transforms : int, default=3
+        Layers of each flow. With 0 the model is a Gaussian mixture.
+    hidden_units : tuple of int, default=(64, 64)
+        Widths of the hidden layers of every conditioner.
+    posterior_units : tuple of int, default=(64, 64)
+        Widths of the hidden layers of the network of q(z|x).
+    init_params : str, clusterer or array-like of shape (n_samples, n_components), \
+            default="auto"
+        Where the components start.
+
+        - "auto": the best of several partitions, see `skflowmix.initialization`;
+        - "kmeans", "k-means++", "gmm", "spectral", "linkage", "random": a partition
+          by that method;
+        - any scikit-learn clusterer, which is cloned;
+        - an array of responsibilities, rows summing to one.
+    n_init : int, default=1
+        Number of restarts; the one with the largest held-out log-likelihood is kept.
+    weights_init : array-like of shape (n_components,), default=None
+        Initial mixture weights.
+    means_init : array-like of shape (n_components, n_features), default=None
+        Initial means, in data units: rows start in the component of the nearest one.
+        Overrides `init_params`.
+    reg_covar : float, default=1e-6
+        Added to the diagonal of the covariances of the *standardised* columns.
+    temperature : float, default=1.0
+        The logits of q(z|x) are divided by a temperature that starts here.
+    temperature_decay : float, default=1e-3
+        Exponential decay of the temperature per mini-batch, down to 0.1.
+    max_iter : int, default=200
+        Largest number of epochs on the ELBO.
+    n_iter_init : int, default=40
+        Largest number of epochs of the M-step.
+    tol : float, default=1e-3
+        An epoch counts as an improvement when the held-out log-likelihood grows by
+        more than this, in nats per row.
+    n_iter_no_change : int, default=8
+        Epochs without improvement after which the learning rate drops; the third
+        time, training has converged.
+    validation_fraction : float, default=0.15
+        Share of the distinct rows held out. Where that makes fewer than 5 rows, the
+        flows are not trained and the model stays a Gaussian mixture.
+    batch_size : int or "auto", default="auto"
+        Rows per step; "auto" grows with the data from 64 to 1024.
+    learning_rate : float, default=5e-3
+        First step size of Adam.
+    weight_decay : float, default=0.0
+        Decoupled weight decay of the networks' weight matrices.
+    dtype : {"float32", "float64"}, default="float32"
+        Precision of the training. Scores have the precision of the X they are for.
+    device : str, default="cpu"
+        "cpu", "cuda", "cuda:N" or "auto". A fitted model whose GPU is missing works
+        on the CPU.
+    n_jobs : int, default=None
+        Number of restarts to train in parallel, through joblib.
+    random_state : int, RandomState instance or None, default=None
+        Seed of everything random. Global generators are not touched.
+    warm_start : bool, default=False
+        Go on training the fitted model instead of starting anew.
+    verbose : int, default=0
+        1 prints a line every `verbose_interval` epochs.
+    verbose_interval : int, default=10
+        Epochs between two lines.
+
+    Attributes
+    ----------
+    weights_ : ndarray of shape (n_components,)
+        Mixture weights, decreasing unless the start was given.
+    means_ : ndarray of shape (n_components, n_features)
+        Means of the Gaussians that the components whiten by, in data units.
+    covariances_ : ndarray of shape (n_components, n_features, n_features)
+        Their covariances, in data units.
+    labels_ : ndarray of shape (n_samples,)
+        Component of every training row.
+    converged_ : bool
+        True when training ended before `max_iter`.
+    n_iter_ : int
+        Epochs on the ELBO.
+    lower_bound_ : float
+        ELBO of the training rows, in nats per row.
+    lower_bounds_ : list of float
+        The ELBO after every epoch, on a sample of the training rows.
+    elbo_gap_ : float
+        Mean of log p(x) - ELBO(x) over the training rows, in nats: how far q(z|x) is
+        from the exact responsibilities.
+    history_ : list of dict
+        Figures of every epoch: `phase`, `epoch`, `learning_rate`, `train_loss`,
+        `train_log_likelihood`, `validation_log_likelihood`, `elbo` with its terms
+        `elbo_reconstruction`, `elbo_prior` and `elbo_entropy`, `temperature`,
+        `n_components_in_use` (expecting at least one row) and `score`, the held-out
+        gain. Log-likelihoods are those of standardised rows, in nats.
+    module_ : torch.nn.Module
+        The fitted model of standardised rows, in float64 on the CPU.
+    n_features_in_ : int
+        Number of columns seen in `fit`.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Their names, where X had any.
+
+    See Also
+    --------
+    sklearn.mixture.GaussianMixture : Elliptical components, fitted by EM.
+
+    Notes
+    -----
+    Identical rows are merged into weights first: weighting a row equals repeating
+    it. Rows further than 30 standard deviations from the bulk are pulled in to that
+    distance for training, not for scoring.
+
+    scikit-learn's callbacks are called after every epoch; one that asks to stop ends
+    the whole fit and keeps the best weights. Callbacks see zeros for `y` where `fit`
+    got none, since `ScoringMonitor` scores nothing without.
+
+    References
+    ----------
+    G. G. P. Freitas Pires and M. A. T. Figueiredo, Variational Mixture of
+    Normalizing Flows, ESANN 2020, https://arxiv.org/abs/2009.00585
+
+    Examples
+    --------
+    >>> from sklearn.datasets import make_moons
+    >>> from skflowmix import FlowMixture
+    >>> X, y = make_moons(500, noise=0.05, random_state=0)
+    >>> model = FlowMixture(n_components=2, max_iter=20, random_state=0)
+    >>> labels = model.fit_predict(X)
+    >>> labels.shape, model.score_samples(X).shape
+    ((500,), (500,))
+    >>> new_X, component = model.sample(10)
+    >>> new_X.shape
+    (10, 2)
+    """
+
+    _parameter_constraints: dict = {
+        "n_components": [Interval(Integral, 1, None, closed="left")],
+        "flow": [StrOptions(set(FLOWS))],
+        "n_transforms": [Interval(Integral, 0, None, closed="left")],
+        "hidden_units": ["array-like"],
+        "posterior_units": ["array-like"],
+        "init_params": [
+            StrOptions(set(INIT_METHODS)),
+            HasMethods("fit_predict"),
+            "array-like",
+        ],
+        "n_init": [Interval(Integral, 1, None, closed="left")],
+        "weights_init": ["array-like", None],
+        "means_init": ["array-like", None],
+        "reg_covar": [Interval(Real, 0.0, None, closed="left")],
+        "temperature": [Interval(Real, 0.0, None, closed="neither")],
+        "temperature_decay": [Interval(Real, 0.0, None, closed="left")],
+        "max_iter": [Interval(Integral, 0, None, closed="left")],
+        "n_iter_init": [Interval(Integral, 0, None, closed="left")],
+        "tol": [Interval(Real, 0.0, None, closed="left")],
+        "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
+        "validation_fraction": [Interval(Real, 0.0, 1.0, closed="neither")],
+        "batch_size": [
+            StrOptions({"auto"}),
+            Interval(Integral, 1, None, closed="left"),
+        ],
+        "learning_rate": [Interval(Real, 0.0, None, closed="neither")],
+        "weight_decay": [Interval(Real, 0.0, None, closed="left")],
+        "dtype": [StrOptions({"float32", "float64"})],
+        "device": [str],
+        "n_jobs": [Integral, None],
+        "random_state": ["random_state"],
+        "warm_start": ["boolean"],
+        "verbose": ["verbose"],
+        "verbose_interval": [Interval(Integral, 1, None, closed="left")],
+    }
+
+    def __init__(
+        self,
+        n_components=1,
+        *,
+        flow="nsf-ar",
+        n_transforms=3,
+        hidden_units=(64, 64),
+        posterior_units=(64, 64),
+        init_params="auto",
+        n_init=1,
+        weights_init=None,
+        means_init=None,
+        reg_covar=1e-6,
+        temperature=1.0,
+        temperature_decay=1e-3,
+        max_iter=200,
+        n_iter_init=40,
+        tol=1e-3,
+        n_iter_no_change=8,
+        validation_fraction=0.15,
+        batch_size="auto",
+        learning_rate=5e-3,
+        weight_decay=0.0,
+        dtype="float32",
+        device="cpu",
+        n_jobs=None,
+        random_state=None,
+        warm_start=False,
+        verbose=0,
+        verbose_interval=10,
+    ):
+        self.n_components = n_components
+        self.flow = flow
+        self.n_transforms = n_transforms
+        self.hidden_units = hidden_units
+        self.posterior_units = posterior_units
+        self.init_params = init_params
+        self.n_init = n_init
+        self.weights_init = weights_init
+        self.means_init = means_init
+        self.reg_covar = reg_covar
+        self.temperature = temperature
+        self.temperature_decay = temperature_decay
+        self.max_iter = max_iter
+        self.n_iter_init = n_iter_init
+        self.tol = tol
+        self.n_iter_no_change = n_iter_no_change
+        self.validation_fraction = validation_fraction
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.dtype = dtype
+        self.device = device
+        self.n_jobs = n_jobs
+        self.random_state = random_state
+        self.warm_start = warm_start
+        self.verbose = verbose
+        self.verbose_interval = verbose_interval
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X, y=None, sample_weight=None):
+        """Fit the mixture.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Training rows, at least two and as many as components.
+        y : Ignored
+            Present for API consistency.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Non-negative weights. A weight of zero leaves the row out; an integer
+            weight equals repeating the row.
+
+        Returns
+        -------
+        self : FlowMixture
+            The fitted estimator.
+
+        Raises
+        ------
+        ValueError
+            If the data or a parameter is not what it should be.
+        FloatingPointError
+            If training diverges in spite of smaller steps.
+        MemoryError
+            If the model cannot fit in memory.
+        """
+        seen = {
+            "X": X,
+            "y": np.zeros(len(X), dtype=int)
+            if y is None and hasattr(X, "__len__")
+            else y,
+            "metadata": {}
+            if sample_weight is None
+            else {"sample_weight": sample_weight},
+        }
+        X = validate_data(
+            self, X, dtype=[np.float64, np.float32], order="C", ensure_min_samples=2
+        )
+        self._check_parameters(X)
+        device = resolve_device(self.device)
+        sample_weight = _check_sample_weight(
+            sample_weight, X, dtype=np.float64, ensure_non_negative=True
+        )
+        kept = sample_weight > 0
+        if not kept.any():
+            raise ValueError("sample_weight must not be zero for all rows.")
+        context = self._init_callback_context(
+            max_subtasks=self.n_init, sequential_subtasks=False
+        )
+        context.call_on_fit_task_begin(estimator=self, **seen)
+
+        random_state = check_random_state(self.random_state)
+        distinct, weights, inverse = merge_identical_rows(X[kept], sample_weight[kept])
+        warm = self.warm_start and hasattr(self, "module_")
+        standardizer = (
+            self._standardizer if warm else Standardizer.fit(distinct, weights)
+        )
+        rows = TrainingRows(
+            distinct, weights, standardizer, self.validation_fraction, random_state
+        )
+        if warm:
+            starts = [self._responsibilities(rows.x)]
+        else:
+            starts = self._first_responsibilities(
+                rows, standardizer, kept, inverse, random_state
+            )
+        tasks = (
+            delayed(self._fit_candidate)(
+                rows,
+                starts[i % len(starts)],
+                warm,
+                np.random.RandomState(random_state.randint(2**31)),
+                device,
+                context.subcontext(f"init {i}", task_id=i, max_subtasks=None),
+                seen,
+            )
+            for i in range(1 if warm else self.n_init)
+        )
+        candidates = []
+        for candidate in Parallel(n_jobs=self.n_jobs, return_as="generator")(tasks):
+            candidates.append(candidate)
+            if candidate.stopped:
+                break
+        best = best_candidate(candidates)
+        if not (warm or self._start_is_given()):
+            best.sort()
+        for name, value in self._fitted_attributes(best, standardizer).items():
+            setattr(self, name, value)
+        self._sample_seeds = LockedSeeds(int(random_state.randint(2**31)))
+        self._summarize(X, sample_weight)
+        context.call_on_fit_task_end(
+            estimator=self, reconstruction_attributes=dict, **seen
+        )
+        if not (best.converged or best.stopped):
+            warnings.warn(
+                f"Training did not converge within max_iter={self.max_iter} epochs. "
+                "Increase max_iter or tol.",
+                ConvergenceWarning,
+                stacklevel=2,
+            )
+        return self
+
+    def _check_parameters(self, X):
+        """Checks that need the data, or more than one parameter."""
+        n_samples, n_features = X.shape
+        if n_samples < self.n_components:
+            raise ValueError(
+                f"Expected n_samples >= n_components, got n_samples={n_samples} and "
+                f"n_components={self.n_components}."
+            )
+        for name in ("hidden_units", "posterior_units"):
+            units = getattr(self, name)
+            if not all(isinstance(u, Integral) and u > 0 for u in np.ravel(units)):
+                raise ValueError(
+                    f"{name} must hold positive integers, one per hidden layer, got "
+                    f"{units!r}."
+                )
+        for name, shape in (
+            ("weights_init", (self.n_components,)),
+            ("means_init", (self.n_components, n_features)),
+        ):
+            value = getattr(self, name)
+            if value is not None:
+                value = check_array(value, ensure_2d=False, input_name=name)
+                if value.shape != shape:
+                    raise ValueError(
+                        f"{name} must have shape {shape}, got {value.shape}."
+                    )
+        if self.weights_init is not None:
+            weights = np.asarray(self.weights_init)
+            if (weights <= 0).any() or not np.isclose(weights.sum(), 1):
+                raise ValueError("weights_init must be positive and sum to one.")
+        if self.warm_start and hasattr(self, "module_"):
+            if self.module_.n_components != self.n_components:
+                raise ValueError(
+                    f"warm_start needs the fitted n_components="
+                    f"{self.module_.n_components}, got {self.n_components}."
+                )
+        width = sum(self.hidden_units) + 24 * n_features
+        n_weights = self.n_components * (
+            self.n_transforms * (width**2 / 2) + 3 * n_features**2
+        )
+        batch = 1024 if self.batch_size == "auto" else min(self.batch_size, n_samples)
+        n_activations = 3 * self.n_components * batch * (1 + self.n_transforms) * width
+        require_memory(
+            8 * (6 * n_weights + n_activations),
+            f"A model with n_components={self.n_components}, n_transforms="
+            f"{self.n_transforms}, hidden_units={self.hidden_units} for {n_features} "
+            "columns is too large. Reduce these, batch_size, or the number of columns "
+            "(PCA).",
+        )
+
+    def _start_is_given(self):
+        return (
+            self.means_init is not None
+            or self.weights_init is not None
+            or not (
+                isinstance(self.init_params, str)
+                or hasattr(self.init_params, "fit_predict")
+            )
+        )
+
+    def _first_responsibilities(self, rows, standardizer, kept, inverse, random_state):
+        """One array of shape (n_distinct, n_components) per start."""
+        init = self.init_params
+        if self.means_init is not None:
+            means = standardizer.transform(
+                np.asarray(self.means_init, dtype=np.float64), np.inf
+            )
+            return [nearest_mean_responsibilities(rows.x, means)]
+        if isinstance(init, str) or hasattr(init, "fit_predict"):
+            proposals = propose_partitions(
+                rows.x, rows.weights, self.n_components, init, random_state, self.n_init
+            )
+            return [proposal.responsibilities for proposal in proposals]
+        given = check_array(init, dtype=np.float64, input_name="init_params")
+        shape = (len(kept), self.n_components)
+        if given.shape != shape:
+            raise ValueError(
+                f"init_params must have shape {shape} (n_samples, n_components), got "
+                f"{given.shape}."
+            )
+        if (given < 0).any() or not np.allclose(given.sum(1), 1, atol=1e-4):
+            raise ValueError(
+                "init_params must hold non-negative responsibilities whose rows sum "
+                "to one."
+            )
+        merged = np.zeros((len(rows.x), self.n_components))
+        np.add.at(merged, inverse, given[kept])
+        return [merged / merged.sum(1, keepdims=True)]
+
+    def _fit_candidate(
+        self, rows, responsibilities, warm, random_state, device, context, seen
+    ):
+        """Train one restart; its epochs are the tasks that callbacks see."""
+        context.call_on_fit_task_begin(estimator=self, **seen)
+        settings = FitSettings.of(self)
+        if warm:
+            start, gaussians = copy.deepcopy(self.module_), self._gaussians
+        else:
+            start = None
+            gaussians = Gaussians.fit(
+                rows.x, rows.weights, responsibilities, self.reg_covar
+            )
+            if self.weights_init is not None:
+                gaussians.weights = np.asarray(self.weights_init, dtype=np.float64)
+        standardizer = rows.standardizer
+
+        def on_epoch(record, make_candidate):
+            epoch = context.subcontext(f"{record['phase']} epoch")
+            epoch.call_on_fit_task_begin(estimator=self, **seen)
+            if self.verbose and record["epoch"] % self.verbose_interval == 0:
+                print(
+                    f"  {record['phase']} epoch {record['epoch']}: validation "
+                    f"log-likelihood {record['validation_log_likelihood']:.5f}"
+                )
+            return epoch.call_on_fit_task_end(
+                estimator=self,
+                reconstruction_attributes=lambda: self._fitted_attributes(
+                    make_candidate(), standardizer
+                ),
+                **seen,
+            )
+
+        candidate = fit_candidate(
+            settings,
+            rows,
+            responsibilities,
+            gaussians,
+            start=start,
+            random_state=random_state,
+            device=device,
+            on_epoch=on_epoch,
+        )
+        context.call_on_fit_task_end(
+            estimator=self,
+            reconstruction_attributes=lambda: self._fitted_attributes(
+                candidate, standardizer
+            ),
+            **seen,
+        )
+        return candidate
+
+    def _fitted_attributes(self, candidate, standardizer):
+        gaussians = candidate.gaussians
+        elbo = [record for record in candidate.history if record["phase"] == "elbo"]
+        scale = standardizer.scale
+        with np.errstate(over="ignore"):
+            covariances = gaussians.covariances * scale[:, None] * scale
+        return {
+            "module_": candidate.model,
+            "weights_": candidate.model.log_weights.detach().exp().numpy(),
+            "means_": standardizer.inverse_transform(gaussians.means),
+            "covariances_": covariances,
+            "converged_": candidate.converged,
+            "history_": candidate.history,
+            "n_iter_": len(elbo),
+            "lower_bounds_": [
+                record["elbo"] - standardizer.log_scale for record in elbo
+            ],
+            "_gaussians": gaussians,
+            "_standardizer": standardizer,
+        }
+
+    def _summarize(self, X, sample_weight):
+        """Labels and the bound on all training rows, in one pass."""
+        log_joint, elbo = self._evaluate(X, self._joint_and_elbo)
+        log_prob = np.logaddexp.reduce(log_joint, axis=1)
+        self.labels_ = log_joint.argmax(1)
+        self.lower_bound_ = float(np.average(elbo, weights=sample_weight))
+        self.elbo_gap_ = float(np.average(log_prob - elbo, weights=sample_weight))
+
+    def fit_predict(self, X, y=None, sample_weight=None):
+        """Fit the mixture and return the component of every row.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Training rows.
+        y : Ignored
+            Present for API consistency.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Non-negative weights.
+
+        Returns
+        -------
+        labels : ndarray of shape (n_samples,)
+            The same as ``fit(X).predict(X)``.
+        """
+        return self.fit(X, sample_weight=sample_weight).labels_
+
+    # What the model is asked, on standardised tensors ----------------------------
+
+    @staticmethod
+    def _joint(model, x):
+        return (model.component_log_prob(x) + model.log_weights,)
+
+    @staticmethod
+    def _joint_and_elbo(model, x):
+        log_prob = model.component_log_prob(x)
+        log_q = model.posterior_logits(x).log_softmax(1)
+        elbo = torch.stack(elbo_terms(log_prob, model.log_weights, log_q)).sum(0)
+        return log_prob + model.log_weights, elbo
+
+    @staticmethod
+    def _posterior(model, x):
+        return (model.posterior_logits(x).softmax(1),)
+
+    def _evaluate(self, X, question):
+        """Ask the model a question about checked rows, in the dtype of X.
+
+        Log-densities among the answers are converted to data units.
+        """
+        device = resolve_device(self.device, fitted=True)
+        dtype = getattr(torch, X.dtype.name)
+        model = self.module_
+        if dtype != torch.float64 or device.type != "cpu":
+            model = copy.deepcopy(model).to(device, dtype)
+        bound = SCORING_BOUND[X.dtype]
+        answers = evaluate_in_chunks(
+            lambda x: question(model, x),
+            lambda rows: self._standardizer.transform(rows, bound),
+            X,
+            floats_per_row=self._floats_per_row(),
+            dtype=dtype,
+            device=device,
+        )
+        if question is not FlowMixture._posterior:
+            for answer in answers:
+                answer -= answer.dtype.type(self._standardizer.log_scale)
+        return answers
+
+    def _floats_per_row(self):
+        width = max([*np.ravel(self.hidden_units), 24 * self.n_features_in_])
+        return int(8 * self.module_.n_components * width)
+
+    def _check_rows(self, X):
+        check_is_fitted(self)
+        return validate_data(
+            self, X, dtype=[np.float64, np.float32], order="C", reset=False
+        )
+
+    def component_log_prob(self, X):
+        """Log-density of every component at every row.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        log_prob : ndarray of shape (n_samples, n_components)
+            log p(x|z=k), in nats, for densities in data units; dtype of X.
+        """
+        (log_joint,) = self._evaluate(self._check_rows(X), self._joint)
+        return log_joint - np.log(self.weights_).astype(log_joint.dtype)
+
+    def score_samples(self, X):
+        """Log-likelihood of every row.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        log_prob : ndarray of shape (n_samples,)
+            log p(x), in nats, for densities in data units; dtype of X. Low values
+            are anomalies.
+        """
+        (log_joint,) = self._evaluate(self._check_rows(X), self._joint)
+        return np.logaddexp.reduce(log_joint, axis=1)
+
+    def score(self, X, y=None, sample_weight=None):
+        """Mean log-likelihood of the rows.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+        y : Ignored
+            Present for API consistency.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the rows in the mean.
+
+        Returns
+        -------
+        log_likelihood : float
+            In nats per row.
+        """
+        log_prob = self.score_samples(X)
+        if sample_weight is not None:
+            sample_weight = _check_sample_weight(
+                sample_weight, log_prob[:, None], ensure_non_negative=True
+            )
+        return float(np.average(log_prob, weights=sample_weight))
+
+    def elbo(self, X):
+        """Evidence lower bound of every row.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        elbo : ndarray of shape (n_samples,)
+            In nats, for densities in data units; never above `score_samples`.
+        """
+        return self._evaluate(self._check_rows(X), self._joint_and_elbo)[1]
+
+    def predict_proba(self, X):
+        """Exact responsibilities p(z=k|x).
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        responsibilities : ndarray of shape (n_samples, n_components)
+            Rows sum to one; dtype of X.
+        """
+        (log_joint,) = self._evaluate(self._check_rows(X), self._joint)
+        log_joint -= log_joint.max(1, keepdims=True)
+        shares = np.exp(log_joint, out=log_joint)
+        return shares / shares.sum(1, keepdims=True)
+
+    def posterior_proba(self, X):
+        """Amortised posterior q(z=k|x): one small network, no flow.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        q : ndarray of shape (n_samples, n_components)
+            Rows sum to one; dtype of X.
+        """
+        return self._evaluate(self._check_rows(X), self._posterior)[0]
+
+    def predict(self, X):
+        """Most probable component of every row.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        labels : ndarray of shape (n_samples,)
+            Integers below `n_components`.
+        """
+        (log_joint,) = self._evaluate(self._check_rows(X), self._joint)
+        return log_joint.argmax(1)
+
+    def sample(self, n_samples=1, *, component=None, random_state=None):
+        """Draw rows from the fitted density.
+
+        Parameters
+        ----------
+        n_samples : int, default=1
+            Number of rows.
+        component : int, default=None
+            Draw from this component only.
+        random_state : int, RandomState instance or None, default=None
+            None goes on with the estimator's own stream, so that two calls differ;
+            an int gives the same rows every time.
+
+        Returns
+        -------
+        X : ndarray of shape (n_samples, n_features)
+            Rows, those of one component after those of another.
+        labels : ndarray of shape (n_samples,)
+            Their components.
+
+        Raises
+        ------
+        ValueError
+            If `n_samples` is not positive or there is no such component.
+        """
+        check_is_fitted(self)
+        if not isinstance(n_samples, Integral) or n_samples < 1:
+            raise ValueError(
+                f"n_samples must be a positive integer, got {n_samples!r}."
+            )
+        n_components = self.module_.n_components
+        if random_state is None:
+            random_state = self._sample_seeds.next()
+        random_state = check_random_state(random_state)
+        if component is None:
+            weights = self.weights_ / self.weights_.sum()
+            counts = random_state.multinomial(n_samples, weights)
+            labels = np.repeat(np.arange(n_components), counts)
+        elif isinstance(component, Integral) and 0 <= component < n_components:
+            labels = np.full(n_samples, int(component))
+        else:
+            raise ValueError(
+                f"component must be an integer from 0 to {n_components - 1} or None, "
+                f"got {component!r}."
+            )
+        generator = torch_generator(random_state)
+        rows = np.empty((n_samples, self.n_features_in_))
+        n_chunks = -(-n_samples // SAMPLE_CHUNK)
+        with torch.no_grad():
+            # Strided, so that every chunk has its share of all components.
+            for part in (slice(i, None, n_chunks) for i in range(n_chunks)):
+                component = torch.from_numpy(labels[part])
+                rows[part] = self.module_.sample(component, generator).numpy()
+        return self._standardizer.inverse_transform(rows), labels
+
+    def _n_parameters(self):
+        """Free parameters of the density; q(z|x) does not count."""
+        n_components, n_features = self.means_.shape
+        of_flows = sum(p.numel() for p in self.module_.flows.parameters())
+        of_gaussians = n_components * (n_features + n_features * (n_features + 1) // 2)
+        return of_flows + of_gaussians + n_components - 1
+
+    def bic(self, X):
+        """Bayesian information criterion; the lower, the better.
+
+        Networks are regularised by early stopping, so that their parameters count
+        for less than this formula says: prefer held-out `score` to choose a model.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        bic : float
+            In nats, doubled.
+        """
+        log_prob = self.score_samples(X)
+        return float(-2 * log_prob.sum() + self._n_parameters() * np.log(len(log_prob)))
+
+    def aic(self, X):
+        """Akaike information criterion; the lower, the better.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        aic : float
+            In nats, doubled. See `bic` for its limits.
+        """
+        return float(-2 * self.score_samples(X).sum() + 2 * self._n_parameters())
+
+    def __sklearn_is_fitted__(self):
+        return hasattr(self, "module_")
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags = None
+        return tags
+
+    def __getstate__(self):
+        return {**super().__getstate__(), "_skflowmix_version": __version__}
+
+    def __setstate__(self, state):
+        version = state.pop("_skflowmix_version", None)
+        if version not in (None, __version__):
+            warnings.warn(
+                InconsistentVersionWarning(
+                    estimator_name=type(self).__name__,
+                    current_sklearn_version=__version__,
+                    original_sklearn_version=version,
+                )
+            )
+        super().__setstate__(state)

@@ -1,0 +1,311 @@
+"""One fit: prepared rows, a start from responsibilities, a trained candidate."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from skflowmix._arrays import torch_generator
+from skflowmix.data import TRAINING_BOUND, Standardizer, split_rows
+from skflowmix.mixture import Gaussians, MixtureOfFlows
+from skflowmix.objectives import (
+    ElboObjective,
+    MStepObjective,
+    Rows,
+    Temperature,
+    robust_gain,
+)
+from skflowmix.training import Objective, Outcome, TrainingConfig, train
+
+__all__ = [
+    "Candidate",
+    "FitSettings",
+    "TrainingRows",
+    "best_candidate",
+    "fit_candidate",
+]
+
+# Held-out rows that are looked at after every epoch.
+MAX_HELD_OUT = 4096
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """The estimator's parameters that shape and train a model.
+
+    Named and documented as in `skflowmix.FlowMixture`.
+    """
+
+    flow: str
+    n_transforms: int
+    hidden_units: tuple[int, ...]
+    posterior_units: tuple[int, ...]
+    reg_covar: float
+    temperature: float
+    temperature_decay: float
+    max_iter: int
+    n_iter_init: int
+    tol: float
+    n_iter_no_change: int
+    batch_size: int | str
+    learning_rate: float
+    weight_decay: float
+    dtype: str
+
+    @classmethod
+    def of(cls, estimator) -> "FitSettings":
+        """The settings among an estimator's parameters."""
+        values = {field.name: getattr(estimator, field.name) for field in fields(cls)}
+        for name in ("hidden_units", "posterior_units"):
+            values[name] = tuple(int(width) for width in values[name])
+        return cls(**values)
+
+    def training_config(self, max_epochs: int, n_rows: int) -> TrainingConfig:
+        """Settings of one training phase on `n_rows` rows."""
+        batch_size = self.batch_size
+        if batch_size == "auto":
+            batch_size = int(2 ** np.clip(np.round(np.log2(n_rows / 6)), 6, 10))
+        return TrainingConfig(
+            max_epochs=max_epochs,
+            batch_size=int(batch_size),
+            learning_rate=self.learning_rate,
+            patience=self.n_iter_no_change,
+            tol=self.tol,
+            weight_decay=self.weight_decay,
+        )
+
+
+class TrainingRows:
+    """Distinct rows, standardised and pulled in, with weights and a split.
+
+    Parameters
+    ----------
+    rows : ndarray of shape (n_distinct, n_features)
+        In data units.
+    weights : ndarray of shape (n_distinct,)
+        Positive, of mean one.
+    standardizer : Standardizer
+        Location and scale of the columns.
+    validation_fraction : float
+        Share of the rows that is held out.
+    random_state : RandomState
+        Source of the split.
+    """
+
+    def __init__(
+        self,
+        rows: np.ndarray,
+        weights: np.ndarray,
+        standardizer: Standardizer,
+        validation_fraction: float,
+        random_state: np.random.RandomState,
+    ):
+        self.standardizer = standardizer
+        self.x = standardizer.transform(rows, TRAINING_BOUND)
+        self.weights = weights
+        self.train, self.held_out = split_rows(
+            len(rows), validation_fraction, random_state
+        )
+
+
+@dataclass
+class Candidate:
+    """A trained model and how its training went.
+
+    Parameters
+    ----------
+    model : MixtureOfFlows
+        In float64, on the CPU.
+    gaussians : Gaussians
+        What its components whiten by.
+    history : list of dict
+        Figures of every epoch.
+    held_out : Rows
+        The rows that judged it.
+    held_out_log_prob : Tensor
+        Its log-densities there, in nats.
+    converged, stopped : bool
+        Whether training converged, and whether a callback ended it.
+    """
+
+    model: MixtureOfFlows
+    gaussians: Gaussians
+    history: list[dict[str, Any]]
+    held_out: Rows
+    held_out_log_prob: Tensor
+    converged: bool
+    stopped: bool
+
+    def sort(self) -> None:
+        """Order the components by decreasing weight."""
+        order = self.model.log_weights.argsort(descending=True, stable=True)
+        self.model.permute_(order)
+        self.gaussians = self.gaussians[order.numpy()]
+
+
+# Receives each epoch's record and a function that copies the model as it stands;
+# true ends the fit.
+OnEpoch = Callable[[dict[str, Any], Callable[[], Candidate]], bool]
+
+
+class _Fit:
+    """One model in training, in the training's dtype and on its device."""
+
+    def __init__(
+        self,
+        settings: FitSettings,
+        rows: TrainingRows,
+        responsibilities: np.ndarray,
+        model: MixtureOfFlows,
+        gaussians: Gaussians,
+        device: torch.device,
+    ):
+        self.settings, self.model, self.gaussians = settings, model, gaussians
+        self.working = copy.deepcopy(model).to(device, getattr(torch, settings.dtype))
+        self.train_rows = self._tensors(rows, rows.train, responsibilities)
+        judged_by = rows.held_out[:MAX_HELD_OUT] if len(rows.held_out) else rows.train
+        self.held_out = self._tensors(rows, judged_by, responsibilities)
+        self.trained = list(self.working.posterior.parameters())
+        if len(rows.held_out):
+            # Without held-out rows nothing would keep flows from fitting the noise.
+            self.trained += self.working.flows.parameters()
+        self.history: list[dict[str, Any]] = []
+        with torch.no_grad():
+            self.flows_start = copy.deepcopy(self.working.flows)
+            self.log_prob_start = self.working.log_prob(self.held_out.x)
+
+    def _tensors(self, rows, index, responsibilities) -> Rows:
+        arrays = (rows.x, rows.weights, responsibilities)
+        return Rows(
+            *(torch.from_numpy(a[index]).to(self.working.means) for a in arrays)
+        )
+
+    def run(
+        self,
+        phase: str,
+        objective: Objective,
+        parameters: list[Tensor],
+        max_epochs: int,
+        random_state: np.random.RandomState,
+        on_epoch: OnEpoch,
+    ) -> Outcome:
+        """Train one phase."""
+
+        def report(record):
+            self.history.append({"phase": phase, **record})
+            return on_epoch(self.history[-1], self.candidate)
+
+        config = self.settings.training_config(max_epochs, objective.n_rows)
+        generator = torch_generator(random_state, self.working.means.device)
+        return train(objective, parameters, config, generator, report)
+
+    @torch.no_grad()
+    def keep_start_if_better(self) -> None:
+        """Fall back on the Gaussians where the flows have not paid off."""
+        log_prob = self.working.log_prob(self.held_out.x)
+        if robust_gain(self.held_out, log_prob, self.log_prob_start) < 0:
+            self.working.flows = self.flows_start
+
+    @torch.no_grad()
+    def candidate(self, outcome: Outcome | None = None) -> Candidate:
+        """A copy of the model as it stands."""
+        model = copy.deepcopy(self.model)
+        for kept, new in zip(
+            model.parameters(), self.working.parameters(), strict=True
+        ):
+            kept.copy_(new)
+        model.temperature.copy_(self.working.temperature)
+        return Candidate(
+            model,
+            self.gaussians,
+            list(self.history),
+            self.held_out,
+            self.working.log_prob(self.held_out.x),
+            converged=outcome is not None and outcome.converged,
+            stopped=outcome is not None and outcome.stopped,
+        )
+
+
+def fit_candidate(
+    settings: FitSettings,
+    rows: TrainingRows,
+    responsibilities: np.ndarray,
+    gaussians: Gaussians,
+    *,
+    start: MixtureOfFlows | None,
+    random_state: np.random.RandomState,
+    device: torch.device,
+    on_epoch: OnEpoch,
+) -> Candidate:
+    """Train one model from given responsibilities, or go on training one.
+
+    Parameters
+    ----------
+    settings : FitSettings
+        How.
+    rows : TrainingRows
+        On what.
+    responsibilities : ndarray of shape (n_distinct, n_components)
+        Where the components start.
+    gaussians : Gaussians
+        What the components whiten by.
+    start : MixtureOfFlows or None
+        A model to go on with: then there is no M-step.
+    random_state : RandomState
+        Source of network weights and batches.
+    device : torch.device
+        Where to train.
+    on_epoch : callable
+        Receives each epoch's record and a function that copies the model as it
+        stands into a `Candidate`; true ends the fit.
+
+    Returns
+    -------
+    candidate : Candidate
+        The best weights found.
+    """
+    model = start or MixtureOfFlows(
+        gaussians,
+        flow=settings.flow,
+        n_transforms=settings.n_transforms,
+        hidden_units=settings.hidden_units,
+        posterior_units=settings.posterior_units,
+        generator=torch_generator(random_state),
+    )
+    fit = _Fit(settings, rows, responsibilities, model, gaussians, device)
+    working, outcome = fit.working, Outcome([])
+    if start is None and model.n_components > 1:
+        outcome = fit.run(
+            "m-step",
+            MStepObjective(working, fit.train_rows, fit.held_out),
+            fit.trained,
+            settings.n_iter_init,
+            random_state,
+            on_epoch,
+        )
+    if not outcome.stopped:
+        temperature = Temperature(settings.temperature, settings.temperature_decay)
+        outcome = fit.run(
+            "elbo",
+            ElboObjective(working, fit.train_rows, fit.held_out, temperature),
+            [*fit.trained, working.weight_logits, working.temperature],
+            settings.max_iter,
+            random_state,
+            on_epoch,
+        )
+    fit.keep_start_if_better()
+    return fit.candidate(outcome)
+
+
+def best_candidate(candidates: list[Candidate]) -> Candidate:
+    """The candidate with the largest held-out gain over the first one."""
+    first = candidates[0]
+    gains = [
+        float(robust_gain(first.held_out, c.held_out_log_prob, first.held_out_log_prob))
+        for c in candidates
+    ]
+    return candidates[int(np.argmax(gains))]

@@ -1,0 +1,313 @@
+"""The model: a mixture of K flows, each on whitened, standardised rows."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from skflowmix.flows import FlowStack
+from skflowmix.nn import PosteriorNet
+from skflowmix.transforms import LogTail
+
+__all__ = ["Gaussians", "MixtureOfFlows", "Support", "elbo_terms"]
+
+# The posterior network sees standardised rows no further out than this.
+POSTERIOR_BOUND = 10.0
+
+
+class Gaussians:
+    """The Gaussians that the components whiten by, in standardised units.
+
+    Parameters
+    ----------
+    weights : ndarray of shape (n_components,)
+        Mixture weights, summing to one.
+    means : ndarray of shape (n_components, n_features)
+        Means.
+    covariances : ndarray of shape (n_components, n_features, n_features)
+        Positive definite covariances.
+    """
+
+    def __init__(self, weights, means, covariances):
+        self.weights = weights
+        self.means = means
+        self.covariances = covariances
+
+    def __getitem__(self, index):
+        """The Gaussians of some components."""
+        return Gaussians(
+            self.weights[index], self.means[index], self.covariances[index]
+        )
+
+    @classmethod
+    def fit(cls, x, sample_weight, responsibilities, reg_covar):
+        """Weighted moments of each component's rows.
+
+        A component without rows takes the moments of all rows.
+
+        Parameters
+        ----------
+        x : ndarray of shape (n_samples, n_features)
+            Standardised rows.
+        sample_weight : ndarray of shape (n_samples,)
+            Positive weights.
+        responsibilities : ndarray of shape (n_samples, n_components)
+            Share of each row that belongs to each component.
+        reg_covar : float
+            Added to the diagonals.
+
+        Returns
+        -------
+        gaussians : Gaussians
+            The fitted moments.
+        """
+        shares = responsibilities * sample_weight[:, None]
+        totals = shares.sum(0)
+        empty = totals < 1e-10 * totals.sum()
+        shares[:, empty] = sample_weight[:, None]
+        means = (shares.T @ x) / shares.sum(0)[:, None]
+        covariances = np.empty((len(totals), x.shape[1], x.shape[1]))
+        for k, mean in enumerate(means):
+            centered = x - mean
+            covariances[k] = (shares[:, k, None] * centered).T @ centered
+        covariances /= shares.sum(0)[:, None, None]
+        covariances[:, *np.diag_indices(x.shape[1])] += reg_covar
+        weights = np.maximum(totals / totals.sum(), 1e-6)
+        return cls(weights / weights.sum(), means, covariances)
+
+
+class Support:
+    """Pairs (row, component) to evaluate, packed into a (K, C) table.
+
+    Parameters
+    ----------
+    chosen : Tensor of shape (N, K), bool
+        The pairs.
+
+    Attributes
+    ----------
+    rows : Tensor of shape (K, C)
+        Row numbers, padded with zeros.
+    valid : Tensor of shape (K, C), bool
+        False on the padding.
+    """
+
+    def __init__(self, chosen: Tensor):
+        component, row = torch.nonzero(chosen.T, as_tuple=True)
+        counts = chosen.sum(0)
+        capacity = int(counts.max())
+        starts = counts.cumsum(0) - counts
+        slot = torch.arange(len(row), device=row.device) - starts[component]
+        shape = (chosen.shape[1], capacity)
+        self.rows = row.new_zeros(shape)
+        self.rows[component, slot] = row
+        self.valid = torch.arange(capacity, device=row.device) < counts.unsqueeze(1)
+
+    def gather(self, table: Tensor) -> Tensor:
+        """Entries (K, C) of a table (N, K)."""
+        return table.T.gather(1, self.rows)
+
+
+def elbo_terms(
+    log_joint: Tensor, log_prior: Tensor, log_posterior: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    r"""Reconstruction, prior and entropy terms of the ELBO, each of shape (N,).
+
+    .. math::
+
+        \sum_k q_k \log p(x|k), \quad \sum_k q_k \log p(k), \quad
+        -\sum_k q_k \log q_k
+
+    Their sum is at most :math:`\log p(x)`, by Jensen's inequality.
+
+    Parameters
+    ----------
+    log_joint : Tensor of shape (N, K)
+        Component log-densities log p(x|k), in nats.
+    log_prior : Tensor of shape (K,)
+        Log-weights log p(k).
+    log_posterior : Tensor of shape (N, K)
+        log q(k|x).
+
+    Returns
+    -------
+    reconstruction, prior, entropy : Tensor of shape (N,)
+        In nats.
+    """
+    q = log_posterior.exp()
+    return (
+        (q * log_joint).sum(1),
+        (q * log_prior).sum(1),
+        -(q * log_posterior).sum(1),
+    )
+
+
+class MixtureOfFlows(nn.Module):
+    r"""Mixture of K normalizing flows with an amortised posterior.
+
+    .. math::
+
+        p(x) = \sum_k \pi_k\, N\bigl(f_k(L_k^{-1}(x - \mu_k)); 0, I\bigr)
+        \, |\det J_{f_k}| \, / \det L_k
+
+    Every component starts as the Gaussian :math:`N(\mu_k, L_k L_k^\top)`, with
+    transforms beyond three standard deviations a heavier-tailed one
+    (`skflowmix.transforms.LogTail`). All methods take standardised rows.
+
+    Parameters
+    ----------
+    gaussians : Gaussians
+        Where the components start.
+    flow : str
+        A key of `skflowmix.flows.FLOWS`.
+    n_transforms : int
+        Number of layers of each flow.
+    hidden_units : sequence of int
+        Widths of the hidden layers of the conditioners.
+    posterior_units : sequence of int
+        Widths of the hidden layers of q(z|x).
+    generator : torch.Generator
+        Source of the initial network weights.
+
+    References
+    ----------
+    G. G. P. Freitas Pires and M. A. T. Figueiredo, Variational Mixture of
+    Normalizing Flows, ESANN 2020, arXiv:2009.00585.
+    """
+
+    means: Tensor
+    whitening: Tensor
+    offset: Tensor
+    log_det_whitening: Tensor
+    temperature: Tensor
+
+    def __init__(
+        self,
+        gaussians: Gaussians,
+        *,
+        flow: str,
+        n_transforms: int,
+        hidden_units: Sequence[int],
+        posterior_units: Sequence[int],
+        generator: torch.Generator,
+    ):
+        super().__init__()
+        n_components, n_features = gaussians.means.shape
+        self.n_components, self.n_features = n_components, n_features
+        self.flows = FlowStack(
+            flow,
+            n_components,
+            n_features,
+            n_transforms,
+            hidden_units,
+            generator=generator,
+        )
+        self.tail = LogTail() if n_transforms else None
+        self.posterior = PosteriorNet(
+            n_features, n_components, posterior_units, generator=generator
+        )
+        self.double()
+        means = torch.from_numpy(gaussians.means)
+        factors = torch.linalg.cholesky(torch.from_numpy(gaussians.covariances))
+        eye = torch.eye(n_features, dtype=torch.float64).expand_as(factors)
+        whitening = torch.linalg.solve_triangular(factors, eye, upper=False)
+        self.register_buffer("means", means)
+        self.register_buffer("whitening", whitening)
+        self.register_buffer("offset", -(whitening @ means.unsqueeze(2)).squeeze(2))
+        log_det = whitening.diagonal(dim1=1, dim2=2).log().sum(1)
+        self.register_buffer("log_det_whitening", log_det)
+        self.register_buffer("temperature", torch.ones((), dtype=torch.float64))
+        self.weight_logits = nn.Parameter(torch.from_numpy(np.log(gaussians.weights)))
+
+    @property
+    def log_weights(self) -> Tensor:
+        """Log mixture weights, of shape (K,)."""
+        return self.weight_logits.log_softmax(0)
+
+    def _log_prob_of(self, points: Tensor) -> Tensor:
+        """Component k's log-density at its own points: (K, N, D) to (K, N)."""
+        white = torch.baddbmm(
+            self.offset.unsqueeze(1), points, self.whitening.transpose(1, 2)
+        )
+        log_det = self.log_det_whitening.unsqueeze(1)
+        if self.tail is not None:
+            white, log_slope = self.tail.forward(white)
+            log_det = log_det + log_slope.sum(2)
+        z, log_det_flows = self.flows(white)
+        log_base = -0.5 * (
+            torch.linalg.vecdot(z, z) + self.n_features * math.log(2 * math.pi)
+        )
+        return log_base + log_det_flows + log_det
+
+    def component_log_prob(self, x: Tensor) -> Tensor:
+        """Log-density of every component at every row.
+
+        Parameters
+        ----------
+        x : Tensor of shape (N, D)
+            Standardised rows.
+
+        Returns
+        -------
+        log_prob : Tensor of shape (N, K)
+            log p(x|k), in nats.
+        """
+        return self._log_prob_of(x.expand(self.n_components, -1, -1)).T
+
+    def component_log_prob_on(self, x: Tensor, support: Support) -> Tensor:
+        """The same on a support only: of shape (K, C)."""
+        return self._log_prob_of(x[support.rows])
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Log-density log p(x) of the mixture, in nats: (N, D) to (N,)."""
+        return (self.component_log_prob(x) + self.log_weights).logsumexp(1)
+
+    def posterior_logits(self, x: Tensor) -> Tensor:
+        """Logits of the amortised q(z|x), over the temperature: (N, D) to (N, K)."""
+        bounded = x.clamp(-POSTERIOR_BOUND, POSTERIOR_BOUND)
+        return self.posterior(bounded) / self.temperature
+
+    def sample(self, component: Tensor, generator: torch.Generator) -> Tensor:
+        """Draw one standardised row from each of the given components.
+
+        Parameters
+        ----------
+        component : Tensor of shape (N,), int64
+            Component of every row.
+        generator : torch.Generator
+            Source of the draws, on the model's device.
+
+        Returns
+        -------
+        x : Tensor of shape (N, D)
+            The rows.
+        """
+        present, local = component.unique(return_inverse=True)
+        support = Support(nn.functional.one_hot(local, len(present)).bool())
+        z = torch.randn(
+            *support.rows.shape,
+            self.n_features,
+            generator=generator,
+            dtype=self.means.dtype,
+            device=self.means.device,
+        )
+        white = self.flows.select(present).inverse(z)
+        if self.tail is not None:
+            white = self.tail.inverse(white)
+        points = torch.linalg.solve_triangular(
+            self.whitening[present], white.transpose(1, 2), upper=False
+        )
+        points = points.transpose(1, 2) + self.means[present].unsqueeze(1)
+        x = points.new_empty(len(component), self.n_features)
+        x[support.rows[support.valid]] = points[support.valid]
+        return x
+
+    def permute_(self, index: Tensor) -> None:
+        """Reorder the components in place."""
+        self.flows = self.flows.select(index)
+        self.posterior.permute_(index)
+        self.weight_logits.data = self.weight_logits.data[index]
+        for name in ("means", "whitening", "offset", "log_det_whitening"):
+            setattr(self, name, getattr(self, name)[index])

@@ -1,0 +1,202 @@
+"""Mini-batch training of an objective: early stopping, best weights, history."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+__all__ = ["Objective", "Outcome", "TrainingConfig", "train"]
+
+
+class Objective(Protocol):
+    """What `train` needs to know of what it trains."""
+
+    n_rows: int
+
+    def loss(self, rows: Tensor) -> Tensor:
+        """Mean loss over the given training rows, in nats."""
+        ...
+
+    def evaluate(self) -> dict[str, float]:
+        """Figures for the history; `score` is what is maximised, in nats."""
+        ...
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How to train.
+
+    Parameters
+    ----------
+    max_epochs : int
+        Largest number of epochs.
+    batch_size : int
+        Rows per step.
+    learning_rate : float
+        First step size of Adam.
+    patience : int
+        Epochs without an improvement of the score by `tol` before the step size
+        drops, from the best weights so far.
+    tol : float
+        In nats per row.
+    n_drops : int
+        The step size drops that many times, then training has converged.
+    drop : float
+        Factor of a drop.
+    max_grad_norm : float
+        Gradients are clipped to this norm.
+    weight_decay : float
+        Decoupled weight decay (AdamW) of the weight matrices.
+    max_steps : int
+        Steps that make an epoch where the data would make more.
+    """
+
+    max_epochs: int
+    batch_size: int
+    learning_rate: float
+    patience: int
+    tol: float
+    n_drops: int = 2
+    drop: float = 0.25
+    max_grad_norm: float = 5.0
+    weight_decay: float = 0.0
+    max_steps: int = 256
+
+
+@dataclass
+class Outcome:
+    """What came of a training run.
+
+    Parameters
+    ----------
+    history : list of dict
+        Figures of every epoch.
+    converged : bool
+        False when the epochs ran out first.
+    stopped : bool
+        True when `on_epoch` asked to stop.
+    """
+
+    history: list[dict[str, float]]
+    converged: bool = False
+    stopped: bool = False
+
+
+class _Batches:
+    """Batches of shuffled rows that go on from epoch to epoch."""
+
+    def __init__(self, n_rows: int, batch_size: int, generator: torch.Generator):
+        self.n_rows, self.generator = n_rows, generator
+        self.batch_size = min(batch_size, n_rows)
+        self.n_batches = max(n_rows // self.batch_size, 1)
+        self.queue: list[Tensor] = []
+
+    def next(self) -> Tensor:
+        if not self.queue:
+            device = self.generator.device
+            order = torch.randperm(self.n_rows, generator=self.generator, device=device)
+            self.queue = list(order.tensor_split(self.n_batches))
+        return self.queue.pop()
+
+
+@torch.enable_grad()
+def train(
+    objective: Objective,
+    parameters: Sequence[Tensor],
+    config: TrainingConfig,
+    generator: torch.Generator,
+    on_epoch: Callable[[dict[str, float]], bool] = lambda record: False,
+) -> Outcome:
+    """Minimise an objective; the best parameters are left in place.
+
+    A loss or score that is not finite restores the best parameters and continues
+    with a tenth of the step size.
+
+    Parameters
+    ----------
+    objective : Objective
+        Losses of batches and the score to maximise.
+    parameters : sequence of Tensor
+        What is trained, and further state (without gradients) that belongs to it.
+    config : TrainingConfig
+        How.
+    generator : torch.Generator
+        Source of the order of the rows, on the parameters' device.
+    on_epoch : callable
+        Receives each epoch's record; true ends the training.
+
+    Returns
+    -------
+    outcome : Outcome
+        History and how training ended.
+
+    Raises
+    ------
+    FloatingPointError
+        If the loss stays non-finite with a step size a thousand times smaller.
+    """
+    outcome = Outcome([])
+    tensors = [p.detach() for p in parameters]
+    best = [tensor.clone() for tensor in tensors]
+    best_score = objective.evaluate()["score"]
+    trained = [p for p in parameters if p.requires_grad]
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": [p for p in trained if p.ndim == 3]},
+            {"params": [p for p in trained if p.ndim < 3], "weight_decay": 0.0},
+        ],
+        lr=config.learning_rate,
+        weight_decay=config.weight_decay,
+        fused=True,
+    )
+    batches = _Batches(objective.n_rows, config.batch_size, generator)
+    n_steps = min(batches.n_batches, config.max_steps)
+    step_size = config.learning_rate
+    n_drops = n_failures = n_stale = 0
+    for epoch in range(1, config.max_epochs + 1):
+        for group in optimizer.param_groups:
+            group["lr"] = step_size
+        total = torch.zeros((), device=generator.device)
+        for _ in range(n_steps):
+            optimizer.zero_grad()
+            loss = objective.loss(batches.next())
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(trained, config.max_grad_norm)
+            optimizer.step()
+            total += loss.detach()
+        record = {"epoch": epoch, "learning_rate": step_size}
+        record |= {"train_loss": float(total) / n_steps, **objective.evaluate()}
+        score = record["score"]
+        if not (math.isfinite(record["train_loss"]) and math.isfinite(score)):
+            n_failures += 1
+            if n_failures > 3:
+                raise FloatingPointError(
+                    "Training diverged: the loss is not finite even with a thousandth "
+                    f"of learning_rate={config.learning_rate}. Try a smaller "
+                    "learning_rate, a larger reg_covar, or rescaled columns."
+                )
+            torch._foreach_copy_(tensors, best)
+            optimizer.state.clear()
+            step_size *= 0.1
+            continue
+        outcome.history.append(record)
+        n_stale = 0 if score > best_score + config.tol else n_stale + 1
+        if score > best_score:
+            best_score = score
+            torch._foreach_copy_(best, tensors)
+        outcome.stopped = on_epoch(record)
+        if outcome.stopped:
+            break
+        if n_stale >= config.patience:
+            if n_drops == config.n_drops:
+                outcome.converged = True
+                break
+            n_drops += 1
+            n_stale = 0
+            torch._foreach_copy_(tensors, best)
+            step_size *= config.drop
+    torch._foreach_copy_(tensors, best)
+    return outcome

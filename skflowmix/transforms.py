@@ -1,0 +1,294 @@
+"""Element-wise monotone maps whose parameters come from a conditioner."""
+
+import math
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+__all__ = ["Affine", "ElementwiseMap", "LogTail", "RationalQuadraticSpline"]
+
+
+class ElementwiseMap(Protocol):
+    """What a flow family needs from an element-wise map.
+
+    Zero parameters give the identity.
+    """
+
+    n_parameters: int
+
+    def forward(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        """Value and log-slope, both shaped as x; parameters (..., n_parameters)."""
+        ...
+
+    def inverse(self, z: Tensor, parameters: Tensor) -> Tensor:
+        """The x whose value is z."""
+        ...
+
+
+class LogTail:
+    r"""The identity up to `bound`, logarithmic beyond; no parameters.
+
+    .. math:: t(x) = \mathrm{sign}(x) \bigl(b + \log(1 + |x| - b)\bigr),
+        \quad |x| > b
+
+    Under a Gaussian base, a point 80 standard deviations out costs about 40 nats
+    instead of 3200; the density stays continuous and decreases in the tails.
+
+    Parameters
+    ----------
+    bound : float, default=3.0
+        Where the tails begin, in standard deviations.
+    """
+
+    def __init__(self, bound: float = 3.0):
+        self.bound = bound
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Value and log-slope, both shaped as x."""
+        size = x.abs()
+        log_stretch = (size - self.bound).clamp_(min=0).log1p_()
+        value = torch.copysign(size.clamp(max=self.bound) + log_stretch, x)
+        return value, -log_stretch
+
+    def inverse(self, z: Tensor) -> Tensor:
+        """The x whose value is z."""
+        size = z.abs()
+        beyond = (size - self.bound).clamp_(min=0).expm1_()
+        return torch.copysign(size.clamp(max=self.bound) + beyond, z)
+
+
+class Affine:
+    r"""The map :math:`z = x e^s + t` with bounded :math:`s`.
+
+    .. math:: s = \frac{a}{1 + |a / \log \epsilon|}
+
+    so that the slope stays within :math:`(\epsilon, 1 / \epsilon)`, zuko's form.
+
+    Parameters
+    ----------
+    min_slope : float, default=1e-3
+        The bound :math:`\epsilon` of the slope.
+    """
+
+    n_parameters = 2
+
+    def __init__(self, min_slope: float = 1e-3):
+        self.min_slope = min_slope
+
+    def _shift_and_log_slope(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        shift, raw = parameters.unbind(-1)
+        return shift, raw / (1 + (raw / math.log(self.min_slope)).abs())
+
+    def forward(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        """Value and log-slope, both shaped as x; parameters (..., 2)."""
+        shift, log_slope = self._shift_and_log_slope(parameters)
+        return torch.addcmul(shift, x, log_slope.exp()), log_slope
+
+    def inverse(self, z: Tensor, parameters: Tensor) -> Tensor:
+        """The x whose value is z."""
+        shift, log_slope = self._shift_and_log_slope(parameters)
+        return (z - shift) * (-log_slope).exp()
+
+
+class RationalQuadraticSpline:
+    """Monotone rational-quadratic spline on ``[-bound, bound]``, identity outside.
+
+    The parameters of one map are ``n_bins`` widths, ``n_bins`` heights and
+    ``n_bins - 1`` inner slopes, unconstrained: widths and heights pass through a
+    soft clip and a softmax, slopes through a soft clip and ``exp`` (zuko's form).
+
+    Parameters
+    ----------
+    n_bins : int, default=8
+        Number of bins.
+    bound : float, default=5.0
+        Half the width of the interval on which the spline acts.
+    min_slope : float, default=1e-3
+        Bound of the slopes at the knots, and of the ratio of bin widths.
+
+    References
+    ----------
+    C. Durkan, A. Bekasov, I. Murray and G. Papamakarios, Neural Spline Flows,
+    NeurIPS 2019, equations 4-8 and appendix A.
+    """
+
+    def __init__(self, n_bins: int = 8, bound: float = 5.0, min_slope: float = 1e-3):
+        self.n_bins = n_bins
+        self.bound = bound
+        self.min_slope = min_slope
+        self.n_parameters = 3 * n_bins - 1
+
+    def forward(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        """Value and log-slope, both shaped as x; parameters (..., n_parameters)."""
+        value, log_slope = _SplineForward.apply(
+            x.reshape(-1), parameters.reshape(-1, self.n_parameters), self
+        )
+        return value.view(x.shape), log_slope.view(x.shape)
+
+    def inverse(self, z: Tensor, parameters: Tensor) -> Tensor:
+        """The x whose value is z."""
+        flat = z.reshape(-1)
+        segment = _Segment(self, parameters.reshape(-1, self.n_parameters), flat, 1)
+        return torch.where(segment.inside, segment.inverse(flat), flat).view(z.shape)
+
+
+class _Segment:
+    """The bin of each of M splines that its point falls in.
+
+    ``side`` says whether the points are values of x (0) or of z (1). Arrays named
+    ``sizes`` and ``ends`` are (M, 2, n_bins), widths then heights, before
+    normalisation; everything else is (M,) or (M, 2).
+    """
+
+    def __init__(
+        self, spline: RationalQuadraticSpline, raw: Tensor, point: Tensor, side: int
+    ):
+        n_bins, bound = spline.n_bins, spline.bound
+        self.spline, self.raw = spline, raw
+        clip = -math.log(spline.min_slope)
+        sides = raw[:, : 2 * n_bins].unflatten(-1, (2, n_bins))
+        # The soft clip bounds the exponent: the softmax needs no maximum.
+        self.damping = sides.abs().mul_(2 / clip).add_(1).reciprocal_()
+        self.sizes = (sides * self.damping).exp_()
+        cumulate = raw.new_ones(n_bins, n_bins).triu_()
+        ends = (self.sizes.view(-1, n_bins) @ cumulate).view_as(self.sizes)
+        self.per_size = 2 * bound / ends[:, :, -1]
+        self.inside = point.abs() < bound
+        position = (point + bound) / self.per_size[:, side]
+        passed = ends[:, side, :-1] <= position.unsqueeze(-1)
+        self.bin = passed.view(torch.uint8).sum(-1, dtype=torch.uint8).long()
+        index = self.bin.view(-1, 1, 1).expand(-1, 2, 1)
+        size = self.sizes.gather(2, index).squeeze(2)
+        end = ends.gather(2, index).squeeze(2)
+        self.lengths = size * self.per_size
+        self.starts = (end - size).mul_(self.per_size).sub_(bound)
+        self.width, self.height = self.lengths.unbind(1)
+        self.x0, self.z0 = self.starts.unbind(1)
+        self.slope0, self.damping0 = self._knot_slope(self.bin - 1, clip)
+        self.slope1, self.damping1 = self._knot_slope(self.bin, clip)
+        self.secant = self.height / self.width
+        self.bend = self.slope0 + self.slope1 - 2 * self.secant
+
+    def _knot_column(self, knot: Tensor) -> Tensor:
+        n_bins = self.spline.n_bins
+        return knot.clamp(0, n_bins - 2).add_(2 * n_bins).unsqueeze(1)
+
+    def _knot_slope(self, knot: Tensor, clip: float) -> tuple[Tensor, Tensor]:
+        """Slopes at the inner knots 0..n_bins-2; one at the two ends."""
+        inner = (knot >= 0) & (knot < self.spline.n_bins - 1)
+        raw = self.raw.gather(1, self._knot_column(knot)).squeeze(1) * inner
+        damping = raw.abs().mul_(1 / clip).add_(1).reciprocal_()
+        return (raw * damping).exp_(), damping * inner
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Value and log-slope of points inside the interval."""
+        # Rounding may put a point just outside its bin.
+        self.theta = theta = ((x - self.x0) / self.width).clamp_(0, 1)
+        self.mixed = theta * (1 - theta)
+        self.denominator = torch.addcmul(self.secant, self.bend, self.mixed)
+        self.ratio = torch.addcmul(
+            self.slope0 * self.mixed, self.secant, theta.square()
+        ).div_(self.denominator)
+        self.rise = torch.addcmul(
+            2 * self.secant * self.mixed, self.slope1, theta.square()
+        ).addcmul_(self.slope0, (1 - theta).square())
+        value = torch.addcmul(self.z0, self.height, self.ratio)
+        log_slope = (self.secant / self.denominator).square_().mul_(self.rise).log_()
+        return value, log_slope
+
+    def inverse(self, z: Tensor) -> Tensor:
+        """The points inside the interval whose values are z."""
+        above = z - self.z0
+        bent = above * self.bend
+        a = self.height * (self.secant - self.slope0) + bent
+        b = self.height * self.slope0 - bent
+        c = self.secant * above
+        root = (b.square() + 4 * a * c).clamp_(min=0).sqrt_()
+        theta = (2 * c / (b + root)).clamp_(0, 1)
+        return torch.addcmul(self.x0, theta, self.width)
+
+    def backward(self, grad_value: Tensor, grad_log: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradients with respect to x and to the raw parameters."""
+        theta, mixed, secant = self.theta, self.mixed, self.secant
+        turn = 1 - 2 * theta
+        # Gradients of the numerator of the value, of the denominator that value and
+        # log-slope share, and of the rise, from which all others follow.
+        on_numerator = grad_value * self.height / self.denominator
+        on_denominator = -(on_numerator * self.ratio + 2 * grad_log / self.denominator)
+        on_rise = grad_log / self.rise
+        on_theta = (
+            on_numerator * (2 * secant * theta + self.slope0 * turn)
+            + on_denominator * self.bend * turn
+            + 2
+            * on_rise
+            * (self.slope1 * theta + secant * turn - self.slope0 * (1 - theta))
+        )
+        on_secant = (
+            on_numerator * theta.square()
+            + on_denominator * (1 - 2 * mixed)
+            + 2 * (on_rise * mixed + grad_log / secant)
+        )
+        shared = on_denominator * mixed
+        on_slope0 = on_numerator * mixed + shared + on_rise * (1 - theta).square()
+        on_slope1 = shared + on_rise * theta.square()
+        on_x = on_theta / self.width
+        on_starts = torch.stack((-on_x, grad_value), 1)
+        on_height = on_secant / self.width
+        on_lengths = torch.stack(
+            (-on_x * theta - on_height * secant, on_height + grad_value * self.ratio), 1
+        )
+        return on_x, self._backward_raw(on_starts, on_lengths, on_slope0, on_slope1)
+
+    def _backward_raw(
+        self,
+        on_starts: Tensor,
+        on_lengths: Tensor,
+        on_slope0: Tensor,
+        on_slope1: Tensor,
+    ) -> Tensor:
+        n_bins, bound = self.spline.n_bins, self.spline.bound
+        grad = torch.zeros_like(self.raw)
+        # A size moves the starts of the bins after it, the length of its own, and
+        # through the normalisation all of them: three steps of a reversed cumsum.
+        steps = torch.zeros_like(self.sizes)
+        index = self.bin.view(-1, 1, 1).expand(-1, 2, 1)
+        on_all = (on_starts * (self.starts + bound)).addcmul_(on_lengths, self.lengths)
+        steps[:, :, -1] = on_all * self.per_size.neg() / (2 * bound)
+        on_lengths, on_starts = on_lengths * self.per_size, on_starts * self.per_size
+        steps.scatter_add_(2, index, on_lengths.unsqueeze(2))
+        before = (on_starts - on_lengths) * (self.bin > 0).unsqueeze(1)
+        steps.scatter_add_(2, (index - 1).clamp_(min=0), before.unsqueeze(2))
+        cumulate = self.raw.new_ones(n_bins, n_bins).tril_()
+        on_sizes = (steps.view(-1, n_bins) @ cumulate).view_as(steps)
+        torch.mul(
+            on_sizes.mul_(self.sizes),
+            self.damping.square(),
+            out=grad[:, : 2 * n_bins].unflatten(-1, (2, n_bins)),
+        )
+        for knot, on_slope, slope, damping in (
+            (self.bin - 1, on_slope0, self.slope0, self.damping0),
+            (self.bin, on_slope1, self.slope1, self.damping1),
+        ):
+            on_raw = on_slope * slope * damping.square()
+            grad.scatter_add_(1, self._knot_column(knot), on_raw.unsqueeze(1))
+        return grad
+
+
+class _SplineForward(torch.autograd.Function):
+    """The spline with a backward written by hand: a third of autograd's kernels."""
+
+    @staticmethod
+    def forward(ctx, x, raw, spline):
+        segment = _Segment(spline, raw, x, 0)
+        value, log_slope = segment.forward(x)
+        ctx.segment = segment
+        return torch.where(segment.inside, value, x), log_slope * segment.inside
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad_value, grad_log):
+        segment = ctx.segment
+        inside = segment.inside
+        grad_x, grad_raw = segment.backward(grad_value * inside, grad_log * inside)
+        return torch.where(inside, grad_x, grad_value), grad_raw, None

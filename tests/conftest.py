@@ -1,0 +1,59 @@
+"""One thread, no windows, reproducible examples, untouched global generators."""
+
+import os
+
+os.environ["MPLBACKEND"] = "Agg"
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+
+# Sums depend on the number of threads in the last bits; so would the tests.
+torch.set_num_threads(1)
+
+settings.register_profile(
+    "ci",
+    database=None,
+    deadline=None,
+    derandomize=True,
+    max_examples=25,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.register_profile(
+    "thorough", parent=settings.get_profile("ci"), max_examples=500
+)
+# A --hypothesis-profile on the command line is loaded later and wins.
+settings.load_profile("ci")
+
+
+def pytest_runtest_setup(item):
+    if item.get_closest_marker("cuda") and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+
+
+def _global_rng_states(cuda):
+    name, keys, *rest = np.random.get_state()  # noqa: NPY002
+    states = {
+        "NumPy": (name, keys.tobytes(), *rest),
+        "torch": torch.get_rng_state().numpy().tobytes(),
+    }
+    if cuda:
+        states["torch CUDA"] = [
+            state.numpy().tobytes() for state in torch.cuda.get_rng_state_all()
+        ]
+    return states
+
+
+@pytest.fixture(autouse=True)
+def _global_rng_is_left_alone(request):
+    """Fail a test that moves a global generator and is not marked to do so."""
+    if request.node.get_closest_marker("touches_global_rng"):
+        yield
+        return
+    cuda = request.node.get_closest_marker("cuda") is not None
+    before = _global_rng_states(cuda)
+    yield
+    after = _global_rng_states(cuda)
+    moved = [name for name in before if before[name] != after[name]]
+    assert not moved, f"the test moved the global generator of {' and '.join(moved)}"
