@@ -6,11 +6,13 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from sklearn.utils import check_random_state
 from torch import Tensor
 
 __all__ = [
     "LockedSeeds",
     "evaluate_in_chunks",
+    "numpy_generator",
     "require_memory",
     "resolve_device",
     "torch_generator",
@@ -64,6 +66,18 @@ def resolve_device(device: str, *, fitted: bool = False) -> torch.device:
         f"device={device!r} does not exist: torch sees {n_devices} CUDA devices. "
         f"{allowed}"
     )
+
+
+def numpy_generator(
+    random_state: int | np.random.RandomState | None,
+) -> np.random.RandomState:
+    """NumPy generator of a `random_state`; None takes fresh entropy.
+
+    scikit-learn's `check_random_state` would take NumPy's global generator.
+    """
+    if random_state is None:
+        return np.random.RandomState()
+    return check_random_state(random_state)
 
 
 def torch_generator(

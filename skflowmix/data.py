@@ -94,9 +94,9 @@ class Standardizer:
     def fit(cls, X, weights):
         """Mean and standard deviation after pulling far values in.
 
-        Values further from the 5 % and 95 % quantiles than 1.5 times the distance
-        between these (6.6 standard deviations of a Gaussian) count as if they lay
-        there. A constant column has scale one.
+        Values further from the 0.5 % and 99.5 % quantiles than the distance between
+        these (7.7 standard deviations of a Gaussian) count as if they lay there. A
+        constant column has scale one.
 
         Parameters
         ----------
@@ -117,11 +117,11 @@ class Standardizer:
             # A power of two: no rounding, and no overflow near the float limits.
             unit = 2.0 ** np.clip(np.frexp(np.abs(column).max())[1] + 1, -1021, 1022)
             column = column / unit
-            for tail in (0.05, 0.01, 0.0):
+            for tail in (max(0.005, 2 / len(column)), 0.0):
                 low, high = weighted_quantile(column, weights, (tail, 1 - tail))
                 if high > low:
                     break
-            margin = 1.5 * (high - low)
+            margin = high - low
             column = np.clip(column, low - margin, high + margin)
             center = share @ column
             spread = np.sqrt(share @ (column - center) ** 2)
@@ -162,8 +162,17 @@ class Standardizer:
         return np.clip(halved, -bound, bound, out=halved)
 
     def inverse_transform(self, x):
-        """Rows in data units, the inverse of `transform` within its bound."""
-        return x * self.scale + self.location
+        """Rows in data units, the inverse of `transform` within its bound.
+
+        What no float can hold becomes the largest one.
+        """
+        with np.errstate(over="ignore"):
+            rows = x * self.scale + self.location
+            if not np.isfinite(rows).all():
+                largest = np.finfo(float).max / 2
+                halved = x * 0.5 * self.scale + 0.5 * self.location
+                rows = np.clip(halved, -largest, largest) * 2
+        return rows
 
 
 def split_rows(n_rows, validation_fraction, random_state):

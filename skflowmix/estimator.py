@@ -22,6 +22,7 @@ from sklearn.utils.validation import (
 from skflowmix._arrays import (
     LockedSeeds,
     evaluate_in_chunks,
+    numpy_generator,
     require_memory,
     resolve_device,
     torch_generator,
@@ -35,12 +36,13 @@ from skflowmix.fitting import (
     fit_candidate,
 )
 from skflowmix.flows import FLOWS
+from skflowmix.gaussians import Gaussians
 from skflowmix.initialization import (
     INIT_METHODS,
     nearest_mean_responsibilities,
     propose_partitions,
 )
-from skflowmix.mixture import Gaussians, elbo_terms
+from skflowmix.mixture import elbo_terms
 
 __all__ = ["FlowMixture"]
 
@@ -322,32 +324,24 @@ class FlowMixture(CallbackSupportMixin, DensityMixin, BaseEstimator):
         MemoryError
             If the model cannot fit in memory.
         """
-        seen = {
-            "X": X,
-            "y": np.zeros(len(X), dtype=int)
-            if y is None and hasattr(X, "__len__")
-            else y,
-            "metadata": {}
-            if sample_weight is None
-            else {"sample_weight": sample_weight},
-        }
+        seen = {"X": X, "y": y, "metadata": {}}
+        if sample_weight is not None:
+            seen["metadata"]["sample_weight"] = sample_weight
         X = validate_data(
             self, X, dtype=[np.float64, np.float32], order="C", ensure_min_samples=2
         )
+        if y is None:
+            seen["y"] = np.zeros(len(X), dtype=int)
         self._check_parameters(X)
         device = resolve_device(self.device)
-        sample_weight = _check_sample_weight(
-            sample_weight, X, dtype=np.float64, ensure_non_negative=True
-        )
+        sample_weight = self._check_weights(sample_weight, X)
         kept = sample_weight > 0
-        if not kept.any():
-            raise ValueError("sample_weight must not be zero for all rows.")
         context = self._init_callback_context(
             max_subtasks=self.n_init, sequential_subtasks=False
         )
         context.call_on_fit_task_begin(estimator=self, **seen)
 
-        random_state = check_random_state(self.random_state)
+        random_state = numpy_generator(self.random_state)
         distinct, weights, inverse = merge_identical_rows(X[kept], sample_weight[kept])
         warm = self.warm_start and hasattr(self, "module_")
         standardizer = (
@@ -397,6 +391,20 @@ class FlowMixture(CallbackSupportMixin, DensityMixin, BaseEstimator):
                 stacklevel=2,
             )
         return self
+
+    @staticmethod
+    def _check_weights(sample_weight, X):
+        """Weights of the rows over the largest one: neither a sum nor a factor counts.
+
+        Equal weights are exactly one.
+        """
+        sample_weight = _check_sample_weight(
+            sample_weight, X, dtype=np.float64, ensure_non_negative=True
+        )
+        largest = sample_weight.max()
+        if not np.isfinite(largest):  # a scalar is not checked above
+            raise ValueError("sample_weight must be finite.")
+        return sample_weight / largest
 
     def _check_parameters(self, X):
         """Checks that need the data, or more than one parameter."""
@@ -468,7 +476,13 @@ class FlowMixture(CallbackSupportMixin, DensityMixin, BaseEstimator):
             return [nearest_mean_responsibilities(rows.x, means)]
         if isinstance(init, str) or hasattr(init, "fit_predict"):
             proposals = propose_partitions(
-                rows.x, rows.weights, self.n_components, init, random_state, self.n_init
+                rows.x,
+                rows.weights,
+                self.n_components,
+                init,
+                random_state,
+                self.n_init,
+                column_scales=standardizer.scale,
             )
             return [proposal.responsibilities for proposal in proposals]
         given = check_array(init, dtype=np.float64, input_name="init_params")
@@ -689,10 +703,7 @@ class FlowMixture(CallbackSupportMixin, DensityMixin, BaseEstimator):
             In nats per row.
         """
         log_prob = self.score_samples(X)
-        if sample_weight is not None:
-            sample_weight = _check_sample_weight(
-                sample_weight, log_prob[:, None], ensure_non_negative=True
-            )
+        sample_weight = self._check_weights(sample_weight, log_prob)
         return float(np.average(log_prob, weights=sample_weight))
 
     def elbo(self, X):
@@ -817,7 +828,11 @@ class FlowMixture(CallbackSupportMixin, DensityMixin, BaseEstimator):
     def _n_parameters(self):
         """Free parameters of the density; q(z|x) does not count."""
         n_components, n_features = self.means_.shape
-        of_flows = sum(p.numel() for p in self.module_.flows.parameters())
+        of_flows = sum(
+            p.numel()
+            for flows in (self.module_.inner, self.module_.outer)
+            for p in flows.parameters()
+        )
         of_gaussians = n_components * (n_features + n_features * (n_features + 1) // 2)
         return of_flows + of_gaussians + n_components - 1
 

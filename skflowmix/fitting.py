@@ -11,7 +11,8 @@ from torch import Tensor
 
 from skflowmix._arrays import torch_generator
 from skflowmix.data import TRAINING_BOUND, Standardizer, split_rows
-from skflowmix.mixture import Gaussians, MixtureOfFlows
+from skflowmix.gaussians import Gaussians
+from skflowmix.mixture import MixtureOfFlows
 from skflowmix.objectives import (
     ElboObjective,
     MStepObjective,
@@ -172,10 +173,11 @@ class _Fit:
         self.trained = list(self.working.posterior.parameters())
         if len(rows.held_out):
             # Without held-out rows nothing would keep flows from fitting the noise.
-            self.trained += self.working.flows.parameters()
+            self.trained += self.working.inner.parameters()
+            self.trained += self.working.outer.parameters()
         self.history: list[dict[str, Any]] = []
         with torch.no_grad():
-            self.flows_start = copy.deepcopy(self.working.flows)
+            self.start = [p.clone() for p in self.working.parameters()]
             self.log_prob_start = self.working.log_prob(self.held_out.x)
 
     def _tensors(self, rows, index, responsibilities) -> Rows:
@@ -208,7 +210,7 @@ class _Fit:
         """Fall back on the Gaussians where the flows have not paid off."""
         log_prob = self.working.log_prob(self.held_out.x)
         if robust_gain(self.held_out, log_prob, self.log_prob_start) < 0:
-            self.working.flows = self.flows_start
+            torch._foreach_copy_(list(self.working.parameters()), self.start)
 
     @torch.no_grad()
     def candidate(self, outcome: Outcome | None = None) -> Candidate:

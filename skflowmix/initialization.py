@@ -8,9 +8,11 @@ import warnings
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.sparse import csr_array, identity
-from scipy.sparse.linalg import eigsh
+from scipy.linalg import solve_triangular
+from scipy.sparse import csr_array, diags_array, eye_array
+from scipy.sparse.linalg import ArpackError, eigsh
 from scipy.spatial.distance import pdist, squareform
+from scipy.special import logsumexp, softmax
 from sklearn.base import clone
 from sklearn.cluster import KMeans, kmeans_plusplus
 from sklearn.metrics import adjusted_rand_score
@@ -18,19 +20,20 @@ from sklearn.mixture import GaussianMixture
 from sklearn.neighbors import NearestNeighbors
 from sklearn.utils.validation import has_fit_parameter
 
-INIT_METHODS = (
-    "auto",
-    "kmeans",
-    "k-means++",
-    "gmm",
-    "spectral",
-    "linkage",
-    "random",
-)
+INIT_METHODS = ("auto", "kmeans", "k-means++", "gmm", "spectral", "linkage", "random")
+
+# Graphs and linkages see at most this many rows, drawn by weight; the rest follow
+# their nearest neighbours.
 MAX_GRAPH_ROWS = 3000
 MAX_MODEL_ROWS = 20_000
-SAME_PARTITION_ARI = 0.98
+N_NEIGHBORS = 10
 GINI_THRESHOLD = 0.3
+SAME_PARTITION_ARI = 0.98
+# Columns whose spreads in data units differ by less than this factor are taken to be
+# measured in one unit.
+COMMENSURATE_RATIO = 8.0
+# Nats per row by which Gaussians may lose to a kernel estimate and still be believed.
+GAUSSIAN_TOLERANCE = 0.01
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,8 +47,8 @@ class Proposal:
     responsibilities : ndarray of shape (n, K)
         Non-negative, rows sum to one.
     score : float
-        What `score_partition` says of it, larger is better; NaN where nothing was
-        there to compare with.
+        What `score_partition` says of it, larger is better; NaN where there was
+        nothing to compare it with.
     """
 
     name: str
@@ -54,7 +57,7 @@ class Proposal:
 
 
 def propose_partitions(
-    x, sample_weight, n_components, init, random_state, n_init=1
+    x, sample_weight, n_components, init, random_state, n_init=1, column_scales=None
 ) -> list[Proposal]:
     """Partition the rows into `n_components` groups, in one or several ways.
 
@@ -68,12 +71,18 @@ def propose_partitions(
         K.
     init : {"auto", "kmeans", "k-means++", "gmm", "spectral", "linkage", "random"} \
             or scikit-learn clusterer
-        How. A clusterer is cloned, never changed.
+        How. A clusterer is cloned, never changed. ``"auto"`` ranks spectral
+        clustering, tree linkage, and Gaussian mixtures started from these and from
+        k-means, by `score_partition`.
     random_state : RandomState
         The only source of randomness.
     n_init : int, default=1
-        How many proposals with different seeds a random method makes. ``"auto"`` and
-        ``"linkage"`` do not depend on it.
+        How many proposals with different seeds a random method makes. ``"auto"``,
+        ``"linkage"`` and clusterers do not depend on it.
+    column_scales : ndarray of shape (D,), optional
+        What each column of `x` was divided by. Distances are then taken in data units
+        where all columns look as if they shared one unit; otherwise, and by default,
+        every column is scaled to unit variance.
 
     Returns
     -------
@@ -93,23 +102,57 @@ def propose_partitions(
         return [Proposal(name, np.ones((n, 1)))]
     if n <= n_components:
         return [Proposal(name, np.eye(n, n_components))]
+    x = _rescaled(x, sample_weight, column_scales)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        if init == "auto":
+        if name == "auto":
             return _ranked_candidates(x, sample_weight, n_components, random_state)
-        if init == "linkage":
-            n_init = 1
         if not isinstance(init, str):
-            make, n_init = _from_clusterer, 1
-        else:
-            make = _METHODS[init]
+            responsibilities = _from_clusterer(
+                x, sample_weight, n_components, init, random_state
+            )
+            return [Proposal(name, responsibilities)]
         return [
-            Proposal(name, make(x, sample_weight, n_components, random_state, init))
-            for _ in range(n_init)
+            Proposal(name, _METHODS[name](x, sample_weight, n_components, random_state))
+            for _ in range(1 if name == "linkage" else n_init)
         ]
 
 
-def nearest_mean_responsibilities(x, means) -> np.ndarray:
+def score_partition(x, sample_weight, responsibilities, random_state):
+    """Say how believable a partition is, larger is better.
+
+    A positive score is the gain, in nats per row, of one Gaussian per cluster over a
+    kernel density estimate of all rows that never sees the row it predicts (plus
+    `GAUSSIAN_TOLERANCE`): if Gaussians describe the density that well, the clusters
+    are taken to be Gaussian, overlapping or not. Any other partition has a score in
+    [-1, 0]: minus the share of the five nearest neighbours that belong to another
+    cluster, in the worst cluster.
+
+    Parameters
+    ----------
+    x : ndarray of shape (n, D)
+    sample_weight : ndarray of shape (n,)
+    responsibilities : ndarray of shape (n, K)
+        Hard or soft; the Gaussians are fitted to them as they are, neighbours belong
+        to the cluster of their largest.
+    random_state : RandomState
+        Draws the rows to look at, if there are many.
+
+    Returns
+    -------
+    float
+        Comparable between partitions of the same rows into the same K.
+    """
+    x = _rescaled(x, sample_weight)
+    if len(x) < 3:
+        return 0.0
+    landmarks = _Landmarks(x, sample_weight, random_state)
+    return _score(
+        landmarks, responsibilities[landmarks.index], _kernel_score(landmarks)
+    )
+
+
+def nearest_mean_responsibilities(x, means):
     """Assign each row to its nearest mean.
 
     Parameters
@@ -122,9 +165,23 @@ def nearest_mean_responsibilities(x, means) -> np.ndarray:
     ndarray of shape (n, K)
         One-hot rows.
     """
-    index = NearestNeighbors(n_neighbors=1, algorithm="brute").fit(means)
-    nearest = index.kneighbors(x, return_distance=False)[:, 0]
-    return _one_hot(nearest, len(means))
+    return _one_hot(_nearest(means, x, 1)[:, 0], len(means))
+
+
+def _rescaled(x, sample_weight, column_scales=None):
+    """Bring columns to a common scale: data units if plausible, else unit variance."""
+    # Variances, because quartiles jump with the shares of rows in a column's modes;
+    # clipped, so that a few far rows do not set the scale.
+    middle = np.clip(x, -5.0, 5.0)
+    mean = np.average(middle, axis=0, weights=sample_weight)
+    spread = np.sqrt(np.average((middle - mean) ** 2, axis=0, weights=sample_weight))
+    varies = spread > 1e-9
+    scale = np.where(varies, spread, 1.0)
+    if column_scales is not None and varies.any():
+        in_units = spread[varies] * column_scales[varies]
+        if in_units.max() <= COMMENSURATE_RATIO * in_units.min():
+            scale[varies] = np.sqrt(np.mean(in_units**2)) / column_scales[varies]
+    return x / scale
 
 
 def _one_hot(labels, n_components):
@@ -134,293 +191,108 @@ def _one_hot(labels, n_components):
 
 
 def _draw_rows(sample_weight, size, random_state):
-    """Indices of at most `size` different rows, heavy rows more likely."""
+    """Draw the indices of at most `size` different rows, heavy ones more likely."""
     n = len(sample_weight)
     if n <= size:
         return np.arange(n)
-    # Exponential races: the same law as successive draws without replacement.
+    # Exponential races: the law of successive draws without replacement.
     races = random_state.exponential(size=n) / sample_weight
     return np.sort(np.argpartition(races, size)[:size])
 
 
+def _is_constant(sample_weight):
+    return np.ptp(sample_weight) < 1e-9
+
+
 def _weighted_rows(x, sample_weight, size, random_state):
     """Rows whose plain count stands for their weight, for unweighted learners."""
-    if np.ptp(sample_weight) < 1e-12:
+    if _is_constant(sample_weight):
         return x[_draw_rows(sample_weight, size, random_state)]
-    n = len(x)
-    drawn = random_state.choice(n, min(2 * n, size), p=sample_weight / n)
+    probability = sample_weight / sample_weight.sum()
+    drawn = random_state.choice(len(x), min(2 * len(x), size), p=probability)
     return x[np.sort(drawn)]
 
 
-class _Landmarks:
-    """At most `MAX_GRAPH_ROWS` rows, their distances, and the way back to all rows."""
-
-    def __init__(self, x, sample_weight, random_state):
-        self.all_rows = x
-        self.index = _draw_rows(sample_weight, MAX_GRAPH_ROWS, random_state)
-        self.x = x[self.index]
-        self.weight = sample_weight[self.index]
-        self.distances = squareform(pdist(self.x))
-        self.n = len(self.index)
-        self._voters = None
-        k = min(_MAX_NEIGHBORS, self.n - 1)
-        near = np.argpartition(self.distances, k, axis=1)[:, : k + 1]
-        near_distances = np.take_along_axis(self.distances, near, axis=1)
-        order = np.lexsort((near != np.arange(self.n)[:, None], near_distances))
-        self.neighbors = np.take_along_axis(near, order, axis=1)[:, 1:]
-        self.neighbor_distances = np.take_along_axis(near_distances, order, 1)[:, 1:]
-
-    def spread(self, labels, n_components):
-        """Carry labels of the landmarks to all rows, by a vote of the nearest."""
-        if self.n == len(self.all_rows):
-            return labels
-        if self._voters is None:
-            self._voters = _nearest(self.x, self.all_rows, 3)
-        spread = _vote(labels[self._voters], n_components)
-        spread[self.index] = labels
-        return spread
-
-
-_MAX_NEIGHBORS = 15
-
-
 def _nearest(x, queries, k):
+    """Find the rows of `x` nearest to each query: indices (m, k)."""
     algorithm = "kd_tree" if x.shape[1] <= 5 else "brute"
     index = NearestNeighbors(n_neighbors=min(k, len(x)), algorithm=algorithm)
     return index.fit(x).kneighbors(queries, return_distance=False)
 
 
-def _vote(labels, n_components):
-    """Majority of each row of `labels`, the first column breaking ties."""
-    n, k = labels.shape
-    votes = np.zeros((n, n_components), dtype=np.float32)
-    for column in range(k):
-        votes[np.arange(n), labels[:, column]] += 1.5 if column == 0 else 1.0
-    return votes.argmax(axis=1)
+class _Landmarks:
+    """The rows that graphs and linkages see, and the way back to all rows."""
+
+    def __init__(self, x, sample_weight, random_state):
+        self.all_rows = x
+        self.index = _draw_rows(sample_weight, MAX_GRAPH_ROWS, random_state)
+        self.n = len(self.index)
+        self.x = x[self.index]
+        # Rows drawn by weight already stand for it.
+        drawn = self.n < len(x)
+        self.weight = np.ones(self.n) if drawn else sample_weight
+        self.distances = squareform(pdist(self.x))
+        np.fill_diagonal(self.distances, np.inf)
+        k = min(N_NEIGHBORS, self.n - 1)
+        near = np.argpartition(self.distances, k - 1, axis=1)[:, :k]
+        lengths = np.take_along_axis(self.distances, near, axis=1)
+        order = np.argsort(lengths, axis=1, kind="stable")
+        self.neighbors = np.take_along_axis(near, order, axis=1)
+        self.neighbor_distances = np.take_along_axis(lengths, order, axis=1)
+        self._voters = None
+
+    def spread(self, labels, n_components):
+        """Carry labels of the landmarks to all rows: one-hot (n, K)."""
+        if self.n == len(self.all_rows):
+            return _one_hot(labels, n_components)
+        if self._voters is None:
+            self._voters = _nearest(self.x, self.all_rows, 3)
+        votes = np.zeros((len(self.all_rows), n_components), dtype=np.float32)
+        rows = np.arange(len(votes))
+        for column, worth in enumerate((1.5, 1.0, 1.0)):
+            votes[rows, labels[self._voters[:, column]]] += worth
+        spread = votes.argmax(axis=1)
+        spread[self.index] = labels
+        return _one_hot(spread, n_components)
 
 
-def _kmeans(x, sample_weight, n_components, random_state, init=None):
+def _kmeans(x, sample_weight, n_components, random_state):
     rows = _draw_rows(sample_weight, MAX_MODEL_ROWS, random_state)
+    weight = np.ones(len(rows)) if len(rows) < len(x) else sample_weight
     model = KMeans(n_components, n_init=3, random_state=random_state)
-    model.fit(x[rows], sample_weight=sample_weight[rows])
+    model.fit(x[rows], sample_weight=weight)
     return nearest_mean_responsibilities(x, model.cluster_centers_)
 
 
-def _kmeans_seeding(x, sample_weight, n_components, random_state, init=None):
+def _kmeans_seeding(x, sample_weight, n_components, random_state):
     rows = _draw_rows(sample_weight, MAX_MODEL_ROWS, random_state)
+    weight = np.ones(len(rows)) if len(rows) < len(x) else sample_weight
     centers, _ = kmeans_plusplus(
-        x[rows],
-        n_components,
-        sample_weight=sample_weight[rows],
-        random_state=random_state,
+        x[rows], n_components, sample_weight=weight, random_state=random_state
     )
     return nearest_mean_responsibilities(x, centers)
 
 
-def _gmm(x, sample_weight, n_components, random_state, init=None):
+def _gmm(x, sample_weight, n_components, random_state):
     rows = _weighted_rows(x, sample_weight, MAX_MODEL_ROWS, random_state)
     model = GaussianMixture(n_components, reg_covar=1e-6, random_state=random_state)
     return model.fit(rows).predict_proba(x)
 
 
-def _random(x, sample_weight, n_components, random_state, init=None):
+def _random(x, sample_weight, n_components, random_state):
     responsibilities = random_state.uniform(size=(len(x), n_components))
     return responsibilities / responsibilities.sum(axis=1, keepdims=True)
 
 
-def _spectral(x, sample_weight, n_components, random_state, init=None):
+def _spectral(x, sample_weight, n_components, random_state):
     landmarks = _Landmarks(x, sample_weight, random_state)
     labels = _spectral_labels(landmarks, n_components, random_state)
-    return _one_hot(landmarks.spread(labels, n_components), n_components)
+    return landmarks.spread(labels, n_components)
 
 
-def _linkage(x, sample_weight, n_components, random_state, init=None):
+def _linkage(x, sample_weight, n_components, random_state):
     landmarks = _Landmarks(x, sample_weight, random_state)
-    labels = _linkage_labels(landmarks, n_components)
-    return _one_hot(landmarks.spread(labels, n_components), n_components)
-
-
-def _local_graph(landmarks, k=10):
-    """Symmetric k-NN graph with locally scaled weights."""
-    k = min(k, landmarks.neighbors.shape[1], max(2, landmarks.n // 10))
-    distances = landmarks.neighbor_distances[:, :k]
-    neighbors = landmarks.neighbors[:, :k]
-    scale = np.maximum(distances[:, min(6, k - 1)], 1e-12)
-    weights = np.exp(-(distances**2) / (scale[:, None] * scale[neighbors]))
-    n = landmarks.n
-    indptr = np.arange(0, n * k + 1, k)
-    graph = csr_array(
-        (np.maximum(weights, 1e-10).ravel(), neighbors.ravel(), indptr), shape=(n, n)
-    )
-    return graph.maximum(graph.T).tocsr()
-
-
-def _spectral_labels(landmarks, n_components, random_state, k=10):
-    graph = _local_graph(landmarks, k)
-    degree = graph.sum(axis=1)
-    root = 1.0 / np.sqrt(degree)
-    laplacian = identity(landmarks.n, format="csr") - graph.multiply(
-        root[:, None] * root[None, :]
-    )
-    if landmarks.n <= max(100, 2 * n_components + 2):
-        _, vectors = np.linalg.eigh(laplacian.toarray())
-        vectors = vectors[:, :n_components]
-    else:
-        # Just below zero: the matrix to factorise is positive definite.
-        _, vectors = eigsh(
-            laplacian.tocsc(),
-            k=n_components,
-            sigma=-1e-4,
-            v0=random_state.uniform(-1, 1, landmarks.n),
-        )
-    embedding = vectors * root[:, None]
-    embedding /= np.abs(embedding).max(axis=0) + 1e-300
-    model = KMeans(n_components, n_init=5, random_state=random_state)
-    labels = model.fit_predict(embedding, sample_weight=landmarks.weight)
-    return _exactly(labels, landmarks.x, n_components, random_state)
-
-
-def _spanning_tree(distances):
-    """Prim's algorithm on a dense matrix: (n - 1, 2) edges and their lengths."""
-    n = len(distances)
-    edges = np.empty((n - 1, 2), dtype=np.intp)
-    lengths = np.empty(n - 1)
-    best = distances[0].copy()
-    source = np.zeros(n, dtype=np.intp)
-    best[0] = np.inf
-    outside = np.ones(n, dtype=bool)
-    outside[0] = False
-    for step in range(n - 1):
-        new = int(best.argmin())
-        edges[step] = source[new], new
-        lengths[step] = best[new]
-        outside[new] = False
-        row = distances[new]
-        closer = (row < best) & outside
-        best[closer] = row[closer]
-        source[closer] = new
-        best[new] = np.inf
-    return edges, lengths
-
-
-class _ClusterSizes:
-    """Sizes of a partition's clusters, with their Gini index kept up to date."""
-
-    def __init__(self, n):
-        self.n = n
-        self.n_clusters = n
-        self.counts = {1: n}
-        self.differences = 0
-
-    @property
-    def gini(self):
-        return self.differences / (max(self.n_clusters - 1, 1) * self.n)
-
-    def _spread(self, size):
-        return sum(c * abs(s - size) for s, c in self.counts.items())
-
-    def merge(self, a, b):
-        for size in (a, b):
-            self.counts[size] -= 1
-            if not self.counts[size]:
-                del self.counts[size]
-            self.differences -= self._spread(size)
-        self.differences += self._spread(a + b)
-        self.counts[a + b] = self.counts.get(a + b, 0) + 1
-        self.n_clusters -= 1
-
-
-def _linkage_labels(landmarks, n_components, gini_threshold=GINI_THRESHOLD):
-    edges, lengths = _spanning_tree(landmarks.distances)
-    return _corrected_linkage(edges, lengths, n_components, gini_threshold)
-
-
-def _corrected_linkage(edges, lengths, n_components, gini_threshold):
-    """Single linkage that must merge the smallest cluster when sizes grow unequal.
-
-    References
-    ----------
-    M. Gagolewski, M. Bartoszuk, A. Cena, *Genie: A new, fast, and outlier-resistant
-    hierarchical clustering algorithm*, Information Sciences 363, 2016.
-    """
-    n = len(edges) + 1
-    edges = edges[np.argsort(lengths, kind="stable")].tolist()
-    parent = list(range(n))
-    size = [1] * n
-    sizes = _ClusterSizes(n)
-
-    def find(i):
-        while parent[i] != i:
-            parent[i] = parent[parent[i]]
-            i = parent[i]
-        return i
-
-    used = [False] * (n - 1)
-    first, cursor, cursor_size = 0, 0, 0
-    for _ in range(n - n_components):
-        while used[first]:
-            first += 1
-        e = first
-        if sizes.gini > gini_threshold:
-            smallest = min(sizes.counts)
-            if smallest != cursor_size:
-                cursor, cursor_size = first, smallest
-            e = max(cursor, first)
-            while used[e] or smallest not in (
-                size[find(edges[e][0])],
-                size[find(edges[e][1])],
-            ):
-                e += 1
-            cursor = e
-        used[e] = True
-        a, b = find(edges[e][0]), find(edges[e][1])
-        sizes.merge(size[a], size[b])
-        parent[b] = a
-        size[a] += size[b]
-    roots = [find(i) for i in range(n)]
-    return np.unique(roots, return_inverse=True)[1]
-
-
-def _exactly(labels, x, n_components, random_state):
-    """Split the largest clusters in two until there are `n_components`."""
-    labels = np.unique(labels, return_inverse=True)[1]
-    while (found := labels.max() + 1) < n_components:
-        largest = np.flatnonzero(labels == np.bincount(labels).argmax())
-        halves = KMeans(2, n_init=1, random_state=random_state).fit_predict(x[largest])
-        if not halves.any():
-            halves[: len(halves) // 2] = 1
-        labels[largest[halves == 1]] = found
-    return labels
-
-
-def _from_clusterer(x, sample_weight, n_components, random_state, init):
-    model = clone(init)
-    parameters = model.get_params()
-    if "random_state" in parameters and parameters["random_state"] is None:
-        model.set_params(random_state=random_state.randint(2**31 - 1))
-    if np.ptp(sample_weight) < 1e-12:
-        labels = np.asarray(model.fit(x).labels_)
-    elif has_fit_parameter(model, "sample_weight"):
-        labels = np.asarray(model.fit(x, sample_weight=sample_weight).labels_)
-    else:
-        rows = _weighted_rows(x, sample_weight, 2 * len(x), random_state)
-        drawn = np.asarray(model.fit(rows).labels_)
-        labels = drawn[_nearest(rows, x, 1)[:, 0]]
-    noise = labels < 0
-    if noise.all():
-        labels = np.zeros(len(x), dtype=np.intp)
-    elif noise.any():
-        labelled = np.flatnonzero(~noise)
-        owner = _nearest(x[labelled], x[noise], 1)[:, 0]
-        labels = labels.copy()
-        labels[noise] = labels[labelled[owner]]
-    found = len(np.unique(labels))
-    if found > n_components:
-        raise ValueError(
-            f"The clusterer given as init_params found {found} clusters, more than "
-            f"n_components={n_components}."
-        )
-    return _one_hot(_exactly(labels, x, n_components, random_state), n_components)
+    return landmarks.spread(_linkage_labels(landmarks, n_components), n_components)
 
 
 _METHODS = {
@@ -433,23 +305,296 @@ _METHODS = {
 }
 
 
+def _from_clusterer(x, sample_weight, n_components, clusterer, random_state):
+    model = clone(clusterer)
+    for key, value in model.get_params().items():
+        if value is None and key.split("__")[-1] == "random_state":
+            model.set_params(**{key: random_state.randint(2**31 - 1)})
+    rows, fit_params = x, {}
+    if not _is_constant(sample_weight):
+        if has_fit_parameter(model, "sample_weight"):
+            fit_params = {"sample_weight": sample_weight}
+        else:
+            rows = _weighted_rows(x, sample_weight, MAX_MODEL_ROWS, random_state)
+    model.fit(rows, **fit_params)
+    found = model.labels_ if hasattr(model, "labels_") else model.predict(rows)
+    labels = np.array(found, dtype=np.intp)
+    if rows is not x:
+        labels = labels[_nearest(rows, x, 1)[:, 0]]
+    noise = labels < 0
+    if noise.all():
+        labels[:] = 0
+    elif noise.any():
+        owner = _nearest(x[~noise], x[noise], 1)[:, 0]
+        labels[noise] = labels[~noise][owner]
+    n_found = len(np.unique(labels))
+    if n_found > n_components:
+        raise ValueError(
+            f"The clusterer given as init_params found {n_found} clusters, more than "
+            f"n_components={n_components}."
+        )
+    return _one_hot(_split_to(labels, x, n_components, random_state), n_components)
+
+
+def _split_to(labels, x, n_components, random_state):
+    """Split the largest clusters in two until there are `n_components`."""
+    labels = np.unique(labels, return_inverse=True)[1]
+    for new in range(labels.max() + 1, n_components):
+        largest = np.flatnonzero(labels == np.bincount(labels).argmax())
+        halves = KMeans(2, n_init=1, random_state=random_state).fit_predict(x[largest])
+        if not halves.any():
+            halves[: len(halves) // 2] = 1
+        labels[largest[halves == 1]] = new
+    return labels
+
+
+def _spectral_labels(landmarks, n_components, random_state):
+    """Normalised cut of the k-NN graph with locally scaled weights.
+
+    References
+    ----------
+    L. Zelnik-Manor, P. Perona, *Self-tuning spectral clustering*, NIPS 2004.
+    """
+    n = landmarks.n
+    k = min(landmarks.neighbors.shape[1], max(2, n // 10))
+    distances = landmarks.neighbor_distances[:, :k]
+    neighbors = landmarks.neighbors[:, :k]
+    scale = np.maximum(distances[:, min(6, k - 1)], 1e-12)
+    affinity = np.exp(-(distances**2) / (scale[:, None] * scale[neighbors]))
+    # No row may lose its last edge to underflow.
+    affinity = np.maximum(affinity, 1e-10)
+    shape = (n, n)
+    indptr = np.arange(0, n * k + 1, k)
+    graph = csr_array((affinity.ravel(), neighbors.ravel(), indptr), shape=shape)
+    graph = graph.maximum(graph.T)
+    root = diags_array(1.0 / np.sqrt(graph.sum(axis=1)))
+    laplacian = eye_array(n) - root @ graph @ root
+    if n <= max(200, 3 * n_components):
+        vectors = np.linalg.eigh(laplacian.toarray())[1][:, :n_components]
+    else:
+        start = random_state.uniform(-1.0, 1.0, n)
+        try:
+            # A shift just below zero keeps the factorised matrix positive definite.
+            _, vectors = eigsh(
+                laplacian.tocsc(), k=n_components, sigma=-1e-4, v0=start, tol=1e-6
+            )
+        except ArpackError:
+            vectors = np.linalg.eigh(laplacian.toarray())[1][:, :n_components]
+    embedding = root @ vectors
+    embedding /= np.abs(embedding).max(axis=0)
+    model = KMeans(n_components, n_init=5, random_state=random_state)
+    labels = model.fit_predict(embedding, sample_weight=landmarks.weight)
+    return _split_to(labels, landmarks.x, n_components, random_state)
+
+
+def _spanning_tree(distances):
+    """Prim's algorithm: the n - 1 edges of a minimum spanning tree, shortest first."""
+    n = len(distances)
+    edges = np.empty((n - 1, 2), dtype=np.intp)
+    lengths = np.empty(n - 1)
+    best = distances[0].copy()
+    source = np.zeros(n, dtype=np.intp)
+    outside = np.ones(n, dtype=bool)
+    outside[0] = False
+    for step in range(n - 1):
+        new = best.argmin()
+        edges[step] = source[new], new
+        lengths[step] = best[new]
+        outside[new] = False
+        best[new] = np.inf
+        closer = outside & (distances[new] < best)
+        best[closer] = distances[new][closer]
+        source[closer] = new
+    return edges[np.argsort(lengths, kind="stable")]
+
+
+class _ClusterSizes:
+    """The sizes of clusters that merge, with their Gini index kept up to date."""
+
+    def __init__(self, n):
+        self.n = n
+        self.n_clusters = n
+        self.counts = {1: n}
+        self.sum_of_differences = 0
+
+    @property
+    def gini(self):
+        return self.sum_of_differences / (max(self.n_clusters - 1, 1) * self.n)
+
+    def merge(self, a, b):
+        for size in (a, b):
+            self.counts[size] -= 1
+            if not self.counts[size]:
+                del self.counts[size]
+            self.sum_of_differences -= self._differences_to(size)
+        self.sum_of_differences += self._differences_to(a + b)
+        self.counts[a + b] = self.counts.get(a + b, 0) + 1
+        self.n_clusters -= 1
+
+    def _differences_to(self, size):
+        return sum(count * abs(s - size) for s, count in self.counts.items())
+
+
+def _linkage_labels(landmarks, n_components):
+    """Single linkage that must merge a smallest cluster when sizes grow unequal.
+
+    References
+    ----------
+    M. Gagolewski, M. Bartoszuk, A. Cena, *Genie: a new, fast, and outlier-resistant
+    hierarchical clustering algorithm*, Information Sciences 363, 2016.
+    """
+    n = landmarks.n
+    edges = _spanning_tree(landmarks.distances).tolist()
+    used = [False] * len(edges)
+    parent = list(range(n))
+    size = [1] * n
+    sizes = _ClusterSizes(n)
+
+    def find(i):
+        while parent[i] != i:
+            parent[i] = parent[parent[i]]
+            i = parent[i]
+        return i
+
+    first = cursor = cursor_size = 0
+    for _ in range(n - n_components):
+        while used[first]:
+            first += 1
+        edge = first
+        if sizes.gini > GINI_THRESHOLD:
+            smallest = min(sizes.counts)
+            # Clusters only grow: edges passed over for this size stay unsuitable.
+            edge = max(cursor, first) if smallest == cursor_size else first
+            while used[edge] or smallest not in [size[find(i)] for i in edges[edge]]:
+                edge += 1
+            cursor, cursor_size = edge, smallest
+        used[edge] = True
+        a, b = (find(i) for i in edges[edge])
+        sizes.merge(size[a], size[b])
+        parent[b] = a
+        size[a] += size[b]
+    return np.unique([find(i) for i in range(n)], return_inverse=True)[1]
+
+
 def _ranked_candidates(x, sample_weight, n_components, random_state):
     landmarks = _Landmarks(x, sample_weight, random_state)
-    args = (x, sample_weight, n_components, random_state)
-    spectral = _spectral_labels(landmarks, n_components, random_state)
-    linkage = _linkage_labels(landmarks, n_components)
-    candidates = [
-        ("spectral", _one_hot(landmarks.spread(spectral, n_components), n_components)),
-        ("linkage", _one_hot(landmarks.spread(linkage, n_components), n_components)),
-        ("gmm", _gmm(*args)),
-    ]
-    labels = [r[landmarks.index].argmax(axis=1) for _, r in candidates]
-    agreement = np.array([[adjusted_rand_score(a, b) for a in labels] for b in labels])
-    score = agreement.mean(axis=1)
-    proposals = []
-    kept = []
-    for i in np.argsort(-score, kind="stable"):
-        if all(agreement[i, j] <= SAME_PARTITION_ARI for j in kept):
-            kept.append(i)
-            proposals.append(Proposal(*candidates[i], float(score[i])))
+    model = KMeans(n_components, n_init=3, random_state=random_state)
+    starts = {
+        "spectral": _spectral_labels(landmarks, n_components, random_state),
+        "linkage": _linkage_labels(landmarks, n_components),
+        "kmeans": model.fit_predict(landmarks.x, sample_weight=landmarks.weight),
+    }
+    starts = {name: _one_hot(labels, n_components) for name, labels in starts.items()}
+    candidates = [(name, starts[name]) for name in ("spectral", "linkage")]
+    for name, start in starts.items():
+        soft = _expectation_maximisation(landmarks, start)
+        candidates.append((f"gmm from {name}", soft))
+    kernel_score = _kernel_score(landmarks)
+    scores = [_score(landmarks, r, kernel_score) for _, r in candidates]
+    proposals: list[Proposal] = []
+    kept: list[np.ndarray] = []
+    for i in np.argsort(-np.array(scores), kind="stable"):
+        name, found = candidates[i]
+        labels = found.argmax(axis=1)
+        if any(adjusted_rand_score(labels, k) > SAME_PARTITION_ARI for k in kept):
+            continue
+        kept.append(labels)
+        if name in starts:
+            responsibilities = landmarks.spread(labels, n_components)
+        else:
+            responsibilities = _posterior(landmarks, found, x)
+        proposals.append(Proposal(name, responsibilities, float(scores[i])))
     return proposals
+
+
+def _gaussian_log_joint(x, weight, responsibilities, queries):
+    """Evaluate log p(k) + log N(query; mean_k, covariance_k): (m, K).
+
+    Covariances of few rows lean towards a diagonal between theirs and that of all.
+    """
+    n_features = x.shape[1]
+    overall = np.var(x, axis=0)
+    log_joint = np.empty((len(queries), responsibilities.shape[1]))
+    for k, column in enumerate(responsibilities.T):
+        w = weight * column
+        mass = w.sum() + 1e-10
+        mean = w @ x / mass
+        centred = x - mean
+        covariance = (w[:, None] * centred).T @ centred / mass
+        shrinkage = (n_features + 1) / (mass + n_features + 1)
+        target = 0.5 * covariance.diagonal() + 0.05 * overall
+        covariance *= 1.0 - shrinkage
+        covariance.flat[:: n_features + 1] += shrinkage * target + 1e-4
+        factor = np.linalg.cholesky(covariance)
+        z = solve_triangular(factor, (queries - mean).T, lower=True)
+        log_joint[:, k] = (
+            np.log(mass / weight.sum())
+            - 0.5 * np.einsum("ij,ij->j", z, z)
+            - np.log(factor.diagonal()).sum()
+            - 0.5 * n_features * np.log(2 * np.pi)
+        )
+    return log_joint
+
+
+def _expectation_maximisation(landmarks, responsibilities, max_iter=100):
+    """Fit a Gaussian mixture from a partition; returns responsibilities."""
+    x, weight = landmarks.x, landmarks.weight
+    previous = -np.inf
+    for _ in range(max_iter):
+        log_joint = _gaussian_log_joint(x, weight, responsibilities, x)
+        log_likelihood = np.average(logsumexp(log_joint, axis=1), weights=weight)
+        responsibilities = softmax(log_joint, axis=1)
+        if log_likelihood - previous < 1e-3:
+            break
+        previous = log_likelihood
+    return responsibilities
+
+
+def _posterior(landmarks, responsibilities, x):
+    """Responsibilities of all rows under the Gaussians fitted to the landmarks."""
+    chunks = np.array_split(x, len(x) // 50_000 + 1)
+    model = landmarks.x, landmarks.weight, responsibilities
+    return np.concatenate(
+        [softmax(_gaussian_log_joint(*model, chunk), axis=1) for chunk in chunks]
+    )
+
+
+def _kernel_score(landmarks):
+    """Mean leave-one-out log-density of a kernel estimate with local bandwidths."""
+    n_features = landmarks.x.shape[1]
+    weight = landmarks.weight
+    k = min(5, landmarks.neighbors.shape[1])
+    scale = np.maximum(landmarks.neighbor_distances[:, k - 1], 1e-9)
+    squared = (landmarks.distances / scale) ** 2
+    log_kernel_weight = np.log(weight) - n_features * np.log(scale)
+    log_others = np.log(np.sum(weight) - weight)
+    best = -np.inf
+    for width in (0.35, 0.7, 1.4):
+        exponent = log_kernel_weight - squared / (2 * width**2)
+        largest = exponent.max(axis=1)
+        exponent -= largest[:, None]
+        # Arithmetic on subnormal numbers is slow: what cannot count is cut off.
+        np.exp(np.maximum(exponent, -50.0, out=exponent), out=exponent)
+        log_density = (
+            largest
+            + np.log(exponent.sum(axis=1))
+            - log_others
+            - n_features * (np.log(width) + 0.5 * np.log(2 * np.pi))
+        )
+        best = max(best, np.average(log_density, weights=weight))
+    return best
+
+
+def _score(landmarks, responsibilities, kernel_score):
+    x, weight = landmarks.x, landmarks.weight
+    log_density = logsumexp(_gaussian_log_joint(x, weight, responsibilities, x), axis=1)
+    gain = np.average(log_density, weights=weight) - kernel_score + GAUSSIAN_TOLERANCE
+    if gain > 0:
+        return gain
+    labels = responsibilities.argmax(axis=1)
+    hard = _one_hot(labels, responsibilities.shape[1])
+    elsewhere = np.mean(labels[landmarks.neighbors[:, :5]] != labels[:, None], axis=1)
+    mass = weight @ hard
+    # An empty cluster is no better than one whose neighbours are all elsewhere.
+    share = np.where(mass > 0, weight * elsewhere @ hard / np.maximum(mass, 1e-10), 1.0)
+    return -share.max()

@@ -8,74 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from skflowmix.flows import FlowStack
+from skflowmix.gaussians import Gaussians
 from skflowmix.nn import PosteriorNet
 from skflowmix.transforms import LogTail
 
-__all__ = ["Gaussians", "MixtureOfFlows", "Support", "elbo_terms"]
+__all__ = ["MixtureOfFlows", "Support", "elbo_terms"]
 
 # The posterior network sees standardised rows no further out than this.
 POSTERIOR_BOUND = 10.0
-
-
-class Gaussians:
-    """The Gaussians that the components whiten by, in standardised units.
-
-    Parameters
-    ----------
-    weights : ndarray of shape (n_components,)
-        Mixture weights, summing to one.
-    means : ndarray of shape (n_components, n_features)
-        Means.
-    covariances : ndarray of shape (n_components, n_features, n_features)
-        Positive definite covariances.
-    """
-
-    def __init__(self, weights, means, covariances):
-        self.weights = weights
-        self.means = means
-        self.covariances = covariances
-
-    def __getitem__(self, index):
-        """The Gaussians of some components."""
-        return Gaussians(
-            self.weights[index], self.means[index], self.covariances[index]
-        )
-
-    @classmethod
-    def fit(cls, x, sample_weight, responsibilities, reg_covar):
-        """Weighted moments of each component's rows.
-
-        A component without rows takes the moments of all rows.
-
-        Parameters
-        ----------
-        x : ndarray of shape (n_samples, n_features)
-            Standardised rows.
-        sample_weight : ndarray of shape (n_samples,)
-            Positive weights.
-        responsibilities : ndarray of shape (n_samples, n_components)
-            Share of each row that belongs to each component.
-        reg_covar : float
-            Added to the diagonals.
-
-        Returns
-        -------
-        gaussians : Gaussians
-            The fitted moments.
-        """
-        shares = responsibilities * sample_weight[:, None]
-        totals = shares.sum(0)
-        empty = totals < 1e-10 * totals.sum()
-        shares[:, empty] = sample_weight[:, None]
-        means = (shares.T @ x) / shares.sum(0)[:, None]
-        covariances = np.empty((len(totals), x.shape[1], x.shape[1]))
-        for k, mean in enumerate(means):
-            centered = x - mean
-            covariances[k] = (shares[:, k, None] * centered).T @ centered
-        covariances /= shares.sum(0)[:, None, None]
-        covariances[:, *np.diag_indices(x.shape[1])] += reg_covar
-        weights = np.maximum(totals / totals.sum(), 1e-6)
-        return cls(weights / weights.sum(), means, covariances)
 
 
 class Support:
@@ -149,12 +89,19 @@ class MixtureOfFlows(nn.Module):
 
     .. math::
 
-        p(x) = \sum_k \pi_k\, N\bigl(f_k(L_k^{-1}(x - \mu_k)); 0, I\bigr)
-        \, |\det J_{f_k}| \, / \det L_k
+        p(x) = \sum_k \pi_k \, p_0(z_k) \, \bigl|\det \partial z_k / \partial x\bigr|,
+        \quad z_k = g_k\bigl(L_k^{-1} h_k(S_k^{-1} (x - \mu_k))\bigr)
 
-    Every component starts as the Gaussian :math:`N(\mu_k, L_k L_k^\top)`, with
-    transforms beyond three standard deviations a heavier-tailed one
-    (`skflowmix.transforms.LogTail`). All methods take standardised rows.
+    with :math:`S_k L_k L_k^\top S_k` the covariance of component k, where
+    :math:`S_k` holds its standard deviations. The first transform :math:`h_k` still
+    sees the columns one by one, where steps, bounds and repeated values are simple;
+    the others, :math:`g_k`, see them decorrelated.
+
+    All transforms start as the identity and every component as the Gaussian
+    :math:`N(\mu_k, S_k L_k L_k^\top S_k)`. With transforms the base distribution
+    :math:`p_0` has heavier tails than the normal one beyond three standard deviations
+    (`skflowmix.transforms.LogTail`): one far row must not decide a fit. All methods
+    take standardised rows.
 
     Parameters
     ----------
@@ -178,9 +125,9 @@ class MixtureOfFlows(nn.Module):
     """
 
     means: Tensor
+    scales: Tensor
     whitening: Tensor
-    offset: Tensor
-    log_det_whitening: Tensor
+    log_det: Tensor
     temperature: Tensor
 
     def __init__(
@@ -196,28 +143,28 @@ class MixtureOfFlows(nn.Module):
         super().__init__()
         n_components, n_features = gaussians.means.shape
         self.n_components, self.n_features = n_components, n_features
-        self.flows = FlowStack(
-            flow,
-            n_components,
-            n_features,
-            n_transforms,
-            hidden_units,
-            generator=generator,
+        self.inner, self.outer = (
+            FlowStack(
+                flow, n_components, n_features, n, hidden_units, generator=generator
+            )
+            for n in (min(n_transforms, 1), max(n_transforms - 1, 0))
         )
         self.tail = LogTail() if n_transforms else None
         self.posterior = PosteriorNet(
             n_features, n_components, posterior_units, generator=generator
         )
         self.double()
-        means = torch.from_numpy(gaussians.means)
-        factors = torch.linalg.cholesky(torch.from_numpy(gaussians.covariances))
+        covariances = torch.from_numpy(gaussians.covariances)
+        scales = covariances.diagonal(dim1=1, dim2=2).sqrt()
+        correlations = covariances / (scales.unsqueeze(1) * scales.unsqueeze(2))
+        factors = torch.linalg.cholesky(correlations)
         eye = torch.eye(n_features, dtype=torch.float64).expand_as(factors)
         whitening = torch.linalg.solve_triangular(factors, eye, upper=False)
-        self.register_buffer("means", means)
+        log_dets = whitening.diagonal(dim1=1, dim2=2).log() - scales.log()
+        self.register_buffer("means", torch.from_numpy(gaussians.means))
+        self.register_buffer("scales", scales)
         self.register_buffer("whitening", whitening)
-        self.register_buffer("offset", -(whitening @ means.unsqueeze(2)).squeeze(2))
-        log_det = whitening.diagonal(dim1=1, dim2=2).log().sum(1)
-        self.register_buffer("log_det_whitening", log_det)
+        self.register_buffer("log_det", log_dets.sum(1))
         self.register_buffer("temperature", torch.ones((), dtype=torch.float64))
         self.weight_logits = nn.Parameter(torch.from_numpy(np.log(gaussians.weights)))
 
@@ -228,18 +175,15 @@ class MixtureOfFlows(nn.Module):
 
     def _log_prob_of(self, points: Tensor) -> Tensor:
         """Component k's log-density at its own points: (K, N, D) to (K, N)."""
-        white = torch.baddbmm(
-            self.offset.unsqueeze(1), points, self.whitening.transpose(1, 2)
-        )
-        log_det = self.log_det_whitening.unsqueeze(1)
+        scaled = (points - self.means.unsqueeze(1)) / self.scales.unsqueeze(1)
+        bent, log_det_inner = self.inner(scaled)
+        z, log_det_outer = self.outer(bent @ self.whitening.transpose(1, 2))
+        log_det = log_det_inner + log_det_outer + self.log_det.unsqueeze(1)
         if self.tail is not None:
-            white, log_slope = self.tail.forward(white)
+            z, log_slope = self.tail.forward(z)
             log_det = log_det + log_slope.sum(2)
-        z, log_det_flows = self.flows(white)
-        log_base = -0.5 * (
-            torch.linalg.vecdot(z, z) + self.n_features * math.log(2 * math.pi)
-        )
-        return log_base + log_det_flows + log_det
+        log_base = torch.linalg.vecdot(z, z) + self.n_features * math.log(2 * math.pi)
+        return log_det - 0.5 * log_base
 
     def component_log_prob(self, x: Tensor) -> Tensor:
         """Log-density of every component at every row.
@@ -293,21 +237,24 @@ class MixtureOfFlows(nn.Module):
             dtype=self.means.dtype,
             device=self.means.device,
         )
-        white = self.flows.select(present).inverse(z)
         if self.tail is not None:
-            white = self.tail.inverse(white)
-        points = torch.linalg.solve_triangular(
+            z = self.tail.inverse(z)
+        white = self.outer.select(present).inverse(z)
+        bent = torch.linalg.solve_triangular(
             self.whitening[present], white.transpose(1, 2), upper=False
+        ).transpose(1, 2)
+        scaled = self.inner.select(present).inverse(bent)
+        points = torch.addcmul(
+            self.means[present].unsqueeze(1), scaled, self.scales[present].unsqueeze(1)
         )
-        points = points.transpose(1, 2) + self.means[present].unsqueeze(1)
         x = points.new_empty(len(component), self.n_features)
         x[support.rows[support.valid]] = points[support.valid]
         return x
 
     def permute_(self, index: Tensor) -> None:
         """Reorder the components in place."""
-        self.flows = self.flows.select(index)
+        self.inner, self.outer = self.inner.select(index), self.outer.select(index)
         self.posterior.permute_(index)
         self.weight_logits.data = self.weight_logits.data[index]
-        for name in ("means", "whitening", "offset", "log_det_whitening"):
+        for name in ("means", "scales", "whitening", "log_det"):
             setattr(self, name, getattr(self, name)[index])

@@ -23,7 +23,7 @@ DENSE_EVERY = 16
 GAIN_BOUND = 5.0
 
 # Rows on which the history's training figures are computed.
-SAMPLE_SIZE = 256
+SAMPLE_SIZE = 128
 
 
 class Rows:
@@ -233,7 +233,9 @@ class ElboObjective(_Objective):
         model, batch = self.model, self.train[rows]
         model.temperature.fill_(self.temperature(self.n_steps))
         log_q = model.posterior_logits(batch.x).log_softmax(1)
-        chosen = log_q.detach() > math.log(MIN_POSTERIOR)
+        # At least the likeliest, where all of many components are unlikely.
+        likeliest = log_q.detach().amax(1, keepdim=True)
+        chosen = log_q.detach() >= likeliest.clamp(max=math.log(MIN_POSTERIOR))
         if self.n_steps % DENSE_EVERY == 0:
             chosen = torch.ones_like(chosen)
         self.n_steps += 1

@@ -85,6 +85,68 @@ class Outcome:
     stopped: bool = False
 
 
+class _FlatParameters:
+    """Parameters and their gradients as views of two long vectors.
+
+    One kernel then serves all of them: clipping, Adam, snapshots.
+    """
+
+    def __init__(self, parameters: Sequence[Tensor]):
+        sizes = [p.numel() for p in parameters]
+        self.values = torch.cat([p.detach().flatten() for p in parameters])
+        self.gradients = torch.zeros_like(self.values)
+        self.is_matrix = torch.cat(
+            [torch.full_like(p.detach().flatten(), p.ndim == 3) for p in parameters]
+        )
+        views = zip(self.values.split(sizes), self.gradients.split(sizes), strict=True)
+        for parameter, (value, gradient) in zip(parameters, views, strict=True):
+            parameter.data = value.view_as(parameter)
+            if parameter.requires_grad:
+                parameter.grad = gradient.view_as(parameter)
+
+
+class _AdamW:
+    """Adam with decoupled weight decay on one vector, after clipping.
+
+    torch.optim would import the compiler first, which takes seconds.
+
+    References
+    ----------
+    I. Loshchilov and F. Hutter, Decoupled Weight Decay Regularization, ICLR 2019,
+    algorithm 2.
+    """
+
+    BETAS = (0.9, 0.999)
+    EPSILON = 1e-8
+
+    def __init__(self, flat: _FlatParameters, config: TrainingConfig):
+        self.flat, self.config = flat, config
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the moments of the gradient."""
+        self.first = torch.zeros_like(self.flat.values)
+        self.second = torch.zeros_like(self.flat.values)
+        self.n_steps = 0
+
+    def step(self, step_size: float) -> None:
+        """Update the parameters by their gradients."""
+        values, gradients = self.flat.values, self.flat.gradients
+        norm = torch.linalg.vector_norm(gradients)
+        gradients *= (self.config.max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
+        self.n_steps += 1
+        beta1, beta2 = self.BETAS
+        self.first.lerp_(gradients, 1 - beta1)
+        self.second.mul_(beta2).addcmul_(gradients, gradients, value=1 - beta2)
+        if self.config.weight_decay:
+            decay = step_size * self.config.weight_decay
+            values.addcmul_(values, self.flat.is_matrix, value=-decay)
+        scale = math.sqrt(1 - beta2**self.n_steps)
+        denominator = self.second.sqrt().add_(self.EPSILON * scale)
+        step_size *= scale / (1 - beta1**self.n_steps)
+        values.addcdiv_(self.first, denominator, value=-step_size)
+
+
 class _Batches:
     """Batches of shuffled rows that go on from epoch to epoch."""
 
@@ -139,33 +201,21 @@ def train(
         If the loss stays non-finite with a step size a thousand times smaller.
     """
     outcome = Outcome([])
-    tensors = [p.detach() for p in parameters]
-    best = [tensor.clone() for tensor in tensors]
+    flat = _FlatParameters(parameters)
+    best = flat.values.clone()
     best_score = objective.evaluate()["score"]
-    trained = [p for p in parameters if p.requires_grad]
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": [p for p in trained if p.ndim == 3]},
-            {"params": [p for p in trained if p.ndim < 3], "weight_decay": 0.0},
-        ],
-        lr=config.learning_rate,
-        weight_decay=config.weight_decay,
-        fused=True,
-    )
+    optimizer = _AdamW(flat, config)
     batches = _Batches(objective.n_rows, config.batch_size, generator)
     n_steps = min(batches.n_batches, config.max_steps)
     step_size = config.learning_rate
     n_drops = n_failures = n_stale = 0
     for epoch in range(1, config.max_epochs + 1):
-        for group in optimizer.param_groups:
-            group["lr"] = step_size
         total = torch.zeros((), device=generator.device)
         for _ in range(n_steps):
-            optimizer.zero_grad()
+            flat.gradients.zero_()
             loss = objective.loss(batches.next())
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(trained, config.max_grad_norm)
-            optimizer.step()
+            optimizer.step(step_size)
             total += loss.detach()
         record = {"epoch": epoch, "learning_rate": step_size}
         record |= {"train_loss": float(total) / n_steps, **objective.evaluate()}
@@ -178,15 +228,15 @@ def train(
                     f"of learning_rate={config.learning_rate}. Try a smaller "
                     "learning_rate, a larger reg_covar, or rescaled columns."
                 )
-            torch._foreach_copy_(tensors, best)
-            optimizer.state.clear()
+            flat.values.copy_(best)
+            optimizer.reset()
             step_size *= 0.1
             continue
         outcome.history.append(record)
         n_stale = 0 if score > best_score + config.tol else n_stale + 1
         if score > best_score:
             best_score = score
-            torch._foreach_copy_(best, tensors)
+            best.copy_(flat.values)
         outcome.stopped = on_epoch(record)
         if outcome.stopped:
             break
@@ -196,7 +246,9 @@ def train(
                 break
             n_drops += 1
             n_stale = 0
-            torch._foreach_copy_(tensors, best)
+            flat.values.copy_(best)
             step_size *= config.drop
-    torch._foreach_copy_(tensors, best)
+    flat.values.copy_(best)
+    for parameter in parameters:
+        parameter.grad = None
     return outcome

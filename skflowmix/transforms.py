@@ -46,16 +46,16 @@ class LogTail:
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Value and log-slope, both shaped as x."""
-        size = x.abs()
-        log_stretch = (size - self.bound).clamp_(min=0).log1p_()
-        value = torch.copysign(size.clamp(max=self.bound) + log_stretch, x)
+        largest = torch.finfo(x.dtype).max  # where the maps before it overflow
+        log_stretch = (x.abs() - self.bound).clamp_(0, largest).log1p_()
+        value = x.clamp(-self.bound, self.bound) + torch.copysign(log_stretch, x)
         return value, -log_stretch
 
     def inverse(self, z: Tensor) -> Tensor:
         """The x whose value is z."""
-        size = z.abs()
-        beyond = (size - self.bound).clamp_(min=0).expm1_()
-        return torch.copysign(size.clamp(max=self.bound) + beyond, z)
+        largest = math.log(torch.finfo(z.dtype).max) / 2  # leaves room to unwhiten
+        beyond = (z.abs() - self.bound).clamp_(0, largest).expm1_()
+        return z.clamp(-self.bound, self.bound) + torch.copysign(beyond, z)
 
 
 class Affine:

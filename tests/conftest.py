@@ -3,6 +3,8 @@
 import os
 
 os.environ["MPLBACKEND"] = "Agg"
+# scikit-learn checks array API input only with this, set before SciPy is imported.
+os.environ["SCIPY_ARRAY_API"] = "1"
 
 import numpy as np
 import pytest

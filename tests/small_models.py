@@ -1,0 +1,63 @@
+"""Models that fit in a blink, and the rows they are fitted to."""
+
+from functools import cache
+
+import numpy as np
+from sklearn.datasets import make_moons
+
+from skflowmix import FlowMixture
+
+
+def small(n_components=1, **kwargs):
+    """A `FlowMixture` with small networks that counts as converged after 3 epochs."""
+    parameters = {
+        "n_transforms": 1,
+        "hidden_units": (8,),
+        "posterior_units": (8,),
+        "init_params": "kmeans",
+        "tol": 10.0,
+        "n_iter_no_change": 1,
+        "max_iter": 5,
+        "random_state": 0,
+    }
+    return FlowMixture(n_components, **{**parameters, **kwargs})
+
+
+def trained(n_components=1, **kwargs):
+    """A `FlowMixture` with small networks, trained until it has converged."""
+    parameters = {
+        "n_transforms": 2,
+        "hidden_units": (16,),
+        "posterior_units": (16,),
+        "init_params": "kmeans",
+        "n_iter_no_change": 3,
+        "random_state": 0,
+    }
+    return FlowMixture(n_components, **{**parameters, **kwargs})
+
+
+@cache
+def moons(n_samples=150, seed=0):
+    """Rows of two moons, read-only."""
+    X, _ = make_moons(n_samples, noise=0.1, random_state=seed)
+    X.setflags(write=False)
+    return X
+
+
+def answers(model, X):
+    """What a fitted model says of rows, by the name of the question."""
+    return {
+        "score_samples": model.score_samples(X),
+        "component_log_prob": model.component_log_prob(X),
+        "predict_proba": model.predict_proba(X),
+        "posterior_proba": model.posterior_proba(X),
+        "predict": model.predict(X),
+        "elbo": model.elbo(X),
+    }
+
+
+def assert_same_answers(model, other, X):
+    """Two models say the same, bit for bit."""
+    expected = answers(other, X)
+    for name, answer in answers(model, X).items():
+        np.testing.assert_array_equal(answer, expected[name], err_msg=name)

@@ -1,0 +1,37 @@
+"""scikit-learn's own checks of an estimator: all of them pass."""
+
+import pytest
+from sklearn.utils.estimator_checks import (
+    check_dataframe_column_names_consistency,
+    check_param_validation,
+    parametrize_with_checks,
+)
+from small_models import small
+
+from skflowmix import FlowMixture
+from skflowmix.flows import FLOWS
+
+
+@parametrize_with_checks(
+    [
+        *(
+            small(n_components, flow=flow, random_state=None)
+            for flow in FLOWS
+            for n_components in (1, 3)
+        ),
+        FlowMixture(),
+    ]
+)
+def test_sklearn(estimator, check):
+    check(estimator)
+
+
+# scikit-learn runs these on its own estimators only.
+
+
+def test_a_bad_parameter_is_named():
+    check_param_validation("FlowMixture", small())
+
+
+def test_column_names_are_checked():
+    check_dataframe_column_names_consistency("FlowMixture", small())

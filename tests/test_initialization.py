@@ -1,0 +1,245 @@
+"""Laws and results of the first partitions."""
+
+import numpy as np
+import pytest
+from sklearn.cluster import DBSCAN, AgglomerativeClustering, KMeans
+from sklearn.datasets import make_circles, make_moons
+from sklearn.metrics import adjusted_rand_score
+
+from skflowmix import initialization
+from skflowmix.initialization import (
+    INIT_METHODS,
+    nearest_mean_responsibilities,
+    propose_partitions,
+    score_partition,
+)
+
+
+def propose(x, n_components, init, *, seed=0, sample_weight=None, **options):
+    weight = np.ones(len(x)) if sample_weight is None else sample_weight
+    return propose_partitions(
+        x, weight, n_components, init, np.random.RandomState(seed), **options
+    )
+
+
+def ari(labels, proposal):
+    return adjusted_rand_score(labels, proposal.responsibilities.argmax(axis=1))
+
+
+def awkward_data():
+    rng = np.random.RandomState(0)
+    grid = np.array([(i, j) for i in range(6) for j in range(6)], dtype=float)
+    far = rng.randn(60, 2)
+    far[0] = 30.0
+    constant = rng.randn(40, 3)
+    constant[:, 1] = 0.0
+    return {
+        "one column": rng.randn(50, 1),
+        "constant column": constant,
+        "all columns constant": np.zeros((20, 2)),
+        "ties": grid,
+        "duplicates": np.repeat(rng.randn(8, 2), 5, axis=0),
+        "far row": far,
+        "slightly more rows than components": rng.randn(5, 2),
+        "as many rows as components": rng.randn(4, 2),
+        "fewer rows than components": rng.randn(2, 3),
+        "one row": rng.randn(1, 2),
+        "more columns than rows": rng.randn(50, 200),
+    }
+
+
+def linked_rings(n, random_state):
+    angle = random_state.uniform(0, 2 * np.pi, size=n)
+    flat = np.column_stack([np.cos(angle), np.sin(angle), np.zeros(n)])
+    flat[n // 2 :] = flat[n // 2 :][:, [0, 2, 1]] + [1.0, 0.0, 0.0]
+    return flat + 0.08 * random_state.randn(n, 3), np.arange(n) >= n // 2
+
+
+def crossed_gaussians(n, random_state):
+    x = random_state.randn(n, 2) * [3.0, 0.3]
+    x[n // 2 :] = x[n // 2 :, ::-1]
+    return x, np.arange(n) >= n // 2
+
+
+SHAPES = {
+    "circles": make_circles(600, noise=0.04, factor=0.5, random_state=0),
+    "moons": make_moons(600, noise=0.06, random_state=0),
+    "linked rings": linked_rings(600, np.random.RandomState(0)),
+}
+
+
+@pytest.mark.parametrize("init", INIT_METHODS)
+@pytest.mark.parametrize("name", awkward_data())
+def test_responsibilities_are_probabilities_on_awkward_data(name, init):
+    x = awkward_data()[name]
+    weight = np.random.RandomState(1).uniform(0.5, 2.0, size=len(x))
+    for sample_weight in (np.ones(len(x)), weight / weight.mean()):
+        proposals = propose(x, 4, init, sample_weight=sample_weight)
+        assert proposals
+        for proposal in proposals:
+            r = proposal.responsibilities
+            assert r.shape == (len(x), 4)
+            assert r.dtype == np.float64
+            assert np.all(r >= 0)
+            np.testing.assert_allclose(r.sum(axis=1), 1.0, rtol=1e-12)
+
+
+@pytest.mark.parametrize("init", INIT_METHODS)
+def test_same_seed_gives_same_proposals(init):
+    x, _ = SHAPES["moons"]
+    first, second = propose(x, 3, init, seed=5), propose(x, 3, init, seed=5)
+    assert [p.name for p in first] == [p.name for p in second]
+    for a, b in zip(first, second, strict=True):
+        np.testing.assert_array_equal(a.responsibilities, b.responsibilities)
+
+
+@pytest.mark.parametrize("init", [*INIT_METHODS, KMeans(2)])
+def test_inputs_stay_as_they_were(init):
+    x = SHAPES["moons"][0].copy()
+    weight = np.ones(len(x))
+    x.flags.writeable = weight.flags.writeable = False
+    propose(x, 2, init, sample_weight=weight)
+
+
+@pytest.mark.parametrize("init", INIT_METHODS)
+def test_one_component_takes_all(init):
+    (proposal,) = propose(np.zeros((3, 2)), 1, init)
+    np.testing.assert_array_equal(proposal.responsibilities, np.ones((3, 1)))
+
+
+@pytest.mark.parametrize("name", ["kmeans", "k-means++", "gmm", "spectral", "random"])
+def test_random_methods_give_n_init_proposals(name):
+    proposals = propose(np.random.RandomState(0).randn(80, 2), 3, name, n_init=3)
+    assert [p.name for p in proposals] == [name] * 3
+    if name in ("k-means++", "random"):
+        assert not np.array_equal(
+            proposals[0].responsibilities, proposals[1].responsibilities
+        )
+
+
+@pytest.mark.parametrize("init", ["auto", "spectral", "linkage"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_shapes_that_are_not_gaussian_are_found(shape, init):
+    x, labels = SHAPES[shape]
+    assert ari(labels, propose(x, 2, init)[0]) > 0.98
+
+
+def test_auto_believes_overlapping_gaussians_where_they_describe_the_density():
+    x, labels = crossed_gaussians(1000, np.random.RandomState(0))
+    best = propose(x, 2, "auto")[0]
+    assert best.name.startswith("gmm")
+    assert best.score > 0
+    assert ari(labels, best) > 0.6
+
+
+def test_auto_proposes_different_partitions_best_first():
+    x, _ = SHAPES["circles"]
+    proposals = propose(x, 2, "auto")
+    assert len(proposals) > 1
+    scores = [p.score for p in proposals]
+    assert scores == sorted(scores, reverse=True)
+    labels = [p.responsibilities.argmax(axis=1) for p in proposals]
+    for i, a in enumerate(labels):
+        for b in labels[:i]:
+            assert adjusted_rand_score(a, b) <= initialization.SAME_PARTITION_ARI
+
+
+def test_score_prefers_the_truth_and_punishes_empty_clusters():
+    x, labels = SHAPES["circles"]
+    weight = np.ones(len(x))
+    halves, everything = x[:, 0] > 0, np.zeros(len(x), dtype=int)
+    truth, cut, empty = (
+        score_partition(x, weight, np.eye(2)[np.asarray(y, dtype=int)], None)
+        for y in (labels, halves, everything)
+    )
+    assert truth > cut > empty
+
+
+@pytest.mark.parametrize("init", ["auto", "kmeans", "linkage", "spectral"])
+def test_a_far_row_does_not_take_a_component(init):
+    rng = np.random.RandomState(0)
+    x = np.concatenate([rng.randn(100, 2) - 4, rng.randn(100, 2) + 4, [[30.0, 30.0]]])
+    labels = np.repeat([0, 1], 100)
+    r = propose(x, 2, init)[0].responsibilities
+    assert adjusted_rand_score(labels, r[:-1].argmax(axis=1)) > 0.98
+
+
+@pytest.mark.parametrize("init", ["auto", "spectral", "linkage", "gmm", "kmeans"])
+def test_many_rows_follow_their_landmarks(init, monkeypatch):
+    monkeypatch.setattr(initialization, "MAX_GRAPH_ROWS", 300)
+    monkeypatch.setattr(initialization, "MAX_MODEL_ROWS", 300)
+    rng = np.random.RandomState(0)
+    labels = np.arange(2000) % 3
+    x = 6.0 * np.eye(3)[labels] + rng.randn(2000, 3)
+    best = propose(x, 3, init)[0]
+    assert best.responsibilities.shape == (2000, 3)
+    assert ari(labels, best) > 0.95
+
+
+@pytest.mark.parametrize("init", ["kmeans", "gmm", AgglomerativeClustering(2)])
+def test_weights_move_the_partition(init):
+    rng = np.random.RandomState(0)
+    x = np.concatenate([c + rng.randn(50, 1) for c in (0.0, 20.0, 28.0)])
+    light = np.r_[np.full(50, 1e-6), np.ones(100)]
+    even = propose(x, 2, init)[0]
+    assert ari(np.repeat([0, 1, 1], 50), even) == 1.0
+    weighted = propose(x, 2, init, sample_weight=light / light.mean())[0]
+    heavy = weighted.responsibilities[50:].argmax(axis=1)
+    assert adjusted_rand_score(np.repeat([0, 1], 50), heavy) == 1.0
+
+
+def test_column_scales_restore_data_units_only_where_plausible():
+    x, _ = SHAPES["moons"]
+    stretched = x / [1.0, 0.2]
+    back = propose(stretched, 2, "kmeans", column_scales=np.array([1.0, 0.2]))[0]
+    units = propose(x, 2, "kmeans", column_scales=np.ones(2))[0]
+    np.testing.assert_array_equal(back.responsibilities, units.responsibilities)
+    wild = propose(x, 2, "kmeans", column_scales=np.array([1.0, 1e6]))[0]
+    default = propose(x, 2, "kmeans")[0]
+    np.testing.assert_array_equal(wild.responsibilities, default.responsibilities)
+
+
+class TestClusterer:
+    x = np.concatenate([np.random.RandomState(0).randn(40, 2) + 9 * i for i in (0, 1)])
+    labels = np.repeat([0, 1], 40)
+
+    def test_is_cloned_and_seeded(self):
+        clusterer = KMeans(2, n_init=1)
+        first, second = (propose(self.x, 2, clusterer)[0] for _ in range(2))
+        assert first.name == "KMeans"
+        assert not hasattr(clusterer, "labels_")
+        assert clusterer.random_state is None
+        np.testing.assert_array_equal(first.responsibilities, second.responsibilities)
+        assert ari(self.labels, first) == 1.0
+
+    def test_noise_goes_to_its_nearest_cluster(self):
+        x = np.concatenate([self.x, [[-6.0, -6.0]]])
+        clusterer = DBSCAN(eps=0.6, min_samples=3)
+        assert clusterer.fit(x).labels_[-1] == -1
+        best = propose(x, 2, clusterer)[0].responsibilities
+        assert best[-1] @ best[:40].mean(axis=0) > 0.9
+
+    def test_nothing_but_noise_is_split(self):
+        best = propose(self.x, 2, DBSCAN(eps=1e-6))[0]
+        assert ari(self.labels, best) == 1.0
+
+    def test_too_few_clusters_are_split(self):
+        best = propose(self.x, 4, AgglomerativeClustering(2))[0].responsibilities
+        assert np.all(best.sum(axis=0) > 0)
+        assert not np.any(best[:40].any(axis=0) & best[40:].any(axis=0))
+
+    def test_too_many_clusters_name_the_parameter(self):
+        with pytest.raises(ValueError, match="init_params"):
+            propose(self.x, 2, AgglomerativeClustering(3))
+
+
+def test_unknown_name_lists_the_known_ones():
+    with pytest.raises(ValueError, match="linkage"):
+        propose(np.zeros((3, 2)), 2, "kmean")
+
+
+def test_nearest_mean():
+    x = np.array([[0.0, 0.0], [5.0, 4.0], [0.9, 0.1]])
+    means = np.array([[5.0, 5.0], [0.0, 0.0], [1.0, 0.0]])
+    expected = [[0, 1, 0], [1, 0, 0], [0, 0, 1]]
+    np.testing.assert_array_equal(nearest_mean_responsibilities(x, means), expected)

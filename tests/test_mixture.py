@@ -1,0 +1,517 @@
+"""The mixture: a density, a Gaussian mixture without transforms, samples of itself."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+from sklearn.mixture import GaussianMixture
+
+from skflowmix import FlowMixture
+from skflowmix.flows import FLOWS
+from skflowmix.mixture import Gaussians, MixtureOfFlows, Support, elbo_terms
+from skflowmix.transforms import LogTail
+
+each_family = pytest.mark.parametrize("flow", FLOWS)
+each_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def random_gaussians(n_components, n_features, seed=0):
+    """Weights from 1:1 to 1:K, means within some deviations, full covariances."""
+    rng = np.random.default_rng(seed)
+    weights = np.arange(1.0, n_components + 1)
+    means = rng.normal(size=(n_components, n_features))
+    factors = 0.3 * rng.normal(size=(n_components, n_features, n_features))
+    covariances = factors @ factors.transpose(0, 2, 1) + 0.3 * np.eye(n_features)
+    return Gaussians(weights / weights.sum(), means, covariances)
+
+
+def make_model(
+    flow="nsf-ar", n_components=3, n_features=2, n_transforms=3, size=0.2, seed=0
+):
+    """A mixture whose flows and q are perturbed by noise of the given size."""
+    model = MixtureOfFlows(
+        random_gaussians(n_components, n_features, seed),
+        flow=flow,
+        n_transforms=n_transforms,
+        hidden_units=(16,),
+        posterior_units=(16,),
+        generator=seeded(seed),
+    )
+    generator = seeded(seed + 1)
+    for parameter in (*model.flows.parameters(), *model.posterior.parameters()):
+        noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+        parameter.data += size * noise
+    return model
+
+
+def rows(n_rows, n_features=2, size=2.0, seed=5):
+    shape = (n_rows, n_features)
+    return size * torch.randn(shape, generator=seeded(seed), dtype=torch.float64)
+
+
+def grid(n_features, n_points):
+    """Points (N, D) of a grid that reaches into the tails, and their volumes (N,)."""
+    tail = LogTail()
+    z = torch.linspace(-8, 8, n_points, dtype=torch.float64)
+    axis = tail.inverse(z)
+    lengths = (-tail.forward(axis)[1]).exp() * (z[1] - z[0])
+    x = torch.cartesian_prod(*n_features * [axis]).view(-1, n_features)
+    volumes = torch.cartesian_prod(*n_features * [lengths]).view(-1, n_features)
+    return x, volumes.prod(1)
+
+
+N_POINTS = {1: 4001, 2: 251}
+
+
+# It is a Gaussian mixture before anything is learned.
+
+
+@pytest.mark.parametrize("n_features", [1, 2, 3, 8])
+@pytest.mark.parametrize("n_components", [1, 3])
+def test_without_transforms_components_are_scipys_gaussians(n_features, n_components):
+    gaussians = random_gaussians(n_components, n_features)
+    model = make_model(
+        n_components=n_components, n_features=n_features, n_transforms=0
+    )
+    x = rows(200, n_features, size=5.0)
+    found = model.component_log_prob(x)
+    assert found.shape == (200, n_components)
+    for k in range(n_components):
+        normal = stats.multivariate_normal(gaussians.means[k], gaussians.covariances[k])
+        np.testing.assert_allclose(
+            found[:, k].numpy(force=True), normal.logpdf(x.numpy()), rtol=0, atol=1e-9
+        )
+
+
+@pytest.mark.parametrize("n_features", [1, 2, 8])
+def test_without_transforms_the_whole_is_scikit_learns_mixture(n_features):
+    X = rows(300, n_features).numpy()
+    theirs = GaussianMixture(3, random_state=0).fit(X)
+    model = MixtureOfFlows(
+        Gaussians(theirs.weights_, theirs.means_, theirs.covariances_),
+        flow="maf",
+        n_transforms=0,
+        hidden_units=(),
+        posterior_units=(),
+        generator=seeded(),
+    )
+    far = 3 * rows(300, n_features, seed=6)
+    log_joint = model.component_log_prob(far) + model.log_weights
+    np.testing.assert_allclose(
+        model.log_prob(far).numpy(force=True),
+        theirs.score_samples(far.numpy()),
+        rtol=0,
+        atol=1e-6,
+    )
+    np.testing.assert_allclose(
+        log_joint.softmax(1).numpy(force=True),
+        theirs.predict_proba(far.numpy()),
+        rtol=0,
+        atol=1e-6,
+    )
+
+
+@each_family
+@pytest.mark.parametrize("n_features", [1, 2, 8])
+def test_untrained_components_are_gaussians_within_three_deviations(flow, n_features):
+    gaussians = random_gaussians(3, n_features)
+    model = make_model(flow, 3, n_features, size=0.0)
+    white = rows(200, n_features).clamp(-3, 3).numpy()
+    for k in range(3):
+        factor = np.linalg.cholesky(gaussians.covariances[k])
+        x = white @ factor.T + gaussians.means[k]
+        normal = stats.multivariate_normal(gaussians.means[k], gaussians.covariances[k])
+        found = model.component_log_prob(torch.from_numpy(x))[:, k]
+        np.testing.assert_allclose(
+            found.numpy(force=True), normal.logpdf(x), rtol=0, atol=1e-6
+        )
+
+
+# It is a density.
+
+FAR = [100.0, 300.0, 1e3, 1e4, 1e5, 1e6, 1e9, 1e13]
+
+
+@each_family
+@pytest.mark.parametrize("n_features", [1, 2])
+@pytest.mark.parametrize("size", [0.0, 0.1], ids=["initial", "perturbed"])
+def test_density_integrates_to_one(flow, n_features, size):
+    model = make_model(flow, 3, n_features, size=size)
+    x, volumes = grid(n_features, N_POINTS[n_features])
+    with torch.no_grad():
+        masses = volumes @ model.component_log_prob(x).exp()
+        mass = masses @ model.log_weights.exp()
+    torch.testing.assert_close(masses, torch.ones_like(masses), rtol=0, atol=1e-3)
+    assert float(mass) == pytest.approx(1, abs=1e-3)
+
+
+@each_family
+@pytest.mark.parametrize("n_features", [1, 2])
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_density_of_a_trained_model_integrates_to_one(flow, n_features):
+    """In data units: the scales of the columns are counted."""
+    rng = np.random.default_rng(0)
+    angle = rng.uniform(0, np.pi, 300)
+    half = rng.integers(2, size=300)
+    X = np.column_stack((np.cos(angle), np.sin(angle)))
+    X = np.where(half[:, None], X, [1.0, 0.5] - X) + 0.1 * rng.normal(size=(300, 2))
+    X = (X * [1e-3, 50.0] + [7.0, -3.0])[:, :n_features]
+    model = FlowMixture(
+        2,
+        flow=flow,
+        hidden_units=(16,),
+        init_params="kmeans",
+        n_iter_init=10,
+        max_iter=10,
+        random_state=0,
+    ).fit(X)
+    gaussian = GaussianMixture(2, random_state=0).fit(X)
+    if n_features == 2:  # it has learned something
+        assert model.score(X) > gaussian.score(X) + 0.05
+    x, volumes = grid(n_features, N_POINTS[n_features])
+    center, scale = X.mean(0), X.std(0)
+    log_prob = model.score_samples(x.numpy() * scale + center)
+    mass = volumes.numpy() @ np.exp(log_prob) * scale.prod()
+    assert mass == pytest.approx(1, abs=1e-3)
+
+
+@each_family
+@pytest.mark.parametrize("n_features", [1, 2, 8])
+def test_log_prob_is_the_weighted_sum_of_the_components(flow, n_features):
+    model = make_model(flow, 3, n_features)
+    model.weight_logits.data += torch.tensor([5.0, -1.0, 0.3])
+    x = rows(100, n_features)
+    weights = model.weight_logits.exp() / model.weight_logits.exp().sum()
+    torch.testing.assert_close(model.log_weights.exp(), weights)
+    expected = (model.component_log_prob(x).exp() @ weights).log()
+    torch.testing.assert_close(model.log_prob(x), expected, rtol=0, atol=1e-10)
+
+
+@each_family
+@each_dtype
+@pytest.mark.parametrize("n_features", [1, 2, 8])
+def test_density_is_finite_and_falls_far_from_the_data(flow, dtype, n_features):
+    directions = torch.nn.functional.normalize(rows(64, n_features)).to(dtype)
+    points = torch.stack([r * directions for r in FAR])
+
+    def far_log_prob(model):
+        with torch.no_grad():
+            found = model.to(dtype).component_log_prob(points.flatten(0, 1))
+        assert found.isfinite().all()
+        return found.unflatten(0, (len(FAR), -1))
+
+    assert (
+        far_log_prob(make_model(flow, 2, n_features, size=0.05)).diff(dim=0) < 0
+    ).all()
+    far_log_prob(make_model(flow, 2, n_features, size=1.0))  # at wild weights finite
+
+
+@each_family
+@pytest.mark.parametrize("n_features", [1, 2, 8])
+def test_far_points_are_less_likely_than_samples(flow, n_features):
+    model = make_model(flow, 2, n_features, size=0.1)
+    directions = torch.nn.functional.normalize(rows(64, n_features))
+    far = torch.cat([r * directions for r in FAR])
+    with torch.no_grad():
+        for k in range(2):
+            samples = model.sample(torch.full((1000,), k), seeded())
+            log_prob = model.component_log_prob(samples)[:, k]
+            far_log_prob = model.component_log_prob(far)[:, k]
+            assert far_log_prob.max() < log_prob.quantile(0.01) - 3
+
+
+@each_family
+def test_columns_of_the_table_are_the_components(flow):
+    """Column k depends on the parameters of component k only."""
+    model = make_model(flow)
+    x = rows(20)
+    model.component_log_prob(x)[:, 1].sum().backward()
+    for parameter in model.flows.parameters():
+        assert not parameter.grad[[0, 2]].any()
+    assert any(p.grad[1].any() for p in model.flows.parameters())
+
+
+# Gaussians.
+
+
+@pytest.mark.parametrize("n_features", [1, 3])
+@pytest.mark.parametrize("soft", [False, True])
+def test_fitted_gaussians_are_numpys_weighted_moments(n_features, soft):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(60, n_features)) * 3 + 1
+    weights = rng.uniform(0.1, 4, size=60)
+    shares = rng.dirichlet(np.ones(3), 60) if soft else np.eye(3)[np.arange(60) % 3]
+    kept = x.copy(), weights.copy(), shares.copy()
+    gaussians = Gaussians.fit(x, weights, shares, reg_covar=0.05)
+    totals = weights @ shares
+    np.testing.assert_allclose(gaussians.weights, totals / totals.sum())
+    for k in range(3):
+        own = weights * shares[:, k]
+        mean = np.average(x, axis=0, weights=own)
+        covariance = np.cov(x.T, aweights=own, ddof=0).reshape(n_features, n_features)
+        np.testing.assert_allclose(gaussians.means[k], mean)
+        np.testing.assert_allclose(
+            gaussians.covariances[k], covariance + 0.05 * np.eye(n_features)
+        )
+    for before, after in zip(kept, (x, weights, shares), strict=True):
+        np.testing.assert_array_equal(before, after)
+
+
+def test_component_without_rows_takes_the_moments_of_all():
+    x = rows(50).numpy()
+    weights = np.linspace(1, 2, 50)
+    shares = np.eye(3)[np.arange(50) % 2]  # nothing for the third
+    gaussians = Gaussians.fit(x, weights, shares, reg_covar=0.0)
+    np.testing.assert_allclose(
+        gaussians.means[2], np.average(x, axis=0, weights=weights)
+    )
+    np.testing.assert_allclose(
+        gaussians.covariances[2], np.cov(x.T, aweights=weights, ddof=0)
+    )
+    assert 0 < gaussians.weights[2] < 1e-5
+    assert gaussians.weights.sum() == pytest.approx(1)
+
+
+def test_gaussians_can_be_reordered():
+    gaussians = random_gaussians(3, 2)
+    some = gaussians[np.array([2, 0])]
+    np.testing.assert_array_equal(some.weights, gaussians.weights[[2, 0]])
+    np.testing.assert_array_equal(some.means, gaussians.means[[2, 0]])
+    np.testing.assert_array_equal(some.covariances, gaussians.covariances[[2, 0]])
+
+
+# Supports.
+
+
+@given(
+    chosen=st.integers(1, 12).flatmap(
+        lambda n: st.lists(
+            st.lists(st.booleans(), min_size=3, max_size=3), min_size=n, max_size=n
+        )
+    )
+)
+def test_support_holds_every_chosen_pair_once(chosen):
+    chosen = torch.tensor(chosen)
+    support = Support(chosen)
+    counts = torch.zeros(chosen.shape, dtype=torch.int64)
+    for k in range(3):
+        for row in support.rows[k][support.valid[k]]:
+            counts[row, k] += 1
+    assert torch.equal(counts, chosen.long())
+    assert support.rows.shape == support.valid.shape == (3, int(chosen.sum(0).max()))
+
+
+@each_family
+@pytest.mark.parametrize("share", [0.05, 0.5, 1.0])
+def test_log_prob_on_a_support_equals_the_dense_table(flow, share):
+    model = make_model(flow)
+    x = rows(50)
+    chosen = torch.rand(50, 3, generator=seeded(3)) < share
+    chosen[0, 0] = True
+    support = Support(chosen)
+    table = torch.zeros(50, 3, dtype=torch.float64)
+    packed = model.component_log_prob_on(x, support)
+    dense = model.component_log_prob(x)
+    component = torch.arange(3).unsqueeze(1).expand_as(support.rows)
+    table[support.rows[support.valid], component[support.valid]] = packed[support.valid]
+    torch.testing.assert_close(
+        table, dense.masked_fill(~chosen, 0.0), rtol=0, atol=1e-10
+    )
+    gathered = support.gather(dense)[support.valid]
+    torch.testing.assert_close(gathered, packed[support.valid], rtol=0, atol=1e-10)
+
+
+# Reordering.
+
+
+@each_family
+def test_permuted_components_permute_densities_and_posteriors(flow):
+    model = make_model(flow)
+    x = rows(50)
+    index = torch.tensor([2, 0, 1])
+    questions = (model.component_log_prob, model.posterior_logits)
+    before = [question(x) for question in questions]
+    log_weights, log_prob = model.log_weights, model.log_prob(x)
+    model.permute_(index)
+    for table, question in zip(before, questions, strict=True):
+        torch.testing.assert_close(question(x), table[:, index])
+    torch.testing.assert_close(model.log_weights, log_weights[index])
+    torch.testing.assert_close(model.log_prob(x), log_prob)
+    labels = torch.arange(3).repeat(10)
+    assert model.sample(labels, seeded()).shape == (30, 2)
+
+
+def test_temperature_divides_the_posteriors_logits():
+    model = make_model()
+    x = rows(10)
+    logits = model.posterior_logits(x)
+    model.temperature.fill_(0.25)
+    torch.testing.assert_close(model.posterior_logits(x), 4 * logits)
+
+
+def test_posterior_is_bounded_far_from_the_data():
+    model = make_model()
+    x = rows(10)
+    far = model.posterior_logits(1e12 * x)
+    assert far.isfinite().all()
+    torch.testing.assert_close(far, model.posterior_logits(1e6 * x))
+
+
+# Samples.
+
+
+def test_samples_without_transforms_have_their_components_moments():
+    gaussians = random_gaussians(4, 3)
+    model = make_model(n_components=4, n_features=3, n_transforms=0)
+    # Mixed order, and component 2 is absent.
+    labels = torch.tensor([3, 0, 1, 0]).repeat(10_000)
+    with torch.no_grad():
+        x = model.sample(labels, seeded()).numpy()
+    assert x.shape == (40_000, 3)
+    for k, n in ((0, 20_000), (1, 10_000), (3, 10_000)):
+        own = x[labels.numpy() == k]
+        deviations = np.sqrt(np.diag(gaussians.covariances[k]))
+        errors = (own.mean(0) - gaussians.means[k]) / (deviations / math.sqrt(n))
+        assert np.abs(errors).max() < 4
+        np.testing.assert_allclose(
+            np.cov(own.T), gaussians.covariances[k], rtol=0, atol=0.05
+        )
+
+
+@each_family
+def test_samples_in_one_dimension_follow_the_density(flow):
+    """Kolmogorov-Smirnov against the integral of the component's own density."""
+    model = make_model(flow, n_components=2, n_features=1)
+    x, volumes = grid(1, 4001)
+    with torch.no_grad():
+        densities = model.component_log_prob(x).exp()
+        draws = model.sample(torch.arange(2).repeat(2000), seeded(9)).view(-1, 2)
+    for k in range(2):
+        cumulated = (volumes * densities[:, k]).cumsum(0)
+
+        def distribution(values, cumulated=cumulated):
+            return np.interp(values, x[:, 0].numpy(), cumulated.numpy())
+
+        assert stats.kstest(draws[:, k].numpy(), distribution).pvalue > 1e-3
+
+
+@each_family
+def test_samples_have_the_densitys_entropy_and_mean(flow):
+    """Against integrals over a grid, which know nothing of the sampler."""
+    model = make_model(flow, size=0.1)
+    n = 4000
+    x, volumes = grid(2, N_POINTS[2])
+    with torch.no_grad():
+        for k in range(3):
+            draws = model.sample(torch.full((n,), k), seeded(k))
+            log_prob = model.component_log_prob(draws)[:, k]
+            on_grid = model.component_log_prob(x)[:, k]
+            mass = volumes * on_grid.exp()
+            # Tails are logarithmic: bounded statistics have bounded errors.
+            for drawn, known in (
+                (log_prob.clamp(min=-12), on_grid.clamp(min=-12)),
+                (draws[:, 0].tanh(), x[:, 0].tanh()),
+                (draws[:, 1].tanh(), x[:, 1].tanh()),
+                ((draws[:, 0] * draws[:, 1]).tanh(), (x[:, 0] * x[:, 1]).tanh()),
+            ):
+                error = drawn.mean() - mass @ known
+                assert abs(error) < 4 * drawn.std() / math.sqrt(n) + 1e-3
+
+
+@each_family
+@pytest.mark.parametrize("n_features", [1, 2, 3, 8])
+def test_each_sampled_row_comes_from_its_component(flow, n_features):
+    """Far apart, the component of a row is plain to see."""
+    gaussians = random_gaussians(3, n_features)
+    gaussians.means += 1000 * np.arange(3)[:, None]
+    model = MixtureOfFlows(
+        gaussians,
+        flow=flow,
+        n_transforms=2,
+        hidden_units=(8,),
+        posterior_units=(),
+        generator=seeded(),
+    )
+    labels = torch.randint(3, (60,), generator=seeded(1))
+    x = model.sample(labels, seeded(2))
+    assert torch.equal(model.component_log_prob(x).argmax(1), labels)
+
+
+def test_sampling_is_reproducible_and_varies():
+    model = make_model()
+    labels = torch.arange(3).repeat(20)
+    one, same = model.sample(labels, seeded(1)), model.sample(labels, seeded(1))
+    assert torch.equal(one, same)
+    other = model.sample(labels, seeded(2))
+    assert not torch.isclose(one, other).any()
+    assert len(one.unique(dim=0)) == 60
+
+
+# The bound.
+
+
+def random_tables(n_components, seed, size):
+    """log p(x|k), log p(k) and log q(k|x) of 20 rows."""
+    generator = seeded(seed)
+    shapes = (20, n_components), (n_components,), (20, n_components)
+    joint, prior, posterior = (
+        torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes
+    )
+    return size * joint, prior.log_softmax(0), (size * posterior).log_softmax(1)
+
+
+@given(
+    seed=st.integers(0, 10_000),
+    n_components=st.integers(1, 6),
+    size=st.floats(0.01, 100.0),
+    temperature=st.floats(0.1, 10.0),
+)
+def test_elbo_never_exceeds_the_log_likelihood(seed, n_components, size, temperature):
+    log_prob, log_prior, log_q = random_tables(n_components, seed, size)
+    log_q = (log_q / temperature).log_softmax(1)
+    elbo = sum(elbo_terms(log_prob, log_prior, log_q))
+    log_likelihood = (log_prob + log_prior).logsumexp(1)
+    assert (elbo <= log_likelihood + 1e-9).all()
+
+
+@given(
+    seed=st.integers(0, 10_000),
+    n_components=st.integers(1, 6),
+    size=st.floats(0.01, 10.0),
+)
+def test_elbo_of_the_exact_posterior_is_the_log_likelihood(seed, n_components, size):
+    log_prob, log_prior, _ = random_tables(n_components, seed, size)
+    log_joint = log_prob + log_prior
+    elbo = sum(elbo_terms(log_prob, log_prior, log_joint.log_softmax(1)))
+    torch.testing.assert_close(elbo, log_joint.logsumexp(1), rtol=0, atol=1e-10)
+
+
+def test_terms_of_the_elbo_are_their_definitions():
+    log_prob, log_prior, log_q = random_tables(3, 0, 1.0)
+    reconstruction, prior, entropy = elbo_terms(log_prob, log_prior, log_q)
+    q = log_q.exp().numpy()
+    np.testing.assert_allclose(reconstruction, (q * log_prob.numpy()).sum(1))
+    np.testing.assert_allclose(prior, q @ log_prior.numpy())
+    np.testing.assert_allclose(entropy, stats.entropy(q, axis=1))
+
+
+@each_family
+def test_elbo_of_a_model_is_below_its_log_likelihood(flow):
+    model = make_model(flow, size=0.5)
+    x = rows(200)
+    log_q = model.posterior_logits(x).log_softmax(1)
+    log_prob = model.component_log_prob(x)
+    gap = model.log_prob(x) - sum(elbo_terms(log_prob, model.log_weights, log_q))
+    # The gap is the Kullback-Leibler divergence of q from the exact posterior.
+    log_posterior = (log_prob + model.log_weights).log_softmax(1)
+    divergence = (log_q.exp() * (log_q - log_posterior)).sum(1)
+    assert gap.min() >= -1e-9 and gap.max() > 0.1
+    torch.testing.assert_close(gap, divergence, rtol=0, atol=1e-9)

@@ -1,0 +1,378 @@
+"""What is trained: lower bounds of the log-likelihood, however few pairs they take."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from test_mixture import make_model, rows, seeded
+
+from skflowmix import objectives
+from skflowmix.flows import FLOWS
+from skflowmix.objectives import (
+    ElboObjective,
+    MStepObjective,
+    Rows,
+    Temperature,
+    robust_gain,
+)
+
+each_family = pytest.mark.parametrize("flow", FLOWS)
+
+N_ROWS = 40
+
+
+def make_rows(n_components=3, n_rows=N_ROWS, hard=False, seed=3):
+    generator = seeded(seed)
+    weights = 0.1 + torch.rand(n_rows, generator=generator, dtype=torch.float64)
+    shares = torch.rand(n_rows, n_components, generator=generator, dtype=torch.float64)
+    if hard:
+        shares = torch.eye(n_components).double()[shares.argmax(1)]
+    x = rows(n_rows, seed=seed)
+    return Rows(x, weights, shares / shares.sum(1, keepdim=True))
+
+
+def weighted_mean(values, data):
+    return (values * data.weights).sum() / data.weights.sum()
+
+
+def constant_temperature(value=1.0):
+    return Temperature(value, 0.0)
+
+
+def make_elbo(model, data, temperature=1.0):
+    return ElboObjective(model, data, data, constant_temperature(temperature))
+
+
+def decided(model):
+    """Scale the logits of q so that some rows are decided and others are not."""
+    for parameter in model.posterior.mlp.layers[-1].parameters():
+        parameter.data *= 25
+    return model
+
+
+def everything(data):
+    return torch.arange(len(data))
+
+
+def force(monkeypatch, path):
+    """Take the sparse path wherever it is correct, or nowhere."""
+    share = {"sparse": math.inf, "dense": 0.0}[path]
+    monkeypatch.setattr(objectives, "SPARSE_SHARE", share)
+
+
+def loss_and_gradients(objective, index):
+    model = objective.model
+    model.zero_grad()
+    loss = objective.loss(index)
+    loss.backward()
+    return loss.detach(), [p.grad.clone() for p in model.parameters()]
+
+
+def count_dense_tables(model, monkeypatch):
+    """Count evaluations of all pairs."""
+    calls = []
+    original = model.component_log_prob
+    monkeypatch.setattr(
+        model, "component_log_prob", lambda x: calls.append(len(x)) or original(x)
+    )
+    return calls
+
+
+# The ELBO.
+
+
+@given(
+    seed=st.integers(0, 1000),
+    n_components=st.integers(1, 5),
+    flow=st.sampled_from(list(FLOWS)),
+    temperature=st.floats(0.1, 10.0),
+    step=st.integers(0, 1),
+)
+def test_elbo_never_exceeds_the_log_likelihood(
+    seed, n_components, flow, temperature, step
+):
+    """Neither the dense ELBO of step 0, nor the truncated one of step 1."""
+    model = decided(make_model(flow, n_components, n_transforms=2, seed=seed))
+    data = make_rows(n_components, seed=seed + 1)
+    objective = make_elbo(model, data, temperature)
+    objective.n_steps = step
+    for row in range(5):
+        one = torch.tensor([row])
+        bound = -objective.loss(one)
+        assert bound <= model.log_prob(data.x[one]).squeeze() + 1e-9
+
+
+@pytest.mark.parametrize("n_components", [1, 3])
+@pytest.mark.parametrize("temperature", [0.2, 1.0])
+def test_dense_loss_is_the_textbooks_elbo(n_components, temperature):
+    model = decided(make_model(n_components=n_components))
+    data = make_rows(n_components)
+    loss = make_elbo(model, data, temperature).loss(everything(data))
+    q = (model.posterior(data.x) / temperature).softmax(1)
+    log_joint = model.component_log_prob(data.x) + model.log_weights
+    elbo = (q * (log_joint - q.log())).sum(1)
+    torch.testing.assert_close(-loss, weighted_mean(elbo, data), rtol=0, atol=1e-10)
+
+
+def test_loss_of_the_exact_posterior_is_minus_the_log_likelihood(monkeypatch):
+    model = make_model()
+    data = make_rows()
+    log_joint = model.component_log_prob(data.x) + model.log_weights
+    monkeypatch.setattr(model, "posterior_logits", lambda x: log_joint)
+    loss = make_elbo(model, data).loss(everything(data))
+    expected = weighted_mean(model.log_prob(data.x), data)
+    torch.testing.assert_close(-loss, expected, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("path", ["sparse", "dense"])
+@pytest.mark.parametrize("threshold", [1e-3, 0.05, 0.3])
+def test_truncated_elbo_is_the_elbo_on_the_support(monkeypatch, path, threshold):
+    """With q renormalised where it is at least the threshold, and nothing else."""
+    monkeypatch.setattr(objectives, "MIN_POSTERIOR", threshold)
+    force(monkeypatch, path)
+    model, data = decided(make_model()), make_rows()
+    objective = make_elbo(model, data)
+    objective.n_steps = 1
+    loss = objective.loss(everything(data))
+    q = model.posterior_logits(data.x).softmax(1)
+    q = torch.where(q > threshold, q, 0.0)
+    assert (q == 0).any() and (q > 0).sum() > len(q)
+    q = q / q.sum(1, keepdim=True)
+    log_joint = model.component_log_prob(data.x) + model.log_weights
+    terms = torch.where(q > 0, q * (log_joint - q.clamp(min=1e-300).log()), 0.0)
+    expected = weighted_mean(terms.sum(1), data)
+    torch.testing.assert_close(-loss, expected, rtol=0, atol=1e-10)
+
+
+@each_family
+@pytest.mark.parametrize("threshold", [1e-3, 0.1])
+def test_sparse_path_gives_the_values_and_gradients_of_the_dense_one(
+    flow, threshold, monkeypatch
+):
+    monkeypatch.setattr(objectives, "MIN_POSTERIOR", threshold)
+    model, data = decided(make_model(flow)), make_rows()
+    results = []
+    for path in ("sparse", "dense"):
+        force(monkeypatch, path)
+        objective = make_elbo(model, data)
+        objective.n_steps = 1
+        with monkeypatch.context() as patch:
+            calls = count_dense_tables(model, patch)
+            results.append(loss_and_gradients(objective, everything(data)))
+        assert len(calls) == (path == "dense")
+    (sparse, sparse_gradients), (dense, dense_gradients) = results
+    torch.testing.assert_close(sparse, dense, rtol=0, atol=1e-10)
+    for one, other in zip(sparse_gradients, dense_gradients, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-10)
+    assert all(p.grad.any() for p in model.flows.parameters())
+    assert any(p.grad.any() for p in model.posterior.parameters())
+
+
+def test_q_that_prefers_no_component_is_not_lost(monkeypatch):
+    """Every row keeps its likeliest component, with thousands of components too."""
+    monkeypatch.setattr(objectives, "MIN_POSTERIOR", 0.9)
+    model, data = make_model(), make_rows()
+    objective = make_elbo(model, data)
+    objective.n_steps = 1
+    loss, gradients = loss_and_gradients(objective, everything(data))
+    best = model.posterior_logits(data.x).argmax(1)
+    log_joint = model.component_log_prob(data.x) + model.log_weights
+    own = log_joint[torch.arange(N_ROWS), best]
+    torch.testing.assert_close(-loss, weighted_mean(own, data).detach())
+    assert all(gradient.isfinite().all() for gradient in gradients)
+
+
+def test_sparse_path_is_taken_when_it_saves_pairs(monkeypatch):
+    model, data = make_model(n_components=3), make_rows()
+    calls = count_dense_tables(model, monkeypatch)
+    objective = make_elbo(model, data)
+    calls.clear()
+    logits = 30 * torch.eye(3).double()[torch.arange(N_ROWS) % 3]
+    monkeypatch.setattr(model, "posterior_logits", lambda x: logits)
+    monkeypatch.setattr(objectives, "DENSE_EVERY", 4)
+    for step in range(9):
+        objective.loss(everything(data))
+        assert len(calls) == 1 + step // 4  # steps 0, 4 and 8 are dense
+    # One component takes all rows: a table of three times 40 saves nothing.
+    logits = 30 * torch.eye(3).double()[torch.zeros(N_ROWS, dtype=torch.int64)]
+    calls.clear()
+    objective.loss(everything(data))
+    assert len(calls) == 1
+
+
+def test_loss_sees_the_rows_of_its_batch_only():
+    model, data = make_model(), make_rows()
+    index = torch.tensor([5, 3, 17])
+    for make in (make_elbo, lambda m, d: MStepObjective(m, d, d)):
+        whole, part = make(model, data), make(model, data[index])
+        torch.testing.assert_close(whole.loss(index), part.loss(torch.arange(3)))
+
+
+@given(scale=st.floats(1e-6, 1e6))
+def test_scale_of_the_weights_does_not_matter(scale):
+    model, data = make_model(n_transforms=1), make_rows()
+    scaled = Rows(data.x, scale * data.weights, data.responsibilities)
+    for make in (make_elbo, lambda m, d: MStepObjective(m, d, d)):
+        one, other = make(model, data), make(model, scaled)
+        torch.testing.assert_close(
+            one.loss(everything(data)), other.loss(everything(data))
+        )
+
+
+@pytest.mark.parametrize("path", ["sparse", "dense"])
+def test_weight_equals_repetition(monkeypatch, path):
+    force(monkeypatch, path)
+    model, data = decided(make_model()), make_rows(hard=True)
+    counts = 1 + torch.arange(N_ROWS) % 3
+    weighted = Rows(data.x, counts.double(), data.responsibilities)
+    repeated = Rows(
+        data.x.repeat_interleave(counts, 0),
+        torch.ones(int(counts.sum()), dtype=torch.float64),
+        data.responsibilities.repeat_interleave(counts, 0),
+    )
+    for make in (make_elbo, lambda m, d: MStepObjective(m, d, d)):
+        one, other = make(model, weighted), make(model, repeated)
+        one.n_steps = other.n_steps = 1
+        torch.testing.assert_close(
+            one.loss(everything(weighted)), other.loss(everything(repeated))
+        )
+        for key, figure in one.evaluate().items():
+            if not key.startswith(("n_", "train", "elbo")):  # of the first rows
+                assert figure == pytest.approx(other.evaluate()[key], abs=1e-10)
+
+
+# The M-step.
+
+
+@pytest.mark.parametrize("path", ["sparse", "dense"])
+@pytest.mark.parametrize("hard", [True, False])
+def test_m_step_is_the_expected_complete_log_likelihood(monkeypatch, path, hard):
+    """With hard labels: the mean of each row's own component's log-density."""
+    force(monkeypatch, path)
+    model, data = make_model(), make_rows(hard=hard)
+    loss = MStepObjective(model, data, data).loss(everything(data))
+    log_q = model.posterior_logits(data.x).log_softmax(1)
+    table = model.component_log_prob(data.x) + log_q
+    if hard:
+        own = table[torch.arange(N_ROWS), data.responsibilities.argmax(1)]
+    else:
+        own = (data.responsibilities * table).sum(1)
+    torch.testing.assert_close(-loss, weighted_mean(own, data), rtol=0, atol=1e-10)
+
+
+@each_family
+def test_sparse_m_step_has_the_gradients_of_the_dense_one(flow, monkeypatch):
+    model, data = make_model(flow), make_rows(hard=True)
+    model.weight_logits.requires_grad_(False)  # the M-step leaves them alone
+    results = []
+    for path in ("sparse", "dense"):
+        force(monkeypatch, path)
+        model.zero_grad()
+        MStepObjective(model, data, data).loss(everything(data)).backward()
+        trained = [p for p in model.parameters() if p.requires_grad]
+        results.append([p.grad.clone() for p in trained])
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-10)
+        assert one.any()
+
+
+def test_m_step_with_hard_labels_evaluates_each_row_once(monkeypatch):
+    model, data = make_model(n_components=3), make_rows(hard=True)
+    shares = torch.eye(3).double()[torch.arange(N_ROWS) % 3]
+    objective = MStepObjective(model, data, data)
+    objective.train = Rows(data.x, data.weights, shares)
+    dense = count_dense_tables(model, monkeypatch)
+    supports = []
+    original = model.component_log_prob_on
+    monkeypatch.setattr(
+        model,
+        "component_log_prob_on",
+        lambda x, support: supports.append(support) or original(x, support),
+    )
+    objective.loss(everything(data))
+    assert not dense
+    assert int(supports[0].valid.sum()) == N_ROWS
+    assert supports[0].rows.shape == (3, math.ceil(N_ROWS / 3))
+
+
+# Figures and scores.
+
+
+def test_temperature_decays_to_its_floor():
+    temperature = Temperature(2.0, 0.01, floor=0.3)
+    assert temperature(0) == 2.0
+    assert temperature(50) == pytest.approx(2.0 * math.exp(-0.5))
+    assert temperature(10_000) == 0.3
+
+
+def test_temperature_decays_with_every_step():
+    model, data = make_model(), make_rows()
+    objective = ElboObjective(model, data, data, Temperature(2.0, 0.1))
+    for step in range(4):
+        objective.loss(torch.arange(5))
+        assert float(model.temperature) == pytest.approx(2.0 * math.exp(-0.1 * step))
+
+
+@pytest.mark.parametrize("kind", ["elbo", "m-step"])
+def test_figures_are_what_they_are_called(kind):
+    model, train, held_out = make_model(), make_rows(), make_rows(seed=8)
+    if kind == "elbo":
+        objective = ElboObjective(model, train, held_out, constant_temperature())
+    else:
+        objective = MStepObjective(model, train, held_out)
+    figures = objective.evaluate()
+    assert figures["score"] == pytest.approx(0.0, abs=1e-12)
+    terms = [figures[f"elbo_{t}"] for t in ("reconstruction", "prior", "entropy")]
+    assert figures["elbo"] == pytest.approx(sum(terms))
+    dense = make_elbo(model, train).loss(everything(train)).detach()
+    assert figures["elbo"] == pytest.approx(-float(dense))
+    assert figures["train_log_likelihood"] == pytest.approx(
+        float(weighted_mean(model.log_prob(train.x).detach(), train))
+    )
+    assert figures["validation_log_likelihood"] == pytest.approx(
+        float(weighted_mean(model.log_prob(held_out.x).detach(), held_out))
+    )
+    assert figures["temperature"] == float(model.temperature)
+    assert figures["n_components_in_use"] == 3
+    model.weight_logits.data[0] = -100.0
+    assert objective.evaluate()["n_components_in_use"] == 2
+
+
+@pytest.mark.parametrize("kind", ["elbo", "m-step"])
+def test_score_is_the_held_out_gain_over_the_start(kind):
+    """Of the log-likelihood, or of the rows' own components in the M-step."""
+    model, train, held_out = make_model(), make_rows(), make_rows(seed=8)
+
+    def judged():
+        if kind == "elbo":
+            return model.log_prob(held_out.x)
+        table = model.component_log_prob(held_out.x)
+        return (held_out.responsibilities * table).sum(1)
+
+    if kind == "elbo":
+        objective = ElboObjective(model, train, held_out, constant_temperature())
+    else:
+        objective = MStepObjective(model, train, held_out)
+    before = judged().detach()
+    generator = seeded(4)
+    with torch.no_grad():
+        for p in model.flows.parameters():
+            p += 0.05 * torch.randn(p.shape, generator=generator, dtype=p.dtype)
+        model.weight_logits += torch.tensor([1.0, 0.0, -1.0])
+    gain = (judged().detach() - before).clamp(-10, 10)  # 5 nats per column
+    assert gain.abs().max() > 0.1
+    score = objective.evaluate()["score"]
+    assert score == pytest.approx(float(weighted_mean(gain, held_out)))
+
+
+def test_one_row_cannot_decide_a_gain():
+    data = Rows(torch.zeros(100, 2), torch.ones(100), torch.ones(100, 1))
+    reference = torch.zeros(100)
+    better = torch.full((100,), 0.2)
+    better[0] = -1e30
+    assert robust_gain(data, better, reference) > 0.05
+    worse = torch.full((100,), -0.2)
+    worse[0] = 1e30
+    assert robust_gain(data, worse, reference) < -0.05

@@ -1,0 +1,346 @@
+"""The training loop on toy objectives whose losses and scores are written down."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from skflowmix.training import Outcome, TrainingConfig, train
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def config(**changes):
+    settings = {
+        "max_epochs": 50,
+        "batch_size": 4,
+        "learning_rate": 0.1,
+        "patience": 3,
+        "tol": 0.5,
+    }
+    return TrainingConfig(**(settings | changes))
+
+
+class Scripted:
+    """Scores and losses from a script; the parameter moves down by every step.
+
+    ``scores[0]`` is the score before training, ``scores[e]`` that after epoch e; the
+    last one goes on for ever. ``bad_steps`` have a loss that is not finite.
+    """
+
+    def __init__(self, scores, n_rows=4, bad_steps=(), bad=math.nan):
+        self.n_rows, self.bad_steps, self.bad = n_rows, set(bad_steps), bad
+        self.scores = itertools.chain(scores, itertools.repeat(scores[-1]))
+        self.weight = nn.Parameter(torch.zeros(2))
+        self.step = torch.zeros(())
+        self.batches, self.seen = [], []
+
+    @property
+    def parameters(self):
+        return [self.weight, self.step]
+
+    def loss(self, rows):
+        self.batches.append(rows.tolist())
+        self.step += 1
+        factor = self.bad if len(self.batches) in self.bad_steps else 1.0
+        return self.weight.sum() * factor
+
+    def evaluate(self):
+        self.seen.append((self.weight.detach().clone(), float(self.step)))
+        return {"score": next(self.scores)}
+
+    def train(self, seed=0, on_epoch=lambda record: False, **changes):
+        return train(self, self.parameters, config(**changes), seeded(seed), on_epoch)
+
+
+class Quadratic:
+    """Least squares, with noise from the choice of rows."""
+
+    n_rows = 40
+
+    def __init__(self):
+        self.x = torch.randn(40, 3, generator=seeded(1), dtype=torch.float64)
+        self.target = self.x @ torch.tensor([1.0, -2.0, 3.0]).double()
+        self.weight = nn.Parameter(torch.zeros(3, dtype=torch.float64))
+
+    def loss(self, rows):
+        return (self.x[rows] @ self.weight - self.target[rows]).square().mean()
+
+    def evaluate(self):
+        return {"score": -float(self.loss(slice(None)).detach())}
+
+
+# The best weights.
+
+
+def test_loss_is_minimised():
+    objective = Quadratic()
+    outcome = train(objective, [objective.weight], config(tol=1e-6), seeded())
+    torch.testing.assert_close(
+        objective.weight.detach(),
+        torch.tensor([1.0, -2.0, 3.0]).double(),
+        rtol=0,
+        atol=0.05,
+    )
+    losses = [record["train_loss"] for record in outcome.history]
+    assert losses[-1] < 0.01 * losses[0]
+
+
+@pytest.mark.parametrize("best_epoch", [0, 1, 4])
+def test_best_weights_are_copied_and_restored(best_epoch):
+    """Not the last ones, nor a live state that training goes on changing."""
+    scores = [10.0 if epoch == best_epoch else 0.0 for epoch in range(7)]
+    objective = Scripted(scores)
+    outcome = objective.train(max_epochs=6, patience=100)
+    assert len(outcome.history) == 6 and not outcome.converged
+    weight, step = objective.seen[best_epoch]
+    assert torch.equal(objective.weight, weight)
+    assert float(objective.step) == step == best_epoch  # state without gradients too
+    others = [seen for seen, _ in objective.seen if not torch.equal(seen, weight)]
+    assert len(others) == 6
+
+
+def test_improvement_below_tol_is_kept_nevertheless():
+    objective = Scripted([0.0, 0.1, 0.2, 0.0])
+    objective.train(max_epochs=3, patience=100)
+    assert torch.equal(objective.weight, objective.seen[2][0])
+
+
+def test_parameters_stay_the_same_tensors():
+    objective = Scripted([0.0, 1.0, 0.0])
+    weight, storage = objective.weight, objective.weight.data_ptr()
+    objective.train(max_epochs=4)
+    assert objective.weight is weight and weight.data_ptr() == storage
+    assert weight.requires_grad
+
+
+# Patience, drops and convergence.
+
+
+def test_step_size_drops_after_stale_epochs_until_converged():
+    objective = Scripted([0.0, 1.0, 2.0, 0.0])
+    outcome = objective.train(patience=3, n_drops=2, drop=0.25)
+    rates = [record["learning_rate"] for record in outcome.history]
+    # Two epochs that improve, and three times three that do not.
+    assert rates == 5 * [0.1] + 3 * [0.025] + 3 * [0.00625]
+    assert outcome.converged and not outcome.stopped
+    assert [record["epoch"] for record in outcome.history] == list(range(1, 12))
+
+
+def test_drop_starts_from_the_best_weights():
+    objective = Scripted([0.0, 1.0, 0.0])
+    objective.train(patience=2, max_epochs=4)
+    best = objective.seen[1][0]
+    moved = [float((weight - best).abs().max()) for weight, _ in objective.seen]
+    # Epochs 2 and 3 went on with steps of 0.1; epoch 4 takes a quarter of one.
+    assert moved[2] == pytest.approx(0.1, rel=0.01)
+    assert moved[3] == pytest.approx(0.2, rel=0.01)
+    assert moved[4] == pytest.approx(0.025, rel=0.01)
+
+
+def test_improvement_by_tol_resets_patience():
+    improving = Scripted([float(i) for i in range(30)])
+    outcome = improving.train(patience=1, max_epochs=20)
+    assert len(outcome.history) == 20 and not outcome.converged
+    creeping = Scripted([0.1 * i for i in range(30)])  # each less than tol
+    outcome = creeping.train(patience=2, max_epochs=20)
+    assert len(outcome.history) == 6 and outcome.converged
+
+
+def test_epochs_may_run_out():
+    outcome = Scripted([0.0]).train(max_epochs=2, patience=3)
+    assert len(outcome.history) == 2
+    assert not outcome.converged and not outcome.stopped
+
+
+def test_no_epochs_leave_everything_as_it_is():
+    objective = Scripted([0.0])
+    assert objective.train(max_epochs=0) == Outcome([])
+    assert not objective.weight.any() and not objective.batches
+
+
+# Losses that are not finite.
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_bad_loss_restores_the_best_weights_and_shrinks_the_step(bad):
+    """One bad batch of several is enough: it must not be averaged away or skipped."""
+    # Two steps an epoch; the first of epoch 3 is bad.
+    scores = [0.0, 1.0, 2.0, 100.0, 3.0]
+    objective = Scripted(scores, n_rows=8, bad_steps=[5], bad=bad)
+    outcome = objective.train(max_epochs=4)
+    assert [record["epoch"] for record in outcome.history] == [1, 2, 4]
+    rates = [record["learning_rate"] for record in outcome.history]
+    assert rates == pytest.approx([0.1, 0.1, 0.01])
+    assert objective.weight.isfinite().all()
+    best = objective.seen[2][0]
+    # Two steps of a tenth of the size, with a fresh optimiser, from the best weights.
+    torch.testing.assert_close(objective.weight.detach(), best - 0.02)
+    assert all(math.isfinite(r["train_loss"]) for r in outcome.history)
+
+
+def test_bad_score_restores_the_best_weights_too():
+    objective = Scripted([0.0, 1.0, math.nan, 0.5])
+    outcome = objective.train(max_epochs=3)
+    assert [record["epoch"] for record in outcome.history] == [1, 3]
+    assert torch.equal(objective.weight, objective.seen[1][0])
+    last_before_restart, _ = objective.seen[2]
+    assert not torch.equal(last_before_restart, objective.weight)
+
+
+def test_training_that_keeps_diverging_raises():
+    objective = Scripted([0.0], bad_steps=range(3, 100))
+    with pytest.raises(FloatingPointError, match="learning_rate=0.1"):
+        objective.train(patience=100)
+    # Two good epochs, then steps of 0.1, 0.01, 0.001 and 0.0001 that all failed.
+    assert len(objective.batches) == 6
+
+
+def test_three_failures_are_forgiven():
+    objective = Scripted([0.0, 1.0, 2.0], bad_steps=[2, 3, 4])
+    outcome = objective.train(max_epochs=5, patience=100)
+    rates = [record["learning_rate"] for record in outcome.history]
+    assert rates == pytest.approx([0.1, 0.0001])
+
+
+def test_failure_in_every_epoch_that_is_left_keeps_the_best_weights():
+    objective = Scripted([0.0, 1.0], bad_steps=[2, 3])
+    outcome = objective.train(max_epochs=3)
+    assert len(outcome.history) == 1
+    assert torch.equal(objective.weight, objective.seen[1][0])
+
+
+# Requests to stop.
+
+
+def test_stop_request_keeps_the_best_weights():
+    records = []
+
+    def on_epoch(record):
+        records.append(record)
+        return len(records) == 4
+
+    objective = Scripted([0.0, 1.0, 5.0, 2.0, 3.0])
+    outcome = objective.train(patience=100, on_epoch=on_epoch)
+    assert outcome.stopped and not outcome.converged
+    assert outcome.history == records and len(records) == 4
+    assert torch.equal(objective.weight, objective.seen[2][0])
+
+
+def test_stop_request_after_the_best_epoch_keeps_it():
+    objective = Scripted([0.0, 1.0])
+    objective.train(on_epoch=lambda record: True)
+    assert torch.equal(objective.weight, objective.seen[1][0])
+    assert objective.weight.any()
+
+
+def test_records_hold_what_the_objective_reports():
+    objective = Scripted([0.0, 7.0])
+    outcome = objective.train(max_epochs=1)
+    assert outcome.history == [
+        {"epoch": 1, "learning_rate": 0.1, "train_loss": 0.0, "score": 7.0}
+    ]
+
+
+# Batches.
+
+
+@pytest.mark.parametrize("n_rows, batch_size", [(12, 4), (13, 4), (3, 10), (1, 1)])
+def test_every_epoch_visits_every_row_once(n_rows, batch_size):
+    """No last batch is dropped, and none is much smaller than the others."""
+    objective = Scripted([float(i) for i in range(9)], n_rows=n_rows)
+    objective.train(max_epochs=5, batch_size=batch_size)
+    n_batches = len(objective.batches) // 5
+    assert n_batches == max(n_rows // batch_size, 1)
+    epochs = []
+    for epoch in range(5):
+        batches = objective.batches[epoch * n_batches : (epoch + 1) * n_batches]
+        sizes = {len(batch) for batch in batches}
+        assert max(sizes) - min(sizes) <= 1
+        epochs.append(list(itertools.chain(*batches)))
+        assert sorted(epochs[-1]) == list(range(n_rows))
+    if n_rows > 3:
+        assert epochs[0] != epochs[1]  # shuffled anew
+
+
+def test_max_steps_cut_epochs_short_and_no_row_is_neglected():
+    objective = Scripted([float(i) for i in range(9)], n_rows=40)
+    outcome = objective.train(max_epochs=5, batch_size=4, max_steps=2)
+    assert len(outcome.history) == 5
+    assert len(objective.batches) == 10
+    # The next epoch goes on where the last one stopped.
+    assert sorted(itertools.chain(*objective.batches)) == list(range(40))
+
+
+def test_train_loss_is_the_mean_over_the_steps():
+    objective = Scripted([0.0], n_rows=12)
+    outcome = objective.train(max_epochs=1)
+    # Adam's first steps on a linear loss have the size of the learning rate.
+    assert outcome.history[0]["train_loss"] == pytest.approx(-0.2, rel=1e-4)
+
+
+# Reproducibility, and what else the configuration promises.
+
+
+def test_equal_generators_give_equal_runs():
+    def run(seed):
+        objective = Quadratic()
+        outcome = train(objective, [objective.weight], config(), seeded(seed))
+        return objective.weight.detach(), outcome
+
+    (weight, outcome), (same_weight, same_outcome) = run(0), run(0)
+    assert torch.equal(weight, same_weight)
+    assert outcome == same_outcome
+    other_weight, _ = run(1)
+    assert not torch.equal(weight, other_weight)
+
+
+def test_gradients_are_clipped():
+    """A row of astonishing gradient does not spoil what Adam knows of the scale."""
+
+    class Spike(Scripted):
+        def loss(self, rows):
+            factor = 1e6 if len(self.batches) == 0 else 1.0
+            return super().loss(rows) * factor
+
+    clipped, plain = Spike([0.0, 1.0]), Spike([0.0, 1.0])
+    clipped.train(max_epochs=2, patience=100, max_grad_norm=1.0)
+    plain.train(max_epochs=2, patience=100, max_grad_norm=math.inf)
+    steps = [objective.seen[2][0] - objective.seen[1][0] for objective in (clipped,)]
+    assert steps[0].abs().max() > 0.05
+    plain_step = plain.seen[2][0] - plain.seen[1][0]
+    assert not torch.allclose(plain_step, steps[0], rtol=0.01)
+
+
+def test_weight_decay_shrinks_weight_matrices_only():
+    class Flat:
+        n_rows = 4
+
+        def __init__(self):
+            self.matrix = nn.Parameter(torch.ones(1, 2, 2))
+            self.bias = nn.Parameter(torch.ones(1, 2))
+            self.n_epochs = 0
+
+        def loss(self, rows):
+            return 0.0 * (self.matrix.sum() + self.bias.sum())
+
+        def evaluate(self):
+            self.n_epochs += 1
+            return {"score": float(self.n_epochs)}
+
+    objective = Flat()
+    parameters = [objective.matrix, objective.bias]
+    train(objective, parameters, config(max_epochs=1, weight_decay=0.5), seeded())
+    torch.testing.assert_close(objective.matrix.detach(), torch.full((1, 2, 2), 0.95))
+    assert torch.equal(objective.bias, torch.ones(1, 2))
+
+
+def test_training_works_where_gradients_are_switched_off():
+    objective = Scripted([0.0, 1.0])
+    with torch.no_grad():
+        objective.train(max_epochs=1)
+    assert objective.weight.any()
