@@ -51,6 +51,7 @@ def merge_identical_rows(X, sample_weight):
             rows, axis=0, return_index=True, return_inverse=True
         )
     weights = np.bincount(inverse.ravel(), weights=sample_weight)
+    weights /= weights.max()  # a common factor leaves no rounding behind
     return rows[first], weights / weights.mean(), inverse.ravel()
 
 
@@ -114,13 +115,15 @@ class Standardizer:
         scale = np.ones(X.shape[1])
         share = weights / weights.sum()
         for j, column in enumerate(X.T):
-            # A power of two: no rounding, and no overflow near the float limits.
-            unit = 2.0 ** np.clip(np.frexp(np.abs(column).max())[1] + 1, -1021, 1022)
-            column = column / unit
             for tail in (max(0.005, 2 / len(column)), 0.0):
                 low, high = weighted_quantile(column, weights, (tail, 1 - tail))
                 if high > low:
                     break
+            # A power of two: no rounding, and no overflow near the float limits.
+            size = max(abs(low), abs(high))
+            unit = 2.0 ** np.clip(np.frexp(size)[1] + 1, -1021, 1022)
+            with np.errstate(over="ignore"):  # of values that are pulled in next
+                column, low, high = column / unit, low / unit, high / unit
             margin = high - low
             column = np.clip(column, low - margin, high + margin)
             center = share @ column

@@ -6,12 +6,12 @@ from numbers import Integral, Real
 
 import numpy as np
 import torch
-from joblib import Parallel, delayed
 from sklearn.base import BaseEstimator, DensityMixin, _fit_context
 from sklearn.callback import CallbackSupportMixin
 from sklearn.exceptions import ConvergenceWarning, InconsistentVersionWarning
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
+from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import (
     _check_sample_weight,
     check_array,
@@ -369,10 +369,14 @@ class FlowMixture(CallbackSupportMixin, DensityMixin, BaseEstimator):
             for i in range(1 if warm else self.n_init)
         )
         candidates = []
-        for candidate in Parallel(n_jobs=self.n_jobs, return_as="generator")(tasks):
+        trained = Parallel(n_jobs=self.n_jobs, return_as="generator")(tasks)
+        for candidate in trained:
             candidates.append(candidate)
             if candidate.stopped:
                 break
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # joblib's, of restarts left unfinished
+            trained.close()
         best = best_candidate(candidates)
         if not (warm or self._start_is_given()):
             best.sort()
@@ -394,17 +398,14 @@ class FlowMixture(CallbackSupportMixin, DensityMixin, BaseEstimator):
 
     @staticmethod
     def _check_weights(sample_weight, X):
-        """Weights of the rows over the largest one: neither a sum nor a factor counts.
-
-        Equal weights are exactly one.
-        """
+        """Weights over a power of two, which is exact, so that no sum overflows."""
         sample_weight = _check_sample_weight(
             sample_weight, X, dtype=np.float64, ensure_non_negative=True
         )
         largest = sample_weight.max()
         if not np.isfinite(largest):  # a scalar is not checked above
             raise ValueError("sample_weight must be finite.")
-        return sample_weight / largest
+        return np.ldexp(sample_weight, -np.frexp(largest)[1])
 
     def _check_parameters(self, X):
         """Checks that need the data, or more than one parameter."""
@@ -416,7 +417,9 @@ class FlowMixture(CallbackSupportMixin, DensityMixin, BaseEstimator):
             )
         for name in ("hidden_units", "posterior_units"):
             units = getattr(self, name)
-            if not all(isinstance(u, Integral) and u > 0 for u in np.ravel(units)):
+            if np.ndim(units) != 1 or not all(
+                isinstance(u, Integral) and u > 0 for u in units
+            ):
                 raise ValueError(
                     f"{name} must hold positive integers, one per hidden layer, got "
                     f"{units!r}."
@@ -427,11 +430,12 @@ class FlowMixture(CallbackSupportMixin, DensityMixin, BaseEstimator):
         ):
             value = getattr(self, name)
             if value is not None:
-                value = check_array(value, ensure_2d=False, input_name=name)
-                if value.shape != shape:
-                    raise ValueError(
-                        f"{name} must have shape {shape}, got {value.shape}."
-                    )
+                self._check_start(name, value, shape)
+        if isinstance(self.init_params, type):
+            raise ValueError(
+                "init_params must be an instance of a clusterer, got the class "
+                f"{self.init_params.__name__}."
+            )
         if self.weights_init is not None:
             weights = np.asarray(self.weights_init)
             if (weights <= 0).any() or not np.isclose(weights.sum(), 1):
@@ -442,8 +446,14 @@ class FlowMixture(CallbackSupportMixin, DensityMixin, BaseEstimator):
                     f"warm_start needs the fitted n_components="
                     f"{self.module_.n_components}, got {self.n_components}."
                 )
+            if self.module_.n_features != n_features:
+                raise ValueError(
+                    f"warm_start needs the {self.module_.n_features} columns of the "
+                    f"fitted model, got {n_features}."
+                )
         width = sum(self.hidden_units) + 24 * n_features
-        n_weights = self.n_components * (
+        posterior_width = sum(self.posterior_units) + n_features + self.n_components
+        n_weights = posterior_width**2 / 2 + self.n_components * (
             self.n_transforms * (width**2 / 2) + 3 * n_features**2
         )
         batch = 1024 if self.batch_size == "auto" else min(self.batch_size, n_samples)
@@ -451,10 +461,25 @@ class FlowMixture(CallbackSupportMixin, DensityMixin, BaseEstimator):
         require_memory(
             8 * (6 * n_weights + n_activations),
             f"A model with n_components={self.n_components}, n_transforms="
-            f"{self.n_transforms}, hidden_units={self.hidden_units} for {n_features} "
-            "columns is too large. Reduce these, batch_size, or the number of columns "
-            "(PCA).",
+            f"{self.n_transforms}, hidden_units={self.hidden_units}, posterior_units="
+            f"{self.posterior_units} for {n_features} columns is too large. Reduce "
+            "these, batch_size, or the number of columns (PCA).",
         )
+
+    @staticmethod
+    def _check_start(name, value, shape):
+        """A given start as an array of floats."""
+        try:
+            array = check_array(
+                value, dtype=np.float64, ensure_2d=False, allow_nd=True, input_name=name
+            )
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"{name} must hold finite numbers, one array of shape {shape}: {error}"
+            ) from error
+        if array.shape != shape:
+            raise ValueError(f"{name} must have shape {shape}, got {array.shape}.")
+        return array
 
     def _start_is_given(self):
         return (
@@ -485,13 +510,7 @@ class FlowMixture(CallbackSupportMixin, DensityMixin, BaseEstimator):
                 column_scales=standardizer.scale,
             )
             return [proposal.responsibilities for proposal in proposals]
-        given = check_array(init, dtype=np.float64, input_name="init_params")
-        shape = (len(kept), self.n_components)
-        if given.shape != shape:
-            raise ValueError(
-                f"init_params must have shape {shape} (n_samples, n_components), got "
-                f"{given.shape}."
-            )
+        given = self._check_start("init_params", init, (len(kept), self.n_components))
         if (given < 0).any() or not np.allclose(given.sum(1), 1, atol=1e-4):
             raise ValueError(
                 "init_params must hold non-negative responsibilities whose rows sum "
@@ -500,6 +519,17 @@ class FlowMixture(CallbackSupportMixin, DensityMixin, BaseEstimator):
         merged = np.zeros((len(rows.x), self.n_components))
         np.add.at(merged, inverse, given[kept])
         return [merged / merged.sum(1, keepdims=True)]
+
+    def _responsibilities(self, x):
+        """Exact p(z=k|x) of standardised rows under the fitted model."""
+        return evaluate_in_chunks(
+            lambda x: (self._joint(self.module_, x)[0].softmax(1),),
+            np.asarray,
+            x,
+            floats_per_row=self._floats_per_row(),
+            dtype=torch.float64,
+            device=torch.device("cpu"),
+        )[0]
 
     def _fit_candidate(
         self, rows, responsibilities, warm, random_state, device, context, seen
@@ -544,7 +574,7 @@ class FlowMixture(CallbackSupportMixin, DensityMixin, BaseEstimator):
             device=device,
             on_epoch=on_epoch,
         )
-        context.call_on_fit_task_end(
+        candidate.stopped |= context.call_on_fit_task_end(
             estimator=self,
             reconstruction_attributes=lambda: self._fitted_attributes(
                 candidate, standardizer
@@ -572,6 +602,7 @@ class FlowMixture(CallbackSupportMixin, DensityMixin, BaseEstimator):
             ],
             "_gaussians": gaussians,
             "_standardizer": standardizer,
+            "_sample_seeds": LockedSeeds(0),
         }
 
     def _summarize(self, X, sample_weight):

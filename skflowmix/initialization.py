@@ -180,7 +180,10 @@ def _rescaled(x, sample_weight, column_scales=None):
     if column_scales is not None and varies.any():
         in_units = spread[varies] * column_scales[varies]
         if in_units.max() <= COMMENSURATE_RATIO * in_units.min():
-            scale[varies] = np.sqrt(np.mean(in_units**2)) / column_scales[varies]
+            # Over the largest one: squares of extreme units leave the floats' range.
+            largest = in_units.max()
+            common = np.sqrt(np.mean((in_units / largest) ** 2))
+            scale[varies] = common * (largest / column_scales[varies])
     return x / scale
 
 

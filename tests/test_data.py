@@ -69,9 +69,7 @@ def test_merging_does_not_depend_on_the_order_of_rows(data):
 def test_merging_makes_weight_equal_repetition(data):
     X, counts, _ = data
     weighted = merge_identical_rows(X, counts.astype(float))
-    repeated = merge_identical_rows(
-        np.repeat(X, counts, axis=0), np.ones(counts.sum())
-    )
+    repeated = merge_identical_rows(np.repeat(X, counts, axis=0), np.ones(counts.sum()))
     for one, other in zip(weighted[:2], repeated[:2], strict=True):
         np.testing.assert_array_equal(one, other)
     np.testing.assert_array_equal(np.repeat(weighted[2], counts), repeated[2])
@@ -160,6 +158,14 @@ def test_weighted_quantiles_by_hand():
     np.testing.assert_array_equal(
         weighted_quantile(x, weights, levels), [1.0, 1.0, 2.0, 2.0, 3.0, 3.0]
     )
+
+
+@pytest.mark.parametrize("n", [3, 7, 10, 49, 100])
+@pytest.mark.parametrize("weight", [0.1, 1 / 3, 1e-5, 1e300])
+def test_rounding_of_the_shares_does_not_move_a_quantile(n, weight):
+    x, levels = np.arange(float(n)), np.arange(1, n + 1) / n
+    found = weighted_quantile(x, np.full(n, weight), levels)
+    np.testing.assert_array_equal(found, x)
 
 
 # Standardising.

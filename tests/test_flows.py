@@ -338,8 +338,8 @@ def zuko_coupling(flow, flows, k, n_features):
             network.extend([linear, nn.ReLU()])
         network.pop(-1)
 
-        def meta(given, network=network, n_changed=sum(changed)):
-            raw = network(given).unflatten(-1, (n_changed, -1))
+        def meta(given, network=network, changed=changed):
+            raw = network(given).unflatten(-1, (sum(changed), -1))
             if flow == "realnvp":
                 shift, scale = raw.unbind(-1)
                 univariate = zuko.transforms.MonotonicAffineTransform(shift, scale)

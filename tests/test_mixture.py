@@ -1,5 +1,6 @@
 """The mixture: a density, a Gaussian mixture without transforms, samples of itself."""
 
+import itertools
 import math
 
 import numpy as np
@@ -12,7 +13,8 @@ from sklearn.mixture import GaussianMixture
 
 from skflowmix import FlowMixture
 from skflowmix.flows import FLOWS
-from skflowmix.mixture import Gaussians, MixtureOfFlows, Support, elbo_terms
+from skflowmix.gaussians import DIAGONALITIES, STRENGTHS, Gaussians
+from skflowmix.mixture import MixtureOfFlows, Support, elbo_terms
 from skflowmix.transforms import LogTail
 
 each_family = pytest.mark.parametrize("flow", FLOWS)
@@ -46,10 +48,18 @@ def make_model(
         generator=seeded(seed),
     )
     generator = seeded(seed + 1)
-    for parameter in (*model.flows.parameters(), *model.posterior.parameters()):
+    for name, parameter in model.named_parameters():
+        if name == "weight_logits":
+            continue
         noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
         parameter.data += size * noise
     return model
+
+
+def flow_parameters(model):
+    """Parameters with K as their first axis."""
+    named = model.named_parameters()
+    return [p for name, p in named if not name.startswith(("posterior", "weight_"))]
 
 
 def rows(n_rows, n_features=2, size=2.0, seed=5):
@@ -78,9 +88,7 @@ N_POINTS = {1: 4001, 2: 251}
 @pytest.mark.parametrize("n_components", [1, 3])
 def test_without_transforms_components_are_scipys_gaussians(n_features, n_components):
     gaussians = random_gaussians(n_components, n_features)
-    model = make_model(
-        n_components=n_components, n_features=n_features, n_transforms=0
-    )
+    model = make_model(n_components=n_components, n_features=n_features, n_transforms=0)
     x = rows(200, n_features, size=5.0)
     found = model.component_log_prob(x)
     assert found.shape == (200, n_components)
@@ -209,7 +217,7 @@ def test_density_is_finite_and_falls_far_from_the_data(flow, dtype, n_features):
         return found.unflatten(0, (len(FAR), -1))
 
     assert (
-        far_log_prob(make_model(flow, 2, n_features, size=0.05)).diff(dim=0) < 0
+        far_log_prob(make_model(flow, 2, n_features, size=0.1)).diff(dim=0) < 0
     ).all()
     far_log_prob(make_model(flow, 2, n_features, size=1.0))  # at wild weights finite
 
@@ -234,9 +242,9 @@ def test_columns_of_the_table_are_the_components(flow):
     model = make_model(flow)
     x = rows(20)
     model.component_log_prob(x)[:, 1].sum().backward()
-    for parameter in model.flows.parameters():
+    for parameter in flow_parameters(model):
         assert not parameter.grad[[0, 2]].any()
-    assert any(p.grad[1].any() for p in model.flows.parameters())
+        assert parameter.grad[1].any()
 
 
 # Gaussians.
@@ -244,38 +252,82 @@ def test_columns_of_the_table_are_the_components(flow):
 
 @pytest.mark.parametrize("n_features", [1, 3])
 @pytest.mark.parametrize("soft", [False, True])
-def test_fitted_gaussians_are_numpys_weighted_moments(n_features, soft):
+@pytest.mark.parametrize("n_rows", [8, 60, 3000])
+def test_fitted_gaussians_are_numpys_weighted_moments_shrunk(n_features, soft, n_rows):
+    """By one of the documented strengths, towards the pooled covariance."""
     rng = np.random.default_rng(0)
-    x = rng.normal(size=(60, n_features)) * 3 + 1
-    weights = rng.uniform(0.1, 4, size=60)
-    shares = rng.dirichlet(np.ones(3), 60) if soft else np.eye(3)[np.arange(60) % 3]
+    x = rng.normal(size=(n_rows, n_features)) * 3 + 1
+    labels = np.arange(n_rows) % 3
+    x *= 1 + labels[:, None]
+    weights = rng.uniform(0.1, 4, size=n_rows)
+    shares = rng.dirichlet(np.ones(3), n_rows) if soft else np.eye(3)[labels]
     kept = x.copy(), weights.copy(), shares.copy()
     gaussians = Gaussians.fit(x, weights, shares, reg_covar=0.05)
-    totals = weights @ shares
-    np.testing.assert_allclose(gaussians.weights, totals / totals.sum())
-    for k in range(3):
-        own = weights * shares[:, k]
-        mean = np.average(x, axis=0, weights=own)
-        covariance = np.cov(x.T, aweights=own, ddof=0).reshape(n_features, n_features)
-        np.testing.assert_allclose(gaussians.means[k], mean)
-        np.testing.assert_allclose(
-            gaussians.covariances[k], covariance + 0.05 * np.eye(n_features)
-        )
     for before, after in zip(kept, (x, weights, shares), strict=True):
         np.testing.assert_array_equal(before, after)
 
+    totals = weights @ shares
+    np.testing.assert_allclose(gaussians.weights, totals / totals.sum())
+    covariances = np.empty((3, n_features, n_features))
+    for k in range(3):
+        own = weights * shares[:, k]
+        mean = np.average(x, axis=0, weights=own)
+        np.testing.assert_allclose(gaussians.means[k], mean)
+        covariances[k] = np.cov(x.T, aweights=own, ddof=0)
+    pooled = np.average(covariances, axis=0, weights=totals)
+
+    def shrunk(strength, diagonality):
+        prior = np.where(np.eye(n_features), pooled, (1 - diagonality) * pooled)
+        nu, n = strength * n_features, totals[:, None, None]
+        return (n * covariances + nu * prior) / (n + nu) + 0.05 * np.eye(n_features)
+
+    choices = list(itertools.product(STRENGTHS, DIAGONALITIES))
+    errors = [np.abs(gaussians.covariances - shrunk(*c)).max() for c in choices]
+    assert min(errors) < 1e-9
+    if n_rows == 8:  # too few to choose by
+        assert errors[-1] < 1e-9
+    if n_rows == 3000:  # enough to trust
+        raw = covariances + 0.05 * np.eye(n_features)
+        np.testing.assert_allclose(gaussians.covariances, raw, rtol=0, atol=0.5)
+
+
+def test_shrinkage_helps_where_rows_are_few():
+    """Components of equal shape, and of columns that do not correlate."""
+    gains = []
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        labels = np.arange(40) % 2
+        x = rng.normal(size=(40, 8)) + 20 * labels[:, None]
+        gaussians = Gaussians.fit(x, np.ones(40), np.eye(2)[labels], reg_covar=1e-6)
+        fresh = rng.normal(size=(1000, 8))
+        found, raw = (
+            stats.multivariate_normal(gaussians.means[0], covariance).logpdf(fresh)
+            for covariance in (gaussians.covariances[0], np.cov(x[labels == 0].T))
+        )
+        gains.append((found - raw).mean())
+    assert min(gains) > 0.5
+
+
+@pytest.mark.parametrize("n_rows", [1, 2, 11, 60])
+def test_gaussians_of_degenerate_rows_are_positive_definite(n_rows):
+    x = np.ones((n_rows, 3))
+    x[:, 1] = np.arange(n_rows)
+    shares = np.eye(4)[np.arange(n_rows) % 2]
+    gaussians = Gaussians.fit(x, np.ones(n_rows), shares, reg_covar=1e-6)
+    assert np.linalg.eigvalsh(gaussians.covariances).min() > 0.9e-6
+
 
 def test_component_without_rows_takes_the_moments_of_all():
-    x = rows(50).numpy()
-    weights = np.linspace(1, 2, 50)
-    shares = np.eye(3)[np.arange(50) % 2]  # nothing for the third
+    x = rows(3000).numpy()
+    x[::2] += 3
+    weights = np.linspace(1, 2, 3000)
+    shares = np.eye(3)[np.arange(3000) % 2]  # nothing for the third
     gaussians = Gaussians.fit(x, weights, shares, reg_covar=0.0)
     np.testing.assert_allclose(
         gaussians.means[2], np.average(x, axis=0, weights=weights)
     )
-    np.testing.assert_allclose(
-        gaussians.covariances[2], np.cov(x.T, aweights=weights, ddof=0)
-    )
+    assert np.isfinite(gaussians.covariances).all()
+    assert np.linalg.eigvalsh(gaussians.covariances[2]).min() > 1
     assert 0 < gaussians.weights[2] < 1e-5
     assert gaussians.weights.sum() == pytest.approx(1)
 
@@ -401,6 +453,21 @@ def test_samples_in_one_dimension_follow_the_density(flow):
             return np.interp(values, x[:, 0].numpy(), cumulated.numpy())
 
         assert stats.kstest(draws[:, k].numpy(), distribution).pvalue > 1e-3
+
+
+def test_samples_have_the_densitys_tails():
+    model = make_model("realnvp", 1, 1, n_transforms=1, size=0.0)
+    n = 400_000
+    x, volumes = grid(1, 4001)
+    with torch.no_grad():
+        draws = model.sample(torch.zeros(n, dtype=torch.int64), seeded())
+        density = model.component_log_prob(x)[:, 0].exp()
+    center, deviation = float(model.means[0]), float(draws.std())
+    for reach in (4.0, 6.0):
+        beyond = (x[:, 0] - center).abs() > reach * deviation
+        expected = n * float(volumes[beyond] @ density[beyond])
+        count = ((draws - center).abs() > reach * deviation).sum()
+        assert abs(count - expected) < 4 * math.sqrt(expected) + 1
 
 
 @each_family

@@ -56,9 +56,7 @@ def test_zero_parameters_give_the_identity(make_map, dtype):
     tolerance = 64 * torch.finfo(dtype).eps
     torch.testing.assert_close(value, x, rtol=0, atol=tolerance)
     torch.testing.assert_close(log_slope, 0 * x, rtol=0, atol=tolerance)
-    torch.testing.assert_close(
-        elementwise.inverse(x, zeros), x, rtol=0, atol=tolerance
-    )
+    torch.testing.assert_close(elementwise.inverse(x, zeros), x, rtol=0, atol=tolerance)
 
 
 @each_map

@@ -1,0 +1,297 @@
+"""scikit-learn's callbacks on `FlowMixture`, alone and in a search."""
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.callback import ProgressBar, ScoringMonitor
+from sklearn.model_selection import GridSearchCV
+from small_models import answers, assert_same_answers, moons, small, trained
+
+
+class Recorder:
+    """Keeps what it is shown; asks to stop when `stop_at` says so."""
+
+    def __init__(self, stop_at=lambda context: False):
+        self.stop_at = stop_at
+        self.begun, self.ended, self.models, self.seen = [], [], [], []
+        self.torn_down = 0
+
+    def setup(self, estimator, context):
+        pass
+
+    def teardown(self, estimator, context):
+        self.torn_down += 1
+
+    def on_fit_task_begin(self, estimator, context):
+        self.begun.append(context.task_name)
+
+    def on_fit_task_end(
+        self, estimator, context, *, X, y, metadata, fitted_estimator
+    ):
+        self.ended.append(context.task_name)
+        self.seen.append((X, y, metadata))
+        self.models.append(fitted_estimator)
+        return self.stop_at(context)
+
+    def of_epochs(self, phase):
+        return [
+            model
+            for name, model in zip(self.ended, self.models, strict=True)
+            if name == f"{phase} epoch"
+        ]
+
+
+class Stop:
+    """Asks to stop at the end of a task's n-th run; sees no model, can be pickled."""
+
+    def __init__(self, task_name, n):
+        self.task_name, self.n = task_name, n
+
+    def setup(self, estimator, context):
+        pass
+
+    def teardown(self, estimator, context):
+        pass
+
+    def on_fit_task_begin(self, estimator, context):
+        pass
+
+    def on_fit_task_end(self, estimator, context):
+        self.n -= context.task_name == self.task_name
+        return self.n == 0
+
+
+@pytest.mark.parametrize("n_components", [1, 2])
+def test_every_epoch_is_a_task(n_components):
+    recorder = Recorder()
+    model = small(n_components, n_init=2).set_callbacks(recorder).fit(moons())
+    epochs = [f"{record['phase']} epoch" for record in model.history_]
+    one = [*epochs]
+    assert recorder.ended[: len(one)] == one
+    assert recorder.ended.count("init 0") == recorder.ended.count("init 1") == 1
+    assert recorder.ended[-1] == "fit"
+    assert sorted(recorder.begun) == sorted(recorder.ended)
+    assert recorder.torn_down == 1
+    assert recorder.models[-1].score(moons()) == model.score(moons())
+
+
+def test_callbacks_do_not_change_the_fit():
+    alone = small(2, n_init=2).fit(moons())
+    watched = small(2, n_init=2).set_callbacks(Recorder()).fit(moons())
+    assert_same_answers(watched, alone, moons())
+    assert watched.history_ == alone.history_
+    assert_array_equal(watched.sample(3)[0], alone.sample(3)[0])
+
+
+def test_what_a_callback_sees_is_a_copy():
+    during = []
+
+    class Scorer(Recorder):
+        def on_fit_task_end(self, estimator, context, *, fitted_estimator):
+            self.models.append(fitted_estimator)
+            during.append(answers(fitted_estimator, moons()))
+
+    scorer = Scorer()
+    model = trained(2, max_iter=8, n_iter_init=4, tol=10.0, n_iter_no_change=2)
+    model.set_callbacks(scorer).fit(moons())
+    assert len(during) > 6
+    for fitted, then in zip(scorer.models, during, strict=True):
+        for name, answer in answers(fitted, moons()).items():
+            assert_array_equal(answer, then[name])
+        assert np.isfinite(then["score_samples"]).all()
+        assert fitted.sample(3)[0].shape == (3, 2)
+    scores = [then["score_samples"].mean() for then in during]
+    assert len(set(scores)) > 3  # as the training goes on
+
+
+def test_a_callback_sees_the_data():
+    recorder = Recorder()
+    weights = np.ones(len(moons()))
+    small(2).set_callbacks(recorder).fit(moons(), sample_weight=weights)
+    for X, y, metadata in recorder.seen:
+        assert X is moons()
+        assert_array_equal(y, np.zeros(len(X)))
+        assert metadata["sample_weight"] is weights
+    recorder = Recorder()
+    labels = np.arange(len(moons()))
+    small(2).set_callbacks(recorder).fit(moons(), labels)
+    assert recorder.seen[0][1] is labels
+    assert recorder.seen[0][2] == {}
+
+
+@pytest.mark.parametrize("n_init", [1, 3])
+@pytest.mark.parametrize("phase", ["m-step", "elbo"])
+def test_stop_ends_the_fit(phase, n_init):
+    def stop_at(context):
+        return context.task_name == f"{phase} epoch" and context.task_id >= 6
+
+    recorder = Recorder(stop_at)
+    model = trained(2, n_init=n_init, n_iter_init=4 if phase == "elbo" else 40)
+    model.set_callbacks(recorder).fit(moons())  # and does not warn
+    assert recorder.ended[-1] == "fit"
+    assert recorder.ended.count("init 0") == 1
+    assert recorder.ended.count("init 1") == 0
+    assert len(model.history_) == 7
+    assert model.history_[-1]["phase"] == phase
+    assert recorder.torn_down == 1
+    assert np.isfinite(model.score(moons()))
+
+
+@pytest.mark.parametrize("phase", ["m-step", "elbo"])
+def test_stop_keeps_the_best(phase):
+    n_epochs = {"m-step": 0, "elbo": 0}
+
+    def stop_at(context):
+        name = context.task_name.removesuffix(" epoch")
+        if name in n_epochs:
+            n_epochs[name] += 1
+        return n_epochs[phase] == 25
+
+    recorder = Recorder(stop_at)
+    # Steps so large that the score goes up and down.
+    model = trained(2, learning_rate=0.05, n_iter_no_change=20, flow="realnvp")
+    model.set_params(n_iter_init=40 if phase == "m-step" else 0)
+    model.set_callbacks(recorder).fit(moons())
+    records = [record for record in model.history_ if record["phase"] == phase]
+    assert len(records) == 25
+    best = int(np.argmax([record["score"] for record in records]))
+    assert records[best]["score"] > 0
+    assert 0 < best < 24
+    seen = recorder.of_epochs(phase)
+    expected = seen[best].score_samples(moons())
+    assert_allclose(model.score_samples(moons()), expected, rtol=1e-9)
+    assert (seen[-1].score_samples(moons()) != expected).all()
+
+
+def test_stop_after_a_restart():
+    recorder = Recorder(lambda context: context.task_name == "init 1")
+    small(2, n_init=4).set_callbacks(recorder).fit(moons())
+    assert {name for name in recorder.ended if name.startswith("init")} == {
+        "init 0",
+        "init 1",
+    }
+
+
+@pytest.mark.parametrize("phase", ["m-step", "elbo"])
+def test_stop_in_a_worker(phase):
+    model = trained(2, n_init=3, n_jobs=2, init_params="random")
+    model.set_callbacks(Stop(f"{phase} epoch", 2)).fit(moons())
+    assert [r["phase"] for r in model.history_].count(phase) == 2
+    assert np.isfinite(model.score(moons()))
+
+
+def test_stop_in_a_search():
+    search = GridSearchCV(
+        trained(2).set_callbacks(Stop("elbo epoch", 2)),
+        {"flow": ["realnvp", "nsf"]},
+        cv=2,
+        error_score="raise",
+    )
+    search.fit(moons())
+    assert np.isfinite(search.cv_results_["mean_test_score"]).all()
+
+
+def test_a_failing_callback_fails_the_fit():
+    def stop_at(context):
+        raise RuntimeError("from the callback")
+
+    recorder = Recorder(stop_at)
+    with pytest.raises(RuntimeError, match="from the callback"):
+        small(2).set_callbacks(recorder).fit(moons())
+    assert recorder.torn_down == 1
+
+
+# scikit-learn's own.
+
+
+def log_likelihood(estimator, X, y, sample_weight=None):
+    return {"score": estimator.score(X, sample_weight=sample_weight)}
+
+
+def logged_scores(monitor):
+    return [
+        (row["task_name"], row["score"])
+        for row in monitor.get_logs().data
+        if "score" in row
+    ]
+
+
+@pytest.mark.parametrize("n_jobs", [1, 2])
+@pytest.mark.parametrize("y", [None, np.zeros(len(moons()))], ids=["no y", "y"])
+def test_scoring_monitor_logs_every_epoch(n_jobs, y):
+    monitor = ScoringMonitor(scoring=log_likelihood)
+    model = small(2, n_init=2, n_jobs=n_jobs).set_callbacks(monitor).fit(moons(), y)
+    rows = logged_scores(monitor)
+    names = [name for name, _ in rows]
+    assert names.count("fit") == names.count("init 0") == names.count("init 1") == 1
+    n_epochs = len(model.history_)
+    assert sum(name.endswith("epoch") for name in names) == 2 * n_epochs
+    assert np.isfinite([score for _, score in rows]).all()
+    assert dict(rows)["fit"] == model.score(moons())
+
+
+def test_scoring_monitor_sees_weights():
+    monitor = ScoringMonitor(scoring=log_likelihood)
+    weights = np.arange(len(moons()))
+    model = small(2).set_callbacks(monitor).fit(moons(), sample_weight=weights)
+    score = dict(logged_scores(monitor))["fit"]
+    assert score == model.score(moons(), sample_weight=weights)
+    assert score != model.score(moons())
+
+
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_scoring_monitor_in_a_search(n_jobs):
+    monitor = ScoringMonitor(scoring=log_likelihood)
+    search = GridSearchCV(
+        small().set_callbacks(monitor),
+        {"n_components": [1, 2]},
+        cv=2,
+        n_jobs=n_jobs,
+        error_score="raise",
+    )
+    search.fit(moons())
+    rows = logged_scores(monitor)
+    assert sum(name.endswith("elbo epoch") for name, _ in rows) >= 5 * 3
+    assert np.isfinite([score for _, score in rows]).all()
+
+
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_progress_bar(n_jobs, capsys):
+    model = small(2, n_init=2, n_jobs=n_jobs).set_callbacks(ProgressBar())
+    model.fit(moons())
+    shown = capsys.readouterr().out
+    assert "FlowMixture - fit" in shown
+    assert "init 0" in shown and "init 1" in shown
+    assert "100%" in shown
+    assert_same_answers(model, small(2, n_init=2).fit(moons()), moons())
+
+
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_progress_bar_on_a_search(n_jobs, capsys):
+    search = GridSearchCV(
+        small(), {"n_components": [1, 2]}, cv=2, n_jobs=n_jobs, error_score="raise"
+    )
+    search.set_callbacks(ProgressBar()).fit(moons())
+    shown = capsys.readouterr().out
+    assert "GridSearchCV - fit" in shown
+    assert "FlowMixture" in shown
+    assert np.isfinite(search.score(moons()))
+
+
+def test_progress_bar_inside_a_search_is_refused():
+    """By scikit-learn; it belongs on the search."""
+    search = GridSearchCV(
+        small().set_callbacks(ProgressBar()),
+        {"n_components": [1]},
+        cv=2,
+        error_score="raise",
+    )
+    with pytest.raises(TypeError, match="auto-propagated"):
+        search.fit(moons())
+
+
+def test_a_fitted_model_forgets_its_callbacks_context():
+    model = small(2).set_callbacks(Recorder()).fit(moons())
+    public = {name for name in vars(model) if not name.startswith("_")}
+    assert all(name.endswith("_") for name in public - set(model.get_params()))
+    assert not hasattr(model, "_callback_fit_ctx")

@@ -1,0 +1,916 @@
+"""`FlowMixture`: what its answers mean, and what leaves them unchanged."""
+
+import json
+import subprocess
+import sys
+import threading
+import warnings
+
+import joblib
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.testing import assert_allclose, assert_array_equal
+from scipy.special import logsumexp
+from sklearn import config_context
+from sklearn.base import clone
+from sklearn.cluster import HDBSCAN, AgglomerativeClustering, KMeans
+from sklearn.datasets import make_blobs
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
+from sklearn.mixture import GaussianMixture
+from sklearn.model_selection import GridSearchCV, cross_val_score, cross_validate
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils import estimator_html_repr
+from small_models import (
+    answers,
+    assert_same_answers,
+    moons,
+    small,
+    trained,
+)
+
+from skflowmix import FlowMixture
+from skflowmix import estimator as estimator_module
+from skflowmix import fitting
+from skflowmix.flows import FLOWS
+from skflowmix.initialization import INIT_METHODS
+
+each_flow = pytest.mark.parametrize("flow", FLOWS)
+
+
+@pytest.fixture(scope="module", params=FLOWS)
+def model(request):
+    """Three components of each family, trained; not to be changed."""
+    return trained(3, flow=request.param).fit(moons())
+
+
+def blobs(n_samples=90, seed=0):
+    """Rows of three blobs far apart, and which one each is from."""
+    centers = [[0, 0], [20, 0], [0, 20]]
+    return make_blobs(n_samples, centers=centers, random_state=seed)
+
+
+# The answers fit together.
+
+
+def test_responsibilities_are_bayes_rule(model):
+    X = moons(seed=1)
+    log_joint = model.component_log_prob(X) + np.log(model.weights_)
+    log_prob = logsumexp(log_joint, axis=1)
+    assert_allclose(model.score_samples(X), log_prob, rtol=1e-12)
+    expected = np.exp(log_joint - log_prob[:, None])
+    assert_allclose(model.predict_proba(X), expected, rtol=1e-9, atol=1e-300)
+    assert_array_equal(model.predict(X), log_joint.argmax(axis=1))
+
+
+def test_responsibilities_sum_to_one(model):
+    far = np.r_[moons(), 1e6 * moons()]
+    for shares in (model.predict_proba(far), model.posterior_proba(far)):
+        assert shares.shape == (len(far), 3)
+        assert (shares >= 0).all()
+        assert_allclose(shares.sum(axis=1), 1, rtol=1e-12)
+
+
+def test_elbo_is_a_lower_bound(model):
+    X = np.r_[moons(), moons(seed=1), 100 * moons()]
+    gap = model.score_samples(X) - model.elbo(X)
+    assert (gap >= -1e-9).all()
+    assert gap.max() > 0
+
+
+def test_bound_of_the_training_rows(model):
+    X = moons()
+    assert_allclose(model.lower_bound_, model.elbo(X).mean())
+    gap = model.score_samples(X) - model.elbo(X)
+    assert_allclose(model.elbo_gap_, gap.mean(), rtol=1e-9)
+    assert model.elbo_gap_ >= 0
+    assert len(model.lower_bounds_) == model.n_iter_
+
+
+def test_fitted_attributes(model):
+    assert model.weights_.shape == (3,)
+    assert_allclose(model.weights_.sum(), 1)
+    assert (np.diff(model.weights_) <= 0).all()
+    assert model.means_.shape == (3, 2)
+    assert model.covariances_.shape == (3, 2, 2)
+    assert_allclose(model.covariances_, model.covariances_.transpose(0, 2, 1))
+    assert (np.linalg.eigvalsh(model.covariances_) > 0).all()
+    assert_array_equal(model.labels_, model.predict(moons()))
+    assert model.n_features_in_ == 2
+    assert model.converged_ is True
+    assert isinstance(model.module_, torch.nn.Module)
+
+
+def test_score_is_the_mean(model):
+    X = moons(seed=1)
+    log_prob = model.score_samples(X)
+    assert_allclose(model.score(X), log_prob.mean())
+    weights = np.random.RandomState(0).randint(0, 3, len(X))
+    repeated = np.repeat(X, weights, axis=0)
+    assert_allclose(model.score(X, sample_weight=weights), model.score(repeated))
+    assert_allclose(model.score(X, sample_weight=weights * 8e307), model.score(repeated))
+
+
+def test_history_has_a_record_per_epoch(model):
+    history = json.loads(json.dumps(model.history_))
+    assert history == model.history_
+    names = {
+        "phase",
+        "epoch",
+        "learning_rate",
+        "train_loss",
+        "train_log_likelihood",
+        "validation_log_likelihood",
+        "elbo",
+        "elbo_reconstruction",
+        "elbo_prior",
+        "elbo_entropy",
+        "temperature",
+        "n_components_in_use",
+        "score",
+    }
+    for phase in ("m-step", "elbo"):
+        records = [record for record in history if record["phase"] == phase]
+        assert [record["epoch"] for record in records] == [
+            *range(1, len(records) + 1)
+        ]
+        for record in records:
+            assert names <= set(record)
+            terms = ("elbo_reconstruction", "elbo_prior", "elbo_entropy")
+            assert_allclose(record["elbo"], sum(record[term] for term in terms))
+            assert record["elbo"] <= record["train_log_likelihood"] + 1e-5
+    assert len(records) == model.n_iter_
+    temperatures = [record["temperature"] for record in records]
+    assert temperatures[0] < 1 and (np.diff(temperatures) <= 0).all()
+
+
+def test_one_component_needs_no_m_step():
+    history = small(1).fit(moons()).history_
+    assert {record["phase"] for record in history} == {"elbo"}
+
+
+def test_information_criteria(model):
+    X = moons(seed=1)
+    n_gaussian = 3 * (2 + 3) + 2
+    layers = model.module_.state_dict().items()
+    of_flows = {name: p for name, p in layers if "conditioner" in name}
+    n_flow = sum(p.numel() for n, p in of_flows.items() if "mask" not in n)
+    assert n_flow > 0
+    n_parameters = n_gaussian + n_flow
+    total = model.score_samples(X).sum()
+    assert_allclose(model.aic(X), -2 * total + 2 * n_parameters)
+    assert_allclose(model.bic(X), -2 * total + n_parameters * np.log(len(X)))
+
+
+# With no transforms it is scikit-learn's Gaussian mixture.
+
+
+@pytest.mark.parametrize("n_components", [1, 3])
+def test_without_transforms_it_is_a_gaussian_mixture(n_components):
+    X, _ = blobs()
+    model = small(n_components, n_transforms=0, dtype="float64").fit(X)
+    peer = GaussianMixture(n_components)
+    peer.weights_, peer.means_ = model.weights_, model.means_
+    peer.covariances_ = model.covariances_
+    precisions = np.linalg.inv(model.covariances_)
+    peer.precisions_cholesky_ = np.linalg.cholesky(precisions)
+    grid = np.random.RandomState(0).uniform(-30, 50, size=(500, 2))
+    assert_allclose(model.score_samples(grid), peer.score_samples(grid), rtol=1e-6)
+    assert_allclose(model.predict_proba(grid), peer.predict_proba(grid), atol=1e-6)
+    assert_array_equal(model.predict(X), peer.predict(X))
+    assert_allclose(model.bic(X), peer.bic(X), rtol=1e-6)
+    assert_allclose(model.aic(X), peer.aic(X), rtol=1e-6)
+
+
+# Far from the data.
+
+
+def in_all_directions(X, distances, n_directions=100):
+    """Points (distance, direction, column), in standard deviations from the mean."""
+    directions = np.random.RandomState(0).normal(size=(n_directions, X.shape[1]))
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    steps = np.reshape(distances, (-1, 1, 1)) * directions * X.std(axis=0)
+    return X.mean(axis=0) + steps
+
+
+def heavy_tailed():
+    return np.random.RandomState(0).standard_t(2, size=(300, 3))
+
+
+@each_flow
+@pytest.mark.parametrize("n_components", [1, 3])
+@pytest.mark.parametrize("X", [moons(300), heavy_tailed()], ids=["moons", "t"])
+def test_density_falls_far_from_the_data(flow, n_components, X):
+    model = trained(n_components, flow=flow).fit(X)
+    far = in_all_directions(X, 10.0 ** np.arange(1, 7))
+    log_prob = model.score_samples(far.reshape(-1, X.shape[1])).reshape(6, -1)
+    assert np.isfinite(log_prob).all()
+    assert (np.diff(log_prob, axis=0) < 0).all()
+    assert log_prob[0].max() < np.quantile(model.score_samples(X), 0.05)
+    single = model.score_samples(far.reshape(-1, X.shape[1]).astype(np.float32))
+    assert single.dtype == np.float32
+    assert_allclose(single.reshape(6, -1), log_prob, rtol=1e-2)
+
+
+def test_every_finite_row_has_finite_answers(model):
+    directions = in_all_directions(moons(), [1.0])[0]
+    largest = {np.float32: 3e38, np.float64: 1e308}
+    for dtype, limit in largest.items():
+        for size in (1e10, 1e20, 1e30, 1e100, 1e300, limit):
+            if size <= limit:
+                far = (size * directions / 10).astype(dtype)
+                for name, answer in answers(model, far).items():
+                    assert np.isfinite(answer).all(), (name, size)
+
+
+# The same row has the same score, whatever surrounds it.
+
+
+def assert_same_rows_same_answers(model, X, rtol):
+    expected = answers(model, X)
+    order = np.random.RandomState(0).permutation(len(X))
+    for name, answer in answers(model, X[order]).items():
+        assert answer.dtype == (X.dtype if name != "predict" else int)
+        assert_allclose(answer, expected[name][order], rtol=rtol, atol=rtol)
+    for size in (1, 2, 7, 64):
+        for name, answer in answers(model, X[:size]).items():
+            assert_allclose(answer, expected[name][:size], rtol=rtol, atol=rtol)
+
+
+def test_scores_depend_on_no_other_row(model):
+    assert_same_rows_same_answers(model, moons(seed=1), 1e-7)
+    rtol = 1e-4 if model.flow.startswith("nsf") else 1e-5
+    assert_same_rows_same_answers(model, moons(seed=1).astype(np.float32), rtol)
+
+
+def test_scores_do_not_depend_on_the_chunks(model, monkeypatch):
+    X = moons(seed=1)
+    expected = answers(model, X)
+    monkeypatch.setattr("skflowmix._arrays.CHUNK_FLOATS", 1)
+    for name, answer in answers(model, X).items():
+        assert_allclose(answer, expected[name], rtol=1e-7, err_msg=name)
+
+
+def test_each_dtype_is_scored_in_itself(model):
+    X = moons(seed=1).astype(np.float32)
+    for name, answer in answers(model, X).items():
+        expected = answers(model, X.astype(np.float64))[name]
+        if name == "predict":
+            assert (answer == expected).mean() > 0.98
+        else:
+            assert answer.dtype == np.float32 and expected.dtype == np.float64
+            assert_allclose(answer, expected, rtol=1e-3, atol=1e-3)
+            assert (answer != expected).any()
+
+
+def test_asking_changes_nothing(model):
+    before = {name: id(value) for name, value in vars(model).items()}
+    weights = [p.clone() for p in model.module_.parameters()]
+    answers(model, moons())
+    model.score(moons()), model.bic(moons()), model.sample(3)
+    assert {name: id(value) for name, value in vars(model).items()} == before
+    for weight, then in zip(model.module_.parameters(), weights, strict=True):
+        assert torch.equal(weight, then)
+        assert weight.dtype == torch.float64
+
+
+# Sample weights.
+
+
+@pytest.mark.parametrize("n_components", [1, 3])
+def test_a_weight_is_a_repetition(n_components):
+    X = moons()
+    weights = np.random.RandomState(0).randint(0, 4, len(X))
+    repeated = np.repeat(X, weights, axis=0)
+    weighted = small(n_components).fit(X, sample_weight=weights)
+    for other in (
+        small(n_components).fit(repeated),
+        small(n_components).fit(X[weights > 0], sample_weight=weights[weights > 0]),
+        small(n_components).fit(X, sample_weight=7 * weights),
+        small(n_components).fit(X, sample_weight=2.0**1020 * weights),
+    ):
+        assert_same_answers(weighted, other, X)
+        assert_allclose(weighted.lower_bound_, other.lower_bound_)
+    unweighted = small(n_components).fit(X)
+    assert (weighted.score_samples(X) != unweighted.score_samples(X)).all()
+
+
+@settings(max_examples=10)
+@given(st.floats(1e-300, 1e308))
+def test_equal_weights_are_none(factor):
+    X = moons()
+    model = small(2).fit(X, sample_weight=np.full(len(X), factor))
+    assert_same_answers(model, small(2).fit(X), X)
+
+
+def test_weights_reach_every_start():
+    """A clusterer without weights of its own sees the rows as often as they weigh."""
+    X = moons()
+    weights = np.random.RandomState(0).randint(1, 4, len(X))
+    for init in (*INIT_METHODS, AgglomerativeClustering(2)):
+        model = small(2, init_params=init).fit(X, sample_weight=weights)
+        repeated = np.repeat(X, weights, axis=0)
+        other = small(2, init_params=init).fit(repeated)
+        assert_same_answers(model, other, X)
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        np.zeros(150),
+        np.r_[-1.0, np.ones(149)],
+        np.r_[np.nan, np.ones(149)],
+        np.r_[np.inf, np.ones(149)],
+        np.ones(149),
+        np.ones((150, 1)),
+        0.0,
+        -1.0,
+        np.nan,
+        np.inf,
+    ],
+    ids=lambda w: f"{np.shape(w)}{np.ravel(w)[0]}",
+)
+def test_bad_weights(weights):
+    match = "(?i)sample.?weight|negative"
+    with pytest.raises(ValueError, match=match):
+        small(2).fit(moons(), sample_weight=weights)
+    with pytest.raises(ValueError, match=match):
+        small(2).fit(moons()).score(moons(), sample_weight=weights)
+
+
+# What else leaves the model unchanged.
+
+
+def test_y_is_ignored():
+    X = moons()
+    expected = small(2).fit(X)
+    for y in (np.arange(len(X)), ["a"] * len(X), np.full(len(X), np.nan), [1]):
+        assert_same_answers(small(2).fit(X, y), expected, X)
+        assert_array_equal(small(2).fit_predict(X, y), expected.labels_)
+        assert expected.score(X, y) == expected.score(X)
+
+
+@pytest.mark.parametrize("init_params", INIT_METHODS)
+def test_order_of_the_rows_does_not_matter(init_params):
+    X = moons()
+    order = np.random.RandomState(1).permutation(len(X))
+    model = small(3, init_params=init_params).fit(X)
+    other = small(3, init_params=init_params).fit(X[order])
+    assert_same_answers(model, other, X)
+    assert_array_equal(model.labels_[order], other.labels_)
+
+
+def test_fit_predict_is_predict():
+    model = small(3)
+    labels = model.fit_predict(moons())
+    assert labels.dtype == int
+    assert_array_equal(labels, model.labels_)
+    assert_array_equal(labels, model.predict(moons()))
+    weights = np.arange(len(moons()))
+    labels = model.fit_predict(moons(), sample_weight=weights)
+    other = small(3).fit(moons(), sample_weight=weights)
+    assert_array_equal(labels, other.labels_)
+
+
+@pytest.mark.parametrize("random_state", [0, np.random.RandomState])
+def test_a_seed_repeats(random_state):
+    def fitted():
+        seed = random_state if random_state == 0 else random_state(5)
+        return small(3, random_state=seed, n_init=2, init_params="random").fit(moons())
+
+    first, second = fitted(), fitted()
+    assert_same_answers(first, second, moons())
+    assert first.history_ == second.history_
+    assert_array_equal(first.sample(20)[0], second.sample(20)[0])
+
+
+def test_no_seed_does_not():
+    """Even where NumPy's global generator is in the same state."""
+    scores = [
+        small(3, random_state=None, init_params="random").fit(moons()).score(moons())
+        for _ in range(3)
+    ]
+    assert len(set(scores)) == 3
+
+
+def test_another_seed_is_another_model():
+    first, second = (small(2, random_state=seed).fit(moons()) for seed in (0, 1))
+    assert first.score(moons()) != second.score(moons())
+
+
+@pytest.mark.parametrize("random_state", [None, 0])
+def test_global_generators_stay(random_state):
+    """As in every test here, by a fixture in conftest.py; said once more."""
+    numpy_state = np.random.get_state()[1].copy()  # noqa: NPY002
+    torch_state = torch.get_rng_state()
+    model = small(2, random_state=random_state, n_init=2, init_params="auto")
+    model.fit(moons()).sample(10)
+    assert_array_equal(np.random.get_state()[1], numpy_state)  # noqa: NPY002
+    assert torch.equal(torch.get_rng_state(), torch_state)
+
+
+def test_import_leaves_no_trace():
+    code = """
+import sys, warnings
+import joblib, sklearn.mixture, scipy.sparse.linalg, torch
+import numpy as np
+warnings.simplefilter("error")
+np.random.seed(1), torch.manual_seed(1)
+states = np.random.get_state()[1].copy(), torch.get_rng_state()
+settings = torch.get_default_dtype(), torch.get_num_threads()
+before = set(sys.modules)
+import skflowmix
+assert (np.random.get_state()[1] == states[0]).all()
+assert torch.equal(torch.get_rng_state(), states[1])
+assert settings == (torch.get_default_dtype(), torch.get_num_threads())
+assert torch.is_grad_enabled()
+new = set(sys.modules) - before
+for name in ("matplotlib", "rich", "pandas"):
+    assert name not in new, name
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# Samples.
+
+
+def test_sample(model):
+    X, labels = model.sample(1000, random_state=0)
+    assert X.shape == (1000, 2) and labels.shape == (1000,)
+    assert X.dtype == np.float64 and labels.dtype == np.int64
+    assert (np.diff(labels) >= 0).all()
+    expected = 1000 * model.weights_
+    counts = np.bincount(labels, minlength=3)
+    assert (np.abs(counts - expected) < 5 * np.sqrt(expected)).all()
+    X, labels = model.sample()
+    assert X.shape == (1, 2) and labels.shape == (1,)
+    # Rows look like those of the fit.
+    log_prob = model.score_samples(model.sample(1000, random_state=0)[0])
+    assert abs(np.median(log_prob) - np.median(model.score_samples(moons()))) < 0.7
+
+
+def test_sample_of_one_component(model):
+    for k in range(3):
+        X, labels = model.sample(200, component=k, random_state=0)
+        assert X.shape == (200, 2)
+        assert (labels == k).all()
+        assert (model.predict(X) == k).mean() > 0.5
+        expected = model.component_log_prob(X)[:, k].mean()
+        others = np.delete(model.component_log_prob(X), k, axis=1).mean(axis=0)
+        assert (expected > others).all()
+
+
+def test_labels_of_a_sample_belong_to_its_rows():
+    X, y = blobs()
+    model = small(3).fit(X)
+    new, labels = model.sample(300, random_state=0)
+    assert_array_equal(model.predict(new), labels)
+
+
+def test_a_large_sample_has_all_components(model, monkeypatch):
+    """Drawn in chunks."""
+    monkeypatch.setattr(estimator_module, "SAMPLE_CHUNK", 100)
+    X, labels = model.sample(1050, random_state=0)
+    assert np.isfinite(X).all()
+    whole = model.score_samples(X)
+    monkeypatch.undo()
+    once = model.score_samples(model.sample(1050, random_state=0)[0])
+    assert_array_equal(labels, model.sample(1050, random_state=0)[1])
+    assert abs(np.median(whole) - np.median(once)) < 0.3
+
+
+def test_random_state_of_a_sample():
+    model = small(2).fit(moons())
+    draw = model.sample
+    assert_array_equal(draw(5, random_state=3)[0], draw(5, random_state=3)[0])
+    assert (draw(5, random_state=3)[0] != draw(5, random_state=4)[0]).all()
+    generator = np.random.RandomState(3)
+    first = draw(5, random_state=generator)[0]
+    assert_array_equal(first, draw(5, random_state=3)[0])
+    assert (first != draw(5, random_state=generator)[0]).all()
+    assert (draw(5)[0] != draw(5)[0]).all()
+
+
+def test_threads_draw_different_rows():
+    model = small(2).fit(moons())
+    start = threading.Barrier(8)
+    draws = []
+
+    def draw():
+        start.wait()
+        draws.extend(model.sample(1)[0].tolist() for _ in range(10))
+
+    threads = [threading.Thread(target=draw) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(np.unique(np.concatenate(draws), axis=0)) == 80
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("n_samples", 0),
+        ("n_samples", -1),
+        ("n_samples", 1.5),
+        ("n_samples", "many"),
+        ("n_samples", None),
+        ("component", 2),
+        ("component", -1),
+        ("component", 0.5),
+        ("component", "a"),
+        ("random_state", "seed"),
+        ("random_state", -1),
+    ],
+)
+def test_bad_arguments_of_sample(name, value):
+    model = small(2).fit(moons())
+    message = "seed|Seed" if name == "random_state" else f"{name} must be .* integer"
+    with pytest.raises(ValueError, match=message):
+        model.sample(**{name: value})
+
+
+def test_unfitted():
+    for ask in (
+        "score_samples",
+        "component_log_prob",
+        "predict",
+        "predict_proba",
+        "posterior_proba",
+        "elbo",
+        "score",
+        "bic",
+        "aic",
+    ):
+        with pytest.raises(NotFittedError):
+            getattr(small(2), ask)(moons())
+    with pytest.raises(NotFittedError):
+        small(2).sample()
+
+
+# Where components start.
+
+
+@pytest.mark.parametrize(
+    "init",
+    [
+        *(name for name in INIT_METHODS if name != "random"),
+        KMeans(3, n_init=3),
+        AgglomerativeClustering(3),
+        HDBSCAN(min_cluster_size=10, copy=True),
+    ],
+    ids=str,
+)
+def test_every_start_finds_blobs(init):
+    X, y = blobs()
+    X = np.r_[X, [[300.0, 300.0]]]  # noise to HDBSCAN
+    model = small(3, init_params=init).fit(X)
+    found = np.zeros((3, 3), dtype=int)
+    np.add.at(found, (y, model.labels_[:-1]), 1)
+    assert (np.sort(found, axis=1) == [0, 0, 30]).all()
+
+
+def test_responsibilities_as_a_start():
+    X, y = blobs()
+    start = np.eye(3)[y]
+    for given in (start, start.tolist(), start.astype(np.float32)):
+        model = small(3, init_params=given).fit(X)
+        assert_array_equal(model.labels_, y)
+    order = [2, 0, 1]  # the components stay in the order that was given
+    relabelled = small(3, init_params=start[:, order]).fit(X)
+    assert_array_equal(np.take(order, relabelled.labels_), y)
+    assert_allclose(relabelled.score(X), model.score(X), atol=1e-3)
+
+
+def test_responsibilities_of_identical_rows_are_averaged():
+    X, y = blobs()
+    twice = np.r_[X, X]
+    start = np.r_[np.eye(3)[y], np.full((len(X), 3), 1 / 3)]
+    model = small(3, init_params=start).fit(twice)
+    other = small(3, init_params=(np.eye(3)[y] + 1 / 3) / 2).fit(X)
+    assert_allclose(model.score_samples(X), other.score_samples(X), rtol=1e-9)
+
+
+def test_means_as_a_start():
+    X, y = blobs()
+    means = [[0, 21], [1, 0], [19, 0]]
+    model = small(3, means_init=means).fit(X)
+    assert_array_equal(np.array([1, 2, 0])[y], model.labels_)
+    assert_allclose(model.means_, means, atol=1.5)
+
+
+def test_weights_as_a_start():
+    X, y = blobs()
+    weights = [0.2, 0.7, 0.1]
+    model = small(3, weights_init=weights, init_params=np.eye(3)[y], max_iter=0)
+    with pytest.warns(ConvergenceWarning):
+        model.fit(X)
+    assert_allclose(model.weights_, weights, rtol=1e-6)
+
+
+X, y = blobs()
+BAD_STARTS = {
+    "init_params": [
+        np.eye(3)[y][:-1],
+        np.ones((90, 2)) / 2,
+        np.full((90, 3), 0.5),
+        np.tile([1.5, -0.5, 0.0], (90, 1)),
+        np.tile([np.nan, 0.5, 0.5], (90, 1)),
+        y,
+        np.ones((90, 3, 1)) / 3,
+        [["a", "b", "c"]] * 90,
+        "nearest",
+        KMeans,
+        StandardScaler(),
+    ],
+    "means_init": [
+        [[0, 0], [20, 0]],
+        np.zeros((3, 3)),
+        np.full((3, 2), np.nan),
+        [["a", "b"]] * 3,
+        "kmeans",
+        np.zeros(6),
+    ],
+    "weights_init": [
+        [0.5, 0.5],
+        [0.5, 0.5, 0.0],
+        [1.5, -0.3, -0.2],
+        [0.5, 0.5, 0.5],
+        [np.nan, 0.5, 0.5],
+        [[0.2, 0.3, 0.5]],
+        "equal",
+        1.0,
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        pytest.param(name, value, id=f"{name}-{i}")
+        for name, values in BAD_STARTS.items()
+        for i, value in enumerate(values)
+    ],
+)
+def test_bad_starts_are_named(name, value):
+    X, _ = blobs()
+    with pytest.raises(ValueError, match=name):
+        small(3, **{name: value}).fit(X)
+
+
+def test_too_many_clusters_are_an_error():
+    X, _ = blobs()
+    with pytest.raises(ValueError, match="init_params found 5 clusters"):
+        small(3, init_params=KMeans(5)).fit(X)
+
+
+def test_too_few_clusters_are_split():
+    X, _ = blobs()
+    model = small(3, init_params=KMeans(2, random_state=0)).fit(X)
+    assert (model.weights_ > 0.1).all()
+
+
+def test_clusterer_is_not_changed():
+    clusterer = KMeans(3)
+    before = dict(vars(clusterer))
+    model = small(3, init_params=clusterer).fit(moons())
+    assert vars(clusterer) == before
+    assert model.init_params is clusterer
+    assert_same_answers(
+        model, small(3, init_params=KMeans(3)).fit(moons()), moons(seed=1)
+    )
+
+
+def test_parameters_are_not_changed():
+    X, y = blobs()
+    parameters = {
+        "init_params": np.eye(3)[y],
+        "means_init": [[0, 21], [1, 0], [19, 0]],
+        "weights_init": [0.2, 0.3, 0.5],
+        "hidden_units": [4, 4],
+        "posterior_units": np.array([4]),
+    }
+    copies = {name: np.copy(value) for name, value in parameters.items()}
+    model = small(3, **parameters).fit(X)
+    for name, value in parameters.items():
+        assert getattr(model, name) is value
+        assert_array_equal(value, copies[name])
+
+
+# Restarts.
+
+
+@pytest.mark.parametrize("random_state", range(3))
+def test_restarts_keep_the_best(random_state, monkeypatch):
+    """The largest likelihood of held-out rows, the same ones for all."""
+    seen = []
+
+    def best_candidate(candidates):
+        seen.extend(candidates)
+        return fitting.best_candidate(candidates)
+
+    monkeypatch.setattr(estimator_module, "best_candidate", best_candidate)
+    model = small(3, init_params="random", n_init=4, random_state=random_state)
+    model.fit(moons())
+    assert len(seen) == 4
+    for candidate in seen:
+        assert torch.equal(candidate.held_out.x, seen[0].held_out.x)
+    scores = [float(candidate.held_out_log_prob.mean()) for candidate in seen]
+    assert len(set(scores)) == 4
+    assert model.history_ == seen[int(np.argmax(scores))].history
+    n_epochs = sum(record["phase"] == "elbo" for record in model.history_)
+    assert model.n_iter_ == n_epochs
+
+
+def test_parallel_restarts_are_the_same():
+    parameters = {"n_init": 2, "init_params": "random"}
+    alone = small(3, **parameters).fit(moons())
+    together = small(3, n_jobs=2, **parameters).fit(moons())
+    assert_same_answers(together, alone, moons())
+    assert alone.history_ == together.history_
+    threads = small(3, n_jobs=2, **parameters)
+    with joblib.parallel_backend("threading"):
+        threads.fit(moons())
+    assert_same_answers(threads, alone, moons())
+
+
+def test_warm_start_goes_on():
+    X = moons()
+    model = trained(2, max_iter=30).fit(X)
+    module, score = model.module_, model.score(X)
+    model.set_params(warm_start=True).fit(X)
+    assert model.module_ is not module
+    assert model.score(X) > score - 0.05
+    assert {record["phase"] for record in model.history_} == {"elbo"}
+    # Going on from a fitted model is quick where starting again would not be.
+    model.set_params(max_iter=0)
+    with pytest.warns(ConvergenceWarning):
+        unchanged = clone(model).set_params(warm_start=False).fit(X)
+    before = model.score_samples(X)
+    with pytest.warns(ConvergenceWarning):
+        model.fit(X)
+    assert_allclose(model.score_samples(X), before, rtol=1e-5)
+    assert (unchanged.score_samples(X) != before).all()
+
+
+def test_warm_start_on_other_rows():
+    model = trained(2, max_iter=20, warm_start=True).fit(moons())
+    shifted = moons(seed=1) + 0.1
+    before = model.score(shifted)
+    model.fit(shifted)
+    assert model.score(shifted) > before - 0.05
+
+
+def test_warm_start_needs_the_same_shape():
+    model = small(2, warm_start=True).fit(moons())
+    with pytest.raises(ValueError, match=r"warm_start .* n_components=2, got 3"):
+        model.set_params(n_components=3).fit(moons())
+    model.set_params(n_components=2)
+    with pytest.raises(ValueError, match=r"warm_start .* 2 columns"):
+        model.fit(np.c_[moons(), moons()])
+
+
+def test_without_warm_start_a_fit_starts_again():
+    model = small(2).fit(moons())
+    before = answers(model, moons())
+    model.fit(moons(seed=1)[:, :1]).fit(moons())
+    for name, answer in answers(model, moons()).items():
+        assert_array_equal(answer, before[name])
+
+
+# Convergence.
+
+
+def test_convergence_warning():
+    with pytest.warns(ConvergenceWarning, match="max_iter=2"):
+        model = trained(2, max_iter=2, n_iter_init=2).fit(moons())
+    assert model.converged_ is False
+    assert model.n_iter_ == 2
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = trained(2).fit(moons())
+    assert model.converged_ is True
+    assert model.n_iter_ < model.max_iter
+
+
+def test_nothing_is_printed(capfd):
+    small(2, n_init=2).fit(moons()).sample(3)
+    out, err = capfd.readouterr()
+    assert out == "" and err == ""
+
+
+def test_verbose_prints_lines(capsys):
+    small(2, verbose=1, verbose_interval=1).fit(moons())
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 6
+    assert "m-step epoch 1: validation log-likelihood -" in lines[0]
+    assert "elbo epoch 3" in lines[-1]
+    small(2, verbose=1, verbose_interval=2).fit(moons())
+    assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+# Among scikit-learn's tools.
+
+
+def test_pipeline():
+    X, y = blobs()
+    pipeline = make_pipeline(StandardScaler(), small(3))
+    labels = pipeline.fit_predict(X * [1e6, 1e-6])
+    assert_array_equal(labels, pipeline.predict(X * [1e6, 1e-6]))
+    assert len(set(zip(labels, y, strict=True))) == 3
+    assert np.isfinite(pipeline.score(X * [1e6, 1e-6]))
+    assert np.isfinite(pipeline.score_samples(X * [1e6, 1e-6])).all()
+
+
+def test_grid_search_by_held_out_score():
+    X, _ = blobs()
+    search = GridSearchCV(
+        small(), {"n_components": [1, 2, 3]}, cv=3, error_score="raise"
+    )
+    search.fit(X)
+    assert search.best_params_ == {"n_components": 3}
+    assert np.isfinite(search.cv_results_["mean_test_score"]).all()
+
+
+@each_flow
+def test_cross_validation(flow):
+    scores = cross_val_score(small(2, flow=flow), moons(), cv=3, error_score="raise")
+    assert np.isfinite(scores).all()
+
+
+def test_set_output_is_harmless():
+    names = ["east", "north"]
+    X = pd.DataFrame(moons(), columns=names)
+    pipeline = make_pipeline(StandardScaler(), small(2)).set_output(transform="pandas")
+    pipeline.fit(X)
+    assert_array_equal(pipeline[-1].feature_names_in_, names)
+    assert isinstance(pipeline.predict(X), np.ndarray)
+    with config_context(transform_output="pandas"):
+        assert isinstance(small(2).fit(X).score_samples(X), np.ndarray)
+
+
+def test_column_names():
+    X = pd.DataFrame(moons(), columns=["east", "north"])
+    model = small(2).fit(X)
+    assert_array_equal(model.feature_names_in_, ["east", "north"])
+    assert_array_equal(model.predict(X), small(2).fit(moons()).labels_)
+    with pytest.raises(ValueError, match="same order"):
+        model.predict(X[["north", "east"]])
+    with pytest.raises(ValueError, match="unseen at fit time"):
+        model.score_samples(X.rename(columns={"east": "west"}))
+    with pytest.warns(UserWarning, match="does not have valid feature names"):
+        model.predict(moons())
+    with pytest.raises(ValueError, match="3 features, but FlowMixture is expecting 2"):
+        small(2).fit(moons()).predict(np.zeros((1, 3)))
+
+
+def test_parameters_come_and_go():
+    model = FlowMixture()
+    parameters = model.get_params()
+    assert set(parameters) == set(FlowMixture._parameter_constraints)
+    assert FlowMixture(**parameters).get_params() == parameters
+    for name in parameters:
+        value = object()
+        assert getattr(clone(model).set_params(**{name: value}), name) is value
+    with pytest.raises(ValueError, match="n_clusters"):
+        model.set_params(n_clusters=2)
+    assert clone(small(3)).get_params() == small(3).get_params()
+
+
+def test_clone_is_unfitted():
+    fitted = small(2).fit(moons())
+    with pytest.raises(NotFittedError):
+        clone(fitted).predict(moons())
+    assert_same_answers(clone(fitted).fit(moons()), fitted, moons())
+
+
+def test_representations():
+    for model in (FlowMixture(n_components=3), small(2).fit(moons())):
+        assert "FlowMixture" in estimator_html_repr(model)
+        assert f"n_components={model.n_components}" in repr(model)
+        assert "text/html" in model._repr_mimebundle_()
+
+
+def test_weights_are_routed():
+    X, _ = blobs()
+    weights = np.random.RandomState(0).randint(0, 3, len(X))
+    with config_context(enable_metadata_routing=True):
+        model = small(2).set_fit_request(sample_weight=True)
+        model.set_score_request(sample_weight=True)
+        scaler = StandardScaler().set_fit_request(sample_weight=False)
+        pipeline = make_pipeline(scaler, model).fit(X, sample_weight=weights)
+        scaled = StandardScaler().fit_transform(X)
+        direct = small(2).fit(scaled, sample_weight=weights)
+        assert_array_equal(pipeline.score_samples(X), direct.score_samples(scaled))
+        routed = cross_validate(
+            model, X, params={"sample_weight": weights}, cv=3, error_score="raise"
+        )
+        parallel = small(2, n_init=2, n_jobs=2).fit(X, sample_weight=weights)
+        assert np.isfinite(parallel.score(X))
+    unweighted = cross_validate(small(2), X, cv=3)
+    assert (routed["test_score"] != unweighted["test_score"]).all()
