@@ -98,14 +98,18 @@ class FlowMixture(CallbackSupportMixin, DensityMixin, BaseEstimator):
         The logits of q(z|x) are divided by a temperature that starts here.
     temperature_decay : float, default=1e-3
         Exponential decay of the temperature per mini-batch, down to 0.1.
+    label_noise : float, default=0.05
+        The first partition counts as labels that are wrong with this probability:
+        likelihood alone lets flexible components drift away from a right partition.
+        At 1 it is only where training starts, as in the paper.
     max_iter : int, default=200
         Largest number of epochs on the ELBO.
-    n_iter_init : int, default=40
+    n_iter_init : int, default=15
         Largest number of epochs of the M-step.
     tol : float, default=1e-3
         An epoch counts as an improvement when the held-out log-likelihood grows by
         more than this, in nats per row.
-    n_iter_no_change : int, default=8
+    n_iter_no_change : int, default=6
         Epochs without improvement after which the learning rate drops; the third
         time, training has converged.
     validation_fraction : float, default=0.15
@@ -115,7 +119,7 @@ class FlowMixture(CallbackSupportMixin, DensityMixin, BaseEstimator):
         Rows per step; "auto" grows with the data from 64 to 1024.
     learning_rate : float, default=5e-3
         First step size of Adam.
-    weight_decay : float, default=0.0
+    weight_decay : float, default=2.0
         Decoupled weight decay of the networks' weight matrices.
     dtype : {"float32", "float64"}, default="float32"
         Precision of the training. Scores have the precision of the X they are for.
@@ -217,6 +221,7 @@ class FlowMixture(CallbackSupportMixin, DensityMixin, BaseEstimator):
         "reg_covar": [Interval(Real, 0.0, None, closed="left")],
         "temperature": [Interval(Real, 0.0, None, closed="neither")],
         "temperature_decay": [Interval(Real, 0.0, None, closed="left")],
+        "label_noise": [Interval(Real, 0.0, 1.0, closed="right")],
         "max_iter": [Interval(Integral, 0, None, closed="left")],
         "n_iter_init": [Interval(Integral, 0, None, closed="left")],
         "tol": [Interval(Real, 0.0, None, closed="left")],
@@ -252,14 +257,15 @@ class FlowMixture(CallbackSupportMixin, DensityMixin, BaseEstimator):
         reg_covar=1e-6,
         temperature=1.0,
         temperature_decay=1e-3,
+        label_noise=0.05,
         max_iter=200,
-        n_iter_init=40,
+        n_iter_init=15,
         tol=1e-3,
-        n_iter_no_change=8,
+        n_iter_no_change=6,
         validation_fraction=0.15,
         batch_size="auto",
         learning_rate=5e-3,
-        weight_decay=0.0,
+        weight_decay=2.0,
         dtype="float32",
         device="cpu",
         n_jobs=None,
@@ -280,6 +286,7 @@ class FlowMixture(CallbackSupportMixin, DensityMixin, BaseEstimator):
         self.reg_covar = reg_covar
         self.temperature = temperature
         self.temperature_decay = temperature_decay
+        self.label_noise = label_noise
         self.max_iter = max_iter
         self.n_iter_init = n_iter_init
         self.tol = tol
@@ -541,9 +548,17 @@ class FlowMixture(CallbackSupportMixin, DensityMixin, BaseEstimator):
             start, gaussians = copy.deepcopy(self.module_), self._gaussians
         else:
             start = None
-            gaussians = Gaussians.fit(
-                rows.x, rows.weights, responsibilities, self.reg_covar
-            )
+            try:
+                gaussians = Gaussians.fit(
+                    rows.x, rows.weights, responsibilities, self.reg_covar
+                )
+                np.linalg.cholesky(gaussians.covariances)
+            except np.linalg.LinAlgError as error:
+                raise ValueError(
+                    "A component's covariance is not positive definite with reg_covar="
+                    f"{self.reg_covar}: its rows are too few or lie in a plane. "
+                    "Increase reg_covar."
+                ) from error
             if self.weights_init is not None:
                 gaussians.weights = np.asarray(self.weights_init, dtype=np.float64)
         standardizer = rows.standardizer

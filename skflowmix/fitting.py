@@ -48,6 +48,7 @@ class FitSettings:
     reg_covar: float
     temperature: float
     temperature_decay: float
+    label_noise: float
     max_iter: int
     n_iter_init: int
     tol: float
@@ -65,7 +66,9 @@ class FitSettings:
             values[name] = tuple(int(width) for width in values[name])
         return cls(**values)
 
-    def training_config(self, max_epochs: int, n_rows: int) -> TrainingConfig:
+    def training_config(
+        self, max_epochs: int, n_drops: int, n_rows: int
+    ) -> TrainingConfig:
         """Settings of one training phase on `n_rows` rows."""
         batch_size = self.batch_size
         if batch_size == "auto":
@@ -77,6 +80,7 @@ class FitSettings:
             patience=self.n_iter_no_change,
             tol=self.tol,
             weight_decay=self.weight_decay,
+            n_drops=n_drops,
         )
 
 
@@ -192,6 +196,7 @@ class _Fit:
         objective: Objective,
         parameters: list[Tensor],
         max_epochs: int,
+        n_drops: int,
         random_state: np.random.RandomState,
         on_epoch: OnEpoch,
     ) -> Outcome:
@@ -201,7 +206,9 @@ class _Fit:
             self.history.append({"phase": phase, **record})
             return on_epoch(self.history[-1], self.candidate)
 
-        config = self.settings.training_config(max_epochs, objective.n_rows)
+        config = self.settings.training_config(
+            max_epochs, n_drops, objective.n_rows
+        )
         generator = torch_generator(random_state, self.working.means.device)
         return train(objective, parameters, config, generator, report)
 
@@ -286,6 +293,7 @@ def fit_candidate(
             MStepObjective(working, fit.train_rows, fit.held_out),
             fit.trained,
             settings.n_iter_init,
+            0,
             random_state,
             on_epoch,
         )
@@ -293,9 +301,12 @@ def fit_candidate(
         temperature = Temperature(settings.temperature, settings.temperature_decay)
         outcome = fit.run(
             "elbo",
-            ElboObjective(working, fit.train_rows, fit.held_out, temperature),
+            ElboObjective(
+                working, fit.train_rows, fit.held_out, temperature, settings.label_noise
+            ),
             [*fit.trained, working.weight_logits, working.temperature],
             settings.max_iter,
+            2,
             random_state,
             on_epoch,
         )

@@ -182,6 +182,8 @@ class FlowStack(nn.Module):
         Number of layers; 0 gives the identity.
     hidden_units : sequence of int
         Widths of the conditioners' hidden layers.
+    first_position : int, default=0
+        Position of the first layer, which decides the columns that it changes.
     generator : torch.Generator
         Source of the initial weights.
 
@@ -202,6 +204,7 @@ class FlowStack(nn.Module):
         n_transforms: int,
         hidden_units: Sequence[int],
         *,
+        first_position: int = 0,
         generator: torch.Generator,
     ):
         super().__init__()
@@ -215,7 +218,7 @@ class FlowStack(nn.Module):
                 position,
                 generator=generator,
             )
-            for position in range(n_transforms)
+            for position in range(first_position, first_position + n_transforms)
         )
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -179,7 +179,7 @@ def _rescaled(x, sample_weight, column_scales=None):
     scale = np.where(varies, spread, 1.0)
     if column_scales is not None and varies.any():
         in_units = spread[varies] * column_scales[varies]
-        if in_units.max() <= COMMENSURATE_RATIO * in_units.min():
+        if in_units.max() / COMMENSURATE_RATIO <= in_units.min():
             # Over the largest one: squares of extreme units leave the floats' range.
             largest = in_units.max()
             common = np.sqrt(np.mean((in_units / largest) ** 2))

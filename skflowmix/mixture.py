@@ -145,9 +145,18 @@ class MixtureOfFlows(nn.Module):
         self.n_components, self.n_features = n_components, n_features
         self.inner, self.outer = (
             FlowStack(
-                flow, n_components, n_features, n, hidden_units, generator=generator
+                flow,
+                n_components,
+                n_features,
+                n_layers,
+                hidden_units,
+                first_position=first,
+                generator=generator,
             )
-            for n in (min(n_transforms, 1), max(n_transforms - 1, 0))
+            for first, n_layers in (
+                (0, min(n_transforms, 1)),
+                (1, max(n_transforms - 1, 0)),
+            )
         )
         self.tail = LogTail() if n_transforms else None
         self.posterior = PosteriorNet(

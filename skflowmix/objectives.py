@@ -199,6 +199,11 @@ class ElboObjective(_Objective):
     inequality: still a lower bound, and only the pairs in S need a flow. Every
     `DENSE_EVERY`-th step is dense.
 
+    Likelihood alone lets flexible components drift away from a right partition, so
+    the first responsibilities r can enter as labels with noise :math:`\epsilon`: row
+    x then adds :math:`\sum_k q_k \log((1 - \epsilon) K r_k(x) + \epsilon)`, and
+    changes its component only when the densities clearly say so.
+
     Parameters
     ----------
     model : MixtureOfFlows
@@ -207,6 +212,9 @@ class ElboObjective(_Objective):
         Rows to train on and to judge by.
     temperature : Temperature
         Schedule over the steps.
+    label_noise : float, default=1.0
+        Probability that a first responsibility is wrong; at 1 they do not matter and
+        this is the ELBO alone.
 
     References
     ----------
@@ -220,9 +228,11 @@ class ElboObjective(_Objective):
         train: Rows,
         held_out: Rows,
         temperature: Temperature,
+        label_noise: float = 1.0,
     ):
         super().__init__(model, train, held_out)
         self.temperature = temperature
+        self.label_noise = label_noise
         self.n_steps = 0
 
     def _held_out_log_prob(self, log_prob: Tensor) -> Tensor:
@@ -242,5 +252,8 @@ class ElboObjective(_Objective):
         log_q = log_q.masked_fill(~chosen, -math.inf).log_softmax(1)
         q = log_q.exp()
         expected = _expected_log_prob(model, batch, q, chosen)
-        log_ratio = (model.log_weights - log_q).masked_fill(~chosen, 0.0)
+        agreement = batch.responsibilities * model.n_components
+        log_labels = torch.log((1 - self.label_noise) * agreement + self.label_noise)
+        log_prior = model.log_weights + log_labels
+        log_ratio = (log_prior - log_q).masked_fill(~chosen, 0.0)
         return -expected - batch.mean((q * log_ratio).sum(1))

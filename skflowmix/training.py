@@ -222,13 +222,13 @@ def train(
         score = record["score"]
         if not (math.isfinite(record["train_loss"]) and math.isfinite(score)):
             n_failures += 1
+            flat.values.copy_(best)
             if n_failures > 3:
                 raise FloatingPointError(
                     "Training diverged: the loss is not finite even with a thousandth "
                     f"of learning_rate={config.learning_rate}. Try a smaller "
                     "learning_rate, a larger reg_covar, or rescaled columns."
                 )
-            flat.values.copy_(best)
             optimizer.reset()
             step_size *= 0.1
             continue

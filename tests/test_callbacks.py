@@ -25,9 +25,7 @@ class Recorder:
     def on_fit_task_begin(self, estimator, context):
         self.begun.append(context.task_name)
 
-    def on_fit_task_end(
-        self, estimator, context, *, X, y, metadata, fitted_estimator
-    ):
+    def on_fit_task_end(self, estimator, context, *, X, y, metadata, fitted_estimator):
         self.ended.append(context.task_name)
         self.seen.append((X, y, metadata))
         self.models.append(fitted_estimator)

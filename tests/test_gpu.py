@@ -1,0 +1,123 @@
+"""`FlowMixture` on a CUDA device agrees with the CPU; skipped without one."""
+
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_allclose, assert_array_equal
+from small_models import answers, assert_same_answers, moons, small, trained
+
+from skflowmix.flows import FLOWS
+
+pytestmark = pytest.mark.cuda
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("flow", FLOWS)
+def test_same_answers_on_both(flow, dtype):
+    X = moons().astype(dtype)
+    model = trained(3, flow=flow, max_iter=20, tol=0.1).fit(X)
+    expected = answers(model, X)
+    model.set_params(device="cuda")
+    rtol = 1e-9 if dtype == np.float64 else 1e-3
+    for name, answer in answers(model, X).items():
+        if name == "predict":
+            assert (answer == expected[name]).mean() > 0.98
+        else:
+            assert answer.dtype == dtype
+            assert_allclose(answer, expected[name], rtol=rtol, atol=rtol)
+
+
+@pytest.mark.parametrize("flow", FLOWS)
+def test_fit_on_cuda(flow):
+    model = trained(2, flow=flow, device="cuda").fit(moons())
+    peer = trained(2, flow=flow).fit(moons())
+    assert model.converged_
+    assert abs(model.score(moons()) - peer.score(moons())) < 0.3
+    for tensor in model.module_.state_dict().values():
+        assert tensor.device.type == "cpu"
+
+
+def test_the_largest_scores_are_finite_and_fall():
+    model = trained(3, device="cuda").fit(moons())
+    far = 10.0 ** np.arange(1, 7)[:, None] * [[1.0, 1.0]]
+    log_prob = model.score_samples(far)
+    assert np.isfinite(log_prob).all()
+    assert (np.diff(log_prob) < 0).all()
+    for dtype, size in ((np.float64, 1e300), (np.float32, 1e38)):
+        assert np.isfinite(model.score_samples(np.full((1, 2), size, dtype))).all()
+
+
+def test_a_seed_repeats_and_global_generators_stay():
+    """The fixture in conftest.py watches torch.cuda's generators, too."""
+    first, second = (
+        small(3, device="cuda", n_init=2, init_params="random").fit(moons())
+        for _ in range(2)
+    )
+    assert_allclose(
+        first.score_samples(moons()), second.score_samples(moons()), rtol=1e-3
+    )
+    assert_array_equal(
+        first.sample(5, random_state=0)[1], second.sample(5, random_state=0)[1]
+    )
+
+
+def test_auto_is_cuda():
+    model = small(2, device="auto", n_init=1)
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.max_memory_allocated()
+    model.fit(moons())
+    assert torch.cuda.max_memory_allocated() > before
+
+
+def test_asking_does_not_move_the_model():
+    model = small(2, device="cuda").fit(moons())
+    module = model.module_
+    answers(model, moons()), model.sample(3)
+    assert model.module_ is module
+    assert next(module.parameters()).device.type == "cpu"
+
+
+@pytest.mark.parametrize("n_jobs", [None, 2])
+def test_restarts(n_jobs):
+    """Worker processes share the device."""
+    model = small(2, device="cuda", n_init=2, n_jobs=n_jobs).fit(moons())
+    assert np.isfinite(model.score(moons()))
+
+
+def test_a_device_that_is_not_there():
+    n_devices = torch.cuda.device_count()
+    with pytest.raises(ValueError, match=f"sees {n_devices} CUDA devices"):
+        small(2, device=f"cuda:{n_devices}").fit(moons())
+
+
+def test_warm_start_from_the_cpu():
+    model = small(2).fit(moons())
+    before = model.score(moons())
+    model.set_params(device="cuda", warm_start=True).fit(moons())
+    assert model.score(moons()) > before - 0.1
+
+
+def test_pickled_here_and_loaded_without_a_gpu(tmp_path):
+    model = small(3, device="cuda").fit(moons())
+    assert_same_answers(pickle.loads(pickle.dumps(model)), model, moons())
+    with open(tmp_path / "model.pkl", "wb") as file:
+        pickle.dump(model, file)
+    np.save(tmp_path / "X.npy", moons())
+    code = """
+import os, pickle, sys
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
+import numpy as np, torch
+assert not torch.cuda.is_available()
+folder = sys.argv[1]
+with open(f"{folder}/model.pkl", "rb") as file:
+    model = pickle.load(file)
+X = np.load(f"{folder}/X.npy")
+np.save(f"{folder}/answer.npy", model.score_samples(X))
+"""
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
+    answer = np.load(tmp_path / "answer.npy")
+    assert_allclose(answer, model.score_samples(moons()), rtol=1e-9)
