@@ -4,6 +4,7 @@
 """
 
 from skflowmix._version import __version__
+from skflowmix.classifier import FlowMixtureClassifier
 from skflowmix.estimator import FlowMixture
 
-__all__ = ["FlowMixture", "__version__"]
+__all__ = ["FlowMixture", "FlowMixtureClassifier", "__version__"]

@@ -89,20 +89,20 @@ def torch_generator(
 
 
 def evaluate_in_chunks(
-    function: Callable[[Tensor], tuple[Tensor, ...]],
+    function: Callable[[Tensor], Tensor],
     prepare: Callable[[np.ndarray], np.ndarray],
     X: np.ndarray,
     *,
     floats_per_row: int,
     dtype: torch.dtype,
     device: torch.device,
-) -> list[np.ndarray]:
+) -> np.ndarray:
     """Evaluate a function of rows chunk by chunk, in flat memory.
 
     Parameters
     ----------
     function : callable
-        Maps a tensor of shape (N, D) to a tuple of tensors with N rows each.
+        Maps a tensor of shape (N, D) to one with N rows.
     prepare : callable
         Applied to every chunk in NumPy first.
     X : ndarray of shape (n_samples, n_features)
@@ -116,22 +116,20 @@ def evaluate_in_chunks(
 
     Returns
     -------
-    outputs : list of ndarray
-        The function's outputs for all rows, in its dtype.
+    output : ndarray with n_samples rows
+        The function's values, in its dtype.
     """
     n_rows = len(X)
     step = int(np.clip(CHUNK_FLOATS // floats_per_row, 16, 65536))
-    outputs: list[np.ndarray] = []
+    output = np.empty(0)
     with torch.inference_mode():
         for start in range(0, n_rows, step):
             chunk = torch.from_numpy(prepare(X[start : start + step]))
-            results = function(chunk.to(device=device, dtype=dtype))
-            for i, result in enumerate(results):
-                part = result.cpu().numpy()
-                if start == 0:
-                    outputs.append(np.empty((n_rows, *part.shape[1:]), part.dtype))
-                outputs[i][start : start + step] = part
-    return outputs
+            part = function(chunk.to(device=device, dtype=dtype)).cpu().numpy()
+            if start == 0:
+                output = np.empty((n_rows, *part.shape[1:]), part.dtype)
+            output[start : start + step] = part
+    return output
 
 
 class LockedSeeds:

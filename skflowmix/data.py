@@ -39,7 +39,8 @@ def merge_identical_rows(X, sample_weight):
     rows = np.array(X, dtype=np.float64, order="C")
     rows += 0.0  # -0.0 equals 0.0, but not bit by bit
     bits = rows.view(np.uint64)
-    factors = np.random.RandomState(0).randint(2**62, size=rows.shape[1]).astype("u8")
+    random_state = np.random.RandomState(0)
+    factors = random_state.randint(2**62, size=(rows.shape[1],)).astype(np.uint64)
     hashes = np.zeros(len(rows), dtype=np.uint64)
     for column, factor in zip(bits.T, factors, strict=True):
         mixed = (column ^ (column >> np.uint64(29))) * (factor | np.uint64(1))
@@ -50,8 +51,8 @@ def merge_identical_rows(X, sample_weight):
         _, first, inverse = np.unique(
             rows, axis=0, return_index=True, return_inverse=True
         )
-    weights = np.bincount(inverse.ravel(), weights=sample_weight)
-    weights /= weights.max()  # a common factor leaves no rounding behind
+    totals = np.bincount(inverse.ravel(), weights=sample_weight)
+    weights = totals / totals.max()  # a common factor leaves no rounding behind
     return rows[first], weights / weights.mean(), inverse.ravel()
 
 

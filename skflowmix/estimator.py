@@ -3,32 +3,25 @@
 import copy
 import warnings
 from numbers import Integral, Real
+from typing import ClassVar
 
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, DensityMixin, _fit_context
 from sklearn.callback import CallbackSupportMixin
-from sklearn.exceptions import ConvergenceWarning, InconsistentVersionWarning
-from sklearn.utils import check_random_state
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.parallel import Parallel, delayed
-from sklearn.utils.validation import (
-    _check_sample_weight,
-    check_array,
-    check_is_fitted,
-    validate_data,
-)
+from sklearn.utils.validation import validate_data
 
 from skflowmix._arrays import (
     LockedSeeds,
     evaluate_in_chunks,
     numpy_generator,
-    require_memory,
     resolve_device,
-    torch_generator,
 )
-from skflowmix._version import __version__
-from skflowmix.data import SCORING_BOUND, Standardizer, merge_identical_rows
+from skflowmix.checks import check_parameters, check_start, check_weights
+from skflowmix.data import Standardizer, merge_identical_rows
 from skflowmix.fitting import (
     FitSettings,
     TrainingRows,
@@ -37,20 +30,18 @@ from skflowmix.fitting import (
 )
 from skflowmix.flows import FLOWS
 from skflowmix.gaussians import Gaussians
+from skflowmix.inference import FittedMixture
 from skflowmix.initialization import (
     INIT_METHODS,
     nearest_mean_responsibilities,
     propose_partitions,
 )
-from skflowmix.mixture import elbo_terms
+from skflowmix.mixture import MixtureOfFlows
 
 __all__ = ["FlowMixture"]
 
-# Rows drawn at a time.
-SAMPLE_CHUNK = 16384
 
-
-class FlowMixture(CallbackSupportMixin, DensityMixin, BaseEstimator):
+class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimator):
     """Mixture of normalizing flows, trained by variational inference.
 
     The `GaussianMixture` for clusters that are not Gaussian: every component is a
@@ -204,7 +195,7 @@ class FlowMixture(CallbackSupportMixin, DensityMixin, BaseEstimator):
     (10, 2)
     """
 
-    _parameter_constraints: dict = {
+    _parameter_constraints: ClassVar[dict] = {
         "n_components": [Interval(Integral, 1, None, closed="left")],
         "flow": [StrOptions(set(FLOWS))],
         "n_transforms": [Interval(Integral, 0, None, closed="left")],
@@ -339,9 +330,9 @@ class FlowMixture(CallbackSupportMixin, DensityMixin, BaseEstimator):
         )
         if y is None:
             seen["y"] = np.zeros(len(X), dtype=int)
-        self._check_parameters(X)
+        check_parameters(self, X)
         device = resolve_device(self.device)
-        sample_weight = self._check_weights(sample_weight, X)
+        sample_weight = check_weights(sample_weight, X)
         kept = sample_weight > 0
         context = self._init_callback_context(
             max_subtasks=self.n_init, sequential_subtasks=False
@@ -349,7 +340,7 @@ class FlowMixture(CallbackSupportMixin, DensityMixin, BaseEstimator):
         context.call_on_fit_task_begin(estimator=self, **seen)
 
         random_state = numpy_generator(self.random_state)
-        distinct, weights, inverse = merge_identical_rows(X[kept], sample_weight[kept])
+        distinct, weights, inverse = self._merge_rows(X[kept], sample_weight[kept])
         warm = self.warm_start and hasattr(self, "module_")
         standardizer = (
             self._standardizer if warm else Standardizer.fit(distinct, weights)
@@ -358,7 +349,16 @@ class FlowMixture(CallbackSupportMixin, DensityMixin, BaseEstimator):
             distinct, weights, standardizer, self.validation_fraction, random_state
         )
         if warm:
-            starts = [self._responsibilities(rows.x)]
+            starts = [
+                evaluate_in_chunks(
+                    self.module_.responsibilities,
+                    np.asarray,
+                    rows.x,
+                    floats_per_row=self.module_.floats_per_row,
+                    dtype=torch.float64,
+                    device=torch.device("cpu"),
+                )
+            ]
         else:
             starts = self._first_responsibilities(
                 rows, standardizer, kept, inverse, random_state
@@ -403,90 +403,8 @@ class FlowMixture(CallbackSupportMixin, DensityMixin, BaseEstimator):
             )
         return self
 
-    @staticmethod
-    def _check_weights(sample_weight, X):
-        """Weights over a power of two, which is exact, so that no sum overflows."""
-        sample_weight = _check_sample_weight(
-            sample_weight, X, dtype=np.float64, ensure_non_negative=True
-        )
-        largest = sample_weight.max()
-        if not np.isfinite(largest):  # a scalar is not checked above
-            raise ValueError("sample_weight must be finite.")
-        return np.ldexp(sample_weight, -np.frexp(largest)[1])
-
-    def _check_parameters(self, X):
-        """Checks that need the data, or more than one parameter."""
-        n_samples, n_features = X.shape
-        if n_samples < self.n_components:
-            raise ValueError(
-                f"Expected n_samples >= n_components, got n_samples={n_samples} and "
-                f"n_components={self.n_components}."
-            )
-        for name in ("hidden_units", "posterior_units"):
-            units = getattr(self, name)
-            if np.ndim(units) != 1 or not all(
-                isinstance(u, Integral) and u > 0 for u in units
-            ):
-                raise ValueError(
-                    f"{name} must hold positive integers, one per hidden layer, got "
-                    f"{units!r}."
-                )
-        for name, shape in (
-            ("weights_init", (self.n_components,)),
-            ("means_init", (self.n_components, n_features)),
-        ):
-            value = getattr(self, name)
-            if value is not None:
-                self._check_start(name, value, shape)
-        if isinstance(self.init_params, type):
-            raise ValueError(
-                "init_params must be an instance of a clusterer, got the class "
-                f"{self.init_params.__name__}."
-            )
-        if self.weights_init is not None:
-            weights = np.asarray(self.weights_init)
-            if (weights <= 0).any() or not np.isclose(weights.sum(), 1):
-                raise ValueError("weights_init must be positive and sum to one.")
-        if self.warm_start and hasattr(self, "module_"):
-            if self.module_.n_components != self.n_components:
-                raise ValueError(
-                    f"warm_start needs the fitted n_components="
-                    f"{self.module_.n_components}, got {self.n_components}."
-                )
-            if self.module_.n_features != n_features:
-                raise ValueError(
-                    f"warm_start needs the {self.module_.n_features} columns of the "
-                    f"fitted model, got {n_features}."
-                )
-        width = sum(self.hidden_units) + 24 * n_features
-        posterior_width = sum(self.posterior_units) + n_features + self.n_components
-        n_weights = posterior_width**2 / 2 + self.n_components * (
-            self.n_transforms * (width**2 / 2) + 3 * n_features**2
-        )
-        batch = 1024 if self.batch_size == "auto" else min(self.batch_size, n_samples)
-        n_activations = 3 * self.n_components * batch * (1 + self.n_transforms) * width
-        require_memory(
-            8 * (6 * n_weights + n_activations),
-            f"A model with n_components={self.n_components}, n_transforms="
-            f"{self.n_transforms}, hidden_units={self.hidden_units}, posterior_units="
-            f"{self.posterior_units} for {n_features} columns is too large. Reduce "
-            "these, batch_size, or the number of columns (PCA).",
-        )
-
-    @staticmethod
-    def _check_start(name, value, shape):
-        """A given start as an array of floats."""
-        try:
-            array = check_array(
-                value, dtype=np.float64, ensure_2d=False, allow_nd=True, input_name=name
-            )
-        except (TypeError, ValueError) as error:
-            raise ValueError(
-                f"{name} must hold finite numbers, one array of shape {shape}: {error}"
-            ) from error
-        if array.shape != shape:
-            raise ValueError(f"{name} must have shape {shape}, got {array.shape}.")
-        return array
+    # The classifier's mixture replaces this: there labels are part of a row.
+    _merge_rows = staticmethod(merge_identical_rows)
 
     def _start_is_given(self):
         return (
@@ -517,7 +435,7 @@ class FlowMixture(CallbackSupportMixin, DensityMixin, BaseEstimator):
                 column_scales=standardizer.scale,
             )
             return [proposal.responsibilities for proposal in proposals]
-        given = self._check_start("init_params", init, (len(kept), self.n_components))
+        given = check_start("init_params", init, (len(kept), self.n_components))
         if (given < 0).any() or not np.allclose(given.sum(1), 1, atol=1e-4):
             raise ValueError(
                 "init_params must hold non-negative responsibilities whose rows sum "
@@ -526,17 +444,6 @@ class FlowMixture(CallbackSupportMixin, DensityMixin, BaseEstimator):
         merged = np.zeros((len(rows.x), self.n_components))
         np.add.at(merged, inverse, given[kept])
         return [merged / merged.sum(1, keepdims=True)]
-
-    def _responsibilities(self, x):
-        """Exact p(z=k|x) of standardised rows under the fitted model."""
-        return evaluate_in_chunks(
-            lambda x: (self._joint(self.module_, x)[0].softmax(1),),
-            np.asarray,
-            x,
-            floats_per_row=self._floats_per_row(),
-            dtype=torch.float64,
-            device=torch.device("cpu"),
-        )[0]
 
     def _fit_candidate(
         self, rows, responsibilities, warm, random_state, device, context, seen
@@ -622,11 +529,12 @@ class FlowMixture(CallbackSupportMixin, DensityMixin, BaseEstimator):
 
     def _summarize(self, X, sample_weight):
         """Labels and the bound on all training rows, in one pass."""
-        log_joint, elbo = self._evaluate(X, self._joint_and_elbo)
-        log_prob = np.logaddexp.reduce(log_joint, axis=1)
-        self.labels_ = log_joint.argmax(1)
-        self.lower_bound_ = float(np.average(elbo, weights=sample_weight))
+        answers = self._evaluate(X, MixtureOfFlows.label_bound_and_log_prob)
+        labels, elbo, log_prob = answers.astype(np.float64).T
+        self.labels_ = labels.astype(np.int64)
         self.elbo_gap_ = float(np.average(log_prob - elbo, weights=sample_weight))
+        self.lower_bound_ = float(np.average(elbo, weights=sample_weight))
+        self.lower_bound_ -= self._log_scale
 
     def fit_predict(self, X, y=None, sample_weight=None):
         """Fit the mixture and return the component of every row.
@@ -646,295 +554,3 @@ class FlowMixture(CallbackSupportMixin, DensityMixin, BaseEstimator):
             The same as ``fit(X).predict(X)``.
         """
         return self.fit(X, sample_weight=sample_weight).labels_
-
-    # What the model is asked, on standardised tensors ----------------------------
-
-    @staticmethod
-    def _joint(model, x):
-        return (model.component_log_prob(x) + model.log_weights,)
-
-    @staticmethod
-    def _joint_and_elbo(model, x):
-        log_prob = model.component_log_prob(x)
-        log_q = model.posterior_logits(x).log_softmax(1)
-        elbo = torch.stack(elbo_terms(log_prob, model.log_weights, log_q)).sum(0)
-        return log_prob + model.log_weights, elbo
-
-    @staticmethod
-    def _posterior(model, x):
-        return (model.posterior_logits(x).softmax(1),)
-
-    def _evaluate(self, X, question):
-        """Ask the model a question about checked rows, in the dtype of X.
-
-        Log-densities among the answers are converted to data units.
-        """
-        device = resolve_device(self.device, fitted=True)
-        dtype = getattr(torch, X.dtype.name)
-        model = self.module_
-        if dtype != torch.float64 or device.type != "cpu":
-            model = copy.deepcopy(model).to(device, dtype)
-        bound = SCORING_BOUND[X.dtype]
-        answers = evaluate_in_chunks(
-            lambda x: question(model, x),
-            lambda rows: self._standardizer.transform(rows, bound),
-            X,
-            floats_per_row=self._floats_per_row(),
-            dtype=dtype,
-            device=device,
-        )
-        if question is not FlowMixture._posterior:
-            for answer in answers:
-                answer -= answer.dtype.type(self._standardizer.log_scale)
-        return answers
-
-    def _floats_per_row(self):
-        width = max([*np.ravel(self.hidden_units), 24 * self.n_features_in_])
-        return int(8 * self.module_.n_components * width)
-
-    def _check_rows(self, X):
-        check_is_fitted(self)
-        return validate_data(
-            self, X, dtype=[np.float64, np.float32], order="C", reset=False
-        )
-
-    def component_log_prob(self, X):
-        """Log-density of every component at every row.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            Rows.
-
-        Returns
-        -------
-        log_prob : ndarray of shape (n_samples, n_components)
-            log p(x|z=k), in nats, for densities in data units; dtype of X.
-        """
-        (log_joint,) = self._evaluate(self._check_rows(X), self._joint)
-        return log_joint - np.log(self.weights_).astype(log_joint.dtype)
-
-    def score_samples(self, X):
-        """Log-likelihood of every row.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            Rows.
-
-        Returns
-        -------
-        log_prob : ndarray of shape (n_samples,)
-            log p(x), in nats, for densities in data units; dtype of X. Low values
-            are anomalies.
-        """
-        (log_joint,) = self._evaluate(self._check_rows(X), self._joint)
-        return np.logaddexp.reduce(log_joint, axis=1)
-
-    def score(self, X, y=None, sample_weight=None):
-        """Mean log-likelihood of the rows.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            Rows.
-        y : Ignored
-            Present for API consistency.
-        sample_weight : array-like of shape (n_samples,), default=None
-            Weights of the rows in the mean.
-
-        Returns
-        -------
-        log_likelihood : float
-            In nats per row.
-        """
-        log_prob = self.score_samples(X)
-        sample_weight = self._check_weights(sample_weight, log_prob)
-        return float(np.average(log_prob, weights=sample_weight))
-
-    def elbo(self, X):
-        """Evidence lower bound of every row.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            Rows.
-
-        Returns
-        -------
-        elbo : ndarray of shape (n_samples,)
-            In nats, for densities in data units; never above `score_samples`.
-        """
-        return self._evaluate(self._check_rows(X), self._joint_and_elbo)[1]
-
-    def predict_proba(self, X):
-        """Exact responsibilities p(z=k|x).
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            Rows.
-
-        Returns
-        -------
-        responsibilities : ndarray of shape (n_samples, n_components)
-            Rows sum to one; dtype of X.
-        """
-        (log_joint,) = self._evaluate(self._check_rows(X), self._joint)
-        log_joint -= log_joint.max(1, keepdims=True)
-        shares = np.exp(log_joint, out=log_joint)
-        return shares / shares.sum(1, keepdims=True)
-
-    def posterior_proba(self, X):
-        """Amortised posterior q(z=k|x): one small network, no flow.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            Rows.
-
-        Returns
-        -------
-        q : ndarray of shape (n_samples, n_components)
-            Rows sum to one; dtype of X.
-        """
-        return self._evaluate(self._check_rows(X), self._posterior)[0]
-
-    def predict(self, X):
-        """Most probable component of every row.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            Rows.
-
-        Returns
-        -------
-        labels : ndarray of shape (n_samples,)
-            Integers below `n_components`.
-        """
-        (log_joint,) = self._evaluate(self._check_rows(X), self._joint)
-        return log_joint.argmax(1)
-
-    def sample(self, n_samples=1, *, component=None, random_state=None):
-        """Draw rows from the fitted density.
-
-        Parameters
-        ----------
-        n_samples : int, default=1
-            Number of rows.
-        component : int, default=None
-            Draw from this component only.
-        random_state : int, RandomState instance or None, default=None
-            None goes on with the estimator's own stream, so that two calls differ;
-            an int gives the same rows every time.
-
-        Returns
-        -------
-        X : ndarray of shape (n_samples, n_features)
-            Rows, those of one component after those of another.
-        labels : ndarray of shape (n_samples,)
-            Their components.
-
-        Raises
-        ------
-        ValueError
-            If `n_samples` is not positive or there is no such component.
-        """
-        check_is_fitted(self)
-        if not isinstance(n_samples, Integral) or n_samples < 1:
-            raise ValueError(
-                f"n_samples must be a positive integer, got {n_samples!r}."
-            )
-        n_components = self.module_.n_components
-        if random_state is None:
-            random_state = self._sample_seeds.next()
-        random_state = check_random_state(random_state)
-        if component is None:
-            weights = self.weights_ / self.weights_.sum()
-            counts = random_state.multinomial(n_samples, weights)
-            labels = np.repeat(np.arange(n_components), counts)
-        elif isinstance(component, Integral) and 0 <= component < n_components:
-            labels = np.full(n_samples, int(component))
-        else:
-            raise ValueError(
-                f"component must be an integer from 0 to {n_components - 1} or None, "
-                f"got {component!r}."
-            )
-        generator = torch_generator(random_state)
-        rows = np.empty((n_samples, self.n_features_in_))
-        n_chunks = -(-n_samples // SAMPLE_CHUNK)
-        with torch.no_grad():
-            # Strided, so that every chunk has its share of all components.
-            for part in (slice(i, None, n_chunks) for i in range(n_chunks)):
-                component = torch.from_numpy(labels[part])
-                rows[part] = self.module_.sample(component, generator).numpy()
-        return self._standardizer.inverse_transform(rows), labels
-
-    def _n_parameters(self):
-        """Free parameters of the density; q(z|x) does not count."""
-        n_components, n_features = self.means_.shape
-        of_flows = sum(
-            p.numel()
-            for flows in (self.module_.inner, self.module_.outer)
-            for p in flows.parameters()
-        )
-        of_gaussians = n_components * (n_features + n_features * (n_features + 1) // 2)
-        return of_flows + of_gaussians + n_components - 1
-
-    def bic(self, X):
-        """Bayesian information criterion; the lower, the better.
-
-        Networks are regularised by early stopping, so that their parameters count
-        for less than this formula says: prefer held-out `score` to choose a model.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            Rows.
-
-        Returns
-        -------
-        bic : float
-            In nats, doubled.
-        """
-        log_prob = self.score_samples(X)
-        return float(-2 * log_prob.sum() + self._n_parameters() * np.log(len(log_prob)))
-
-    def aic(self, X):
-        """Akaike information criterion; the lower, the better.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            Rows.
-
-        Returns
-        -------
-        aic : float
-            In nats, doubled. See `bic` for its limits.
-        """
-        return float(-2 * self.score_samples(X).sum() + 2 * self._n_parameters())
-
-    def __sklearn_is_fitted__(self):
-        return hasattr(self, "module_")
-
-    def __sklearn_tags__(self):
-        tags = super().__sklearn_tags__()
-        tags.transformer_tags = None
-        return tags
-
-    def __getstate__(self):
-        return {**super().__getstate__(), "_skflowmix_version": __version__}
-
-    def __setstate__(self, state):
-        version = state.pop("_skflowmix_version", None)
-        if version not in (None, __version__):
-            warnings.warn(
-                InconsistentVersionWarning(
-                    estimator_name=type(self).__name__,
-                    current_sklearn_version=__version__,
-                    original_sklearn_version=version,
-                )
-            )
-        super().__setstate__(state)

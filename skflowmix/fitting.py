@@ -1,7 +1,7 @@
 """One fit: prepared rows, a start from responsibilities, a trained candidate."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -16,6 +16,7 @@ from skflowmix.mixture import MixtureOfFlows
 from skflowmix.objectives import (
     ElboObjective,
     MStepObjective,
+    PosteriorObjective,
     Rows,
     Temperature,
     robust_gain,
@@ -32,6 +33,9 @@ __all__ = [
 
 # Held-out rows that are looked at after every epoch.
 MAX_HELD_OUT = 4096
+
+# Largest number of epochs of the last fit of q(z|x).
+POSTERIOR_EPOCHS = 50
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,7 @@ class FitSettings:
 
     @classmethod
     def of(cls, estimator) -> "FitSettings":
-        """The settings among an estimator's parameters."""
+        """Take the settings among an estimator's parameters."""
         values = {field.name: getattr(estimator, field.name) for field in fields(cls)}
         for name in ("hidden_units", "posterior_units"):
             values[name] = tuple(int(width) for width in values[name])
@@ -69,7 +73,7 @@ class FitSettings:
     def training_config(
         self, max_epochs: int, n_drops: int, n_rows: int
     ) -> TrainingConfig:
-        """Settings of one training phase on `n_rows` rows."""
+        """Return the settings of one training phase on `n_rows` rows."""
         batch_size = self.batch_size
         if batch_size == "auto":
             batch_size = int(2 ** np.clip(np.round(np.log2(n_rows / 6)), 6, 10))
@@ -99,6 +103,8 @@ class TrainingRows:
         Share of the rows that is held out.
     random_state : RandomState
         Source of the split.
+    allowed : ndarray of shape (n_distinct, n_components), bool, optional
+        False where a known class rules a component out.
     """
 
     def __init__(
@@ -108,10 +114,12 @@ class TrainingRows:
         standardizer: Standardizer,
         validation_fraction: float,
         random_state: np.random.RandomState,
+        allowed: np.ndarray | None = None,
     ):
         self.standardizer = standardizer
         self.x = standardizer.transform(rows, TRAINING_BOUND)
         self.weights = weights
+        self.allowed = allowed
         self.train, self.held_out = split_rows(
             len(rows), validation_fraction, random_state
         )
@@ -182,19 +190,32 @@ class _Fit:
         self.history: list[dict[str, Any]] = []
         with torch.no_grad():
             self.start = [p.clone() for p in self.working.parameters()]
-            self.log_prob_start = self.working.log_prob(self.held_out.x)
+            self.log_prob_start = self.held_out_log_prob()
 
     def _tensors(self, rows, index, responsibilities) -> Rows:
         arrays = (rows.x, rows.weights, responsibilities)
+        allowed = None
+        if rows.allowed is not None:
+            allowed = torch.from_numpy(rows.allowed[index])
+            allowed = allowed.to(self.working.means.device)
         return Rows(
-            *(torch.from_numpy(a[index]).to(self.working.means) for a in arrays)
+            *(torch.from_numpy(a[index]).to(self.working.means) for a in arrays),
+            allowed,
         )
+
+    def held_out_log_prob(self) -> Tensor:
+        """Log-densities of the held-out rows, joint with the classes known of them."""
+        if self.held_out.allowed is None:
+            return self.working.log_prob(self.held_out.x)
+        log_prob = self.working.component_log_prob(self.held_out.x)
+        log_joint = log_prob + self.working.log_weights
+        return self.held_out.rule_out(log_joint).logsumexp(1)
 
     def run(
         self,
         phase: str,
         objective: Objective,
-        parameters: list[Tensor],
+        parameters: Sequence[Tensor],
         max_epochs: int,
         n_drops: int,
         random_state: np.random.RandomState,
@@ -206,22 +227,48 @@ class _Fit:
             self.history.append({"phase": phase, **record})
             return on_epoch(self.history[-1], self.candidate)
 
-        config = self.settings.training_config(
-            max_epochs, n_drops, objective.n_rows
-        )
+        config = self.settings.training_config(max_epochs, n_drops, objective.n_rows)
         generator = torch_generator(random_state, self.working.means.device)
         return train(objective, parameters, config, generator, report)
+
+    def fit_posterior(self, random_state: np.random.RandomState) -> None:
+        """Fit q(z|x) to the exact responsibilities of the model that was kept.
+
+        The weights that were best on held-out rows may be early ones, when q had
+        hardly been trained.
+        """
+        rows = (
+            Rows(rows.x, rows.weights, self._responsibilities(rows.x))
+            for rows in (self.train_rows, self.held_out)
+        )
+        objective = PosteriorObjective(self.working, *rows)
+        train(
+            objective,
+            list(self.working.posterior.parameters()),
+            self.settings.training_config(POSTERIOR_EPOCHS, 1, objective.n_rows),
+            torch_generator(random_state, self.working.means.device),
+        )
+
+    @torch.no_grad()
+    def _responsibilities(self, x: Tensor) -> Tensor:
+        model = self.working
+        return torch.cat(
+            [
+                (model.component_log_prob(part) + model.log_weights).softmax(1)
+                for part in x.split(1024)
+            ]
+        )
 
     @torch.no_grad()
     def keep_start_if_better(self) -> None:
         """Fall back on the Gaussians where the flows have not paid off."""
-        log_prob = self.working.log_prob(self.held_out.x)
+        log_prob = self.held_out_log_prob()
         if robust_gain(self.held_out, log_prob, self.log_prob_start) < 0:
             torch._foreach_copy_(list(self.working.parameters()), self.start)
 
     @torch.no_grad()
     def candidate(self, outcome: Outcome | None = None) -> Candidate:
-        """A copy of the model as it stands."""
+        """Copy the model as it stands."""
         model = copy.deepcopy(self.model)
         for kept, new in zip(
             model.parameters(), self.working.parameters(), strict=True
@@ -233,7 +280,7 @@ class _Fit:
             self.gaussians,
             list(self.history),
             self.held_out,
-            self.working.log_prob(self.held_out.x),
+            self.held_out_log_prob(),
             converged=outcome is not None and outcome.converged,
             stopped=outcome is not None and outcome.stopped,
         )
@@ -311,11 +358,13 @@ def fit_candidate(
             on_epoch,
         )
     fit.keep_start_if_better()
+    if model.n_components > 1:
+        fit.fit_posterior(random_state)
     return fit.candidate(outcome)
 
 
 def best_candidate(candidates: list[Candidate]) -> Candidate:
-    """The candidate with the largest held-out gain over the first one."""
+    """Choose the candidate with the largest held-out gain over the first one."""
     first = candidates[0]
     gains = [
         float(robust_gain(first.held_out, c.held_out_log_prob, first.held_out_log_prob))

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -84,7 +84,7 @@ class Coupling(nn.Module):
         return x.index_copy(2, self.changed, value), log_slope.sum(2)
 
     def inverse(self, z: Tensor) -> Tensor:
-        """The x that `forward` maps to z."""
+        """Return the x that `forward` maps to z."""
         changed = z.index_select(2, self.changed)
         value = self.elementwise.inverse(changed, self._condition(z))
         return z.index_copy(2, self.changed, value)
@@ -145,7 +145,7 @@ class Autoregressive(nn.Module):
         return value, log_slope.sum(2)
 
     def inverse(self, z: Tensor) -> Tensor:
-        """The x that `forward` maps to z, found column after column: D passes."""
+        """Return the x that `forward` maps to z, column after column: D passes."""
         x = torch.zeros_like(z)
         for _ in range(self.n_features):
             x = self.elementwise.inverse(z, self._condition(x))
@@ -244,12 +244,12 @@ class FlowStack(nn.Module):
 
     def inverse(self, z: Tensor) -> Tensor:
         """Map latent points of shape (K, N, D) back to data."""
-        for layer in reversed(self.layers):
-            z = layer.inverse(z)
+        for layer in reversed(list(self.layers)):
+            z = cast(Coupling | Autoregressive, layer).inverse(z)
         return z
 
     def select(self, index: Tensor) -> "FlowStack":
-        """The flows of the components in `index`, as a stack of their own."""
+        """Take the flows of the components in `index`, as a stack of their own."""
         selected = copy.deepcopy(self)
         for parameter in selected.parameters():
             parameter.data = parameter.data[index]

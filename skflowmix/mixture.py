@@ -143,6 +143,8 @@ class MixtureOfFlows(nn.Module):
         super().__init__()
         n_components, n_features = gaussians.means.shape
         self.n_components, self.n_features = n_components, n_features
+        # What an evaluation holds of one row at a time, roughly.
+        self.floats_per_row = 8 * n_components * max(*hidden_units, 24 * n_features, 1)
         self.inner, self.outer = (
             FlowStack(
                 flow,
@@ -210,12 +212,37 @@ class MixtureOfFlows(nn.Module):
         return self._log_prob_of(x.expand(self.n_components, -1, -1)).T
 
     def component_log_prob_on(self, x: Tensor, support: Support) -> Tensor:
-        """The same on a support only: of shape (K, C)."""
+        """Return the same on a support only: of shape (K, C)."""
         return self._log_prob_of(x[support.rows])
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Log-density log p(x) of the mixture, in nats: (N, D) to (N,)."""
         return (self.component_log_prob(x) + self.log_weights).logsumexp(1)
+
+    def responsibilities(self, x: Tensor) -> Tensor:
+        """Exact p(z=k|x), by Bayes' rule: (N, D) to (N, K)."""
+        return (self.component_log_prob(x) + self.log_weights).softmax(1)
+
+    def predict(self, x: Tensor) -> Tensor:
+        """Most probable component: (N, D) to (N,)."""
+        return (self.component_log_prob(x) + self.log_weights).argmax(1)
+
+    def label_bound_and_log_prob(self, x: Tensor) -> Tensor:
+        """Component, ELBO and log p(x) of each row: (N, D) to (N, 3)."""
+        log_prob = self.component_log_prob(x)
+        log_joint = log_prob + self.log_weights
+        log_q = self.posterior_logits(x).log_softmax(1)
+        elbo = torch.stack(elbo_terms(log_prob, self.log_weights, log_q)).sum(0)
+        labels = log_joint.argmax(1).to(elbo)
+        return torch.stack((labels, elbo, log_joint.logsumexp(1)), 1)
+
+    def elbo(self, x: Tensor) -> Tensor:
+        """Evidence lower bound, in nats: (N, D) to (N,)."""
+        return self.label_bound_and_log_prob(x)[:, 1]
+
+    def posterior_proba(self, x: Tensor) -> Tensor:
+        """Amortised q(z=k|x): (N, D) to (N, K)."""
+        return self.posterior_logits(x).softmax(1)
 
     def posterior_logits(self, x: Tensor) -> Tensor:
         """Logits of the amortised q(z|x), over the temperature: (N, D) to (N, K)."""

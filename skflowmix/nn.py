@@ -1,6 +1,7 @@
 """Networks evaluated for all K components at once: K is the leading axis."""
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +33,7 @@ class StackedLinear(nn.Module):
         Start with all weights and biases at zero.
     """
 
+    weight: nn.Parameter | None
     mask: Tensor | None
 
     def __init__(
@@ -181,7 +183,7 @@ class PosteriorNet(nn.Module):
 
     def permute_(self, index: Tensor) -> None:
         """Reorder the K outputs in place."""
-        last = self.mlp.layers[-1]
+        last = cast(StackedLinear, self.mlp.layers[-1])
         last.bias.data = last.bias.data[:, index]
         if last.weight is not None:
             last.weight.data = last.weight.data[:, index]

@@ -8,7 +8,14 @@ from torch import Tensor
 
 from skflowmix.mixture import MixtureOfFlows, Support, elbo_terms
 
-__all__ = ["ElboObjective", "MStepObjective", "Rows", "Temperature", "robust_gain"]
+__all__ = [
+    "ElboObjective",
+    "MStepObjective",
+    "PosteriorObjective",
+    "Rows",
+    "Temperature",
+    "robust_gain",
+]
 
 # The sparse ELBO leaves out pairs (x, k) with a smaller q(k|x).
 MIN_POSTERIOR = 1e-3
@@ -37,16 +44,36 @@ class Rows:
         Positive weights.
     responsibilities : Tensor of shape (N, K)
         Shares of the components.
+    allowed : Tensor of shape (N, K), bool, optional
+        False where a known class rules a component out.
     """
 
-    def __init__(self, x: Tensor, weights: Tensor, responsibilities: Tensor):
+    def __init__(
+        self,
+        x: Tensor,
+        weights: Tensor,
+        responsibilities: Tensor,
+        allowed: Tensor | None = None,
+    ):
         self.x, self.weights, self.responsibilities = x, weights, responsibilities
+        self.allowed = allowed
 
     def __len__(self):
         return len(self.x)
 
     def __getitem__(self, index) -> "Rows":
-        return Rows(self.x[index], self.weights[index], self.responsibilities[index])
+        return Rows(
+            self.x[index],
+            self.weights[index],
+            self.responsibilities[index],
+            None if self.allowed is None else self.allowed[index],
+        )
+
+    def rule_out(self, values: Tensor) -> Tensor:
+        """Values (N, K), with -inf for components that are not allowed."""
+        if self.allowed is None:
+            return values
+        return values.masked_fill(~self.allowed, -math.inf)
 
     def mean(self, values: Tensor) -> Tensor:
         """Weighted mean of one value per row."""
@@ -99,7 +126,7 @@ class _Objective(ABC):
 
     @abstractmethod
     def _held_out_log_prob(self, log_prob: Tensor) -> Tensor:
-        """What is to grow on held-out rows, from their component log-densities."""
+        """Return what is to grow on held-out rows, given log p(x|k)."""
 
     def _figures(self) -> dict[str, float]:
         model, rows = self.model, self._sample
@@ -163,6 +190,37 @@ class MStepObjective(_Objective):
         return -expected - batch.mean((r * log_q).sum(1))
 
 
+class PosteriorObjective:
+    r"""Cross-entropy of q(z|x) to responsibilities held fixed.
+
+    .. math:: -\sum_k r_k(x) \log q(k|x)
+
+    Parameters
+    ----------
+    model : MixtureOfFlows
+        Whose posterior network is trained.
+    train, held_out : Rows
+        Rows to train on and to judge by.
+    """
+
+    def __init__(self, model: MixtureOfFlows, train: Rows, held_out: Rows):
+        self.model, self.train, self.held_out = model, train, held_out
+        self.n_rows = len(train)
+
+    def _cross_entropy(self, rows: Rows) -> Tensor:
+        log_q = self.model.posterior_logits(rows.x).log_softmax(1)
+        return -rows.mean((rows.responsibilities * log_q).sum(1))
+
+    def loss(self, rows: Tensor) -> Tensor:
+        """Cross-entropy, in nats per row."""
+        return self._cross_entropy(self.train[rows])
+
+    @torch.no_grad()
+    def evaluate(self) -> dict[str, float]:
+        """Negative cross-entropy on held-out rows as the score, in nats per row."""
+        return {"score": -float(self._cross_entropy(self.held_out))}
+
+
 class Temperature:
     """Exponentially decaying temperature of q.
 
@@ -204,6 +262,10 @@ class ElboObjective(_Objective):
     x then adds :math:`\sum_k q_k \log((1 - \epsilon) K r_k(x) + \epsilon)`, and
     changes its component only when the densities clearly say so.
 
+    Where a row's class is known, q is restricted to the components of that class,
+    which bounds :math:`\log p(x, y)`, and the row adds :math:`\log q(y|x)`, the
+    cross-entropy that teaches q the class.
+
     Parameters
     ----------
     model : MixtureOfFlows
@@ -236,18 +298,23 @@ class ElboObjective(_Objective):
         self.n_steps = 0
 
     def _held_out_log_prob(self, log_prob: Tensor) -> Tensor:
-        return (log_prob + self.model.log_weights).logsumexp(1)
+        return self.held_out.rule_out(log_prob + self.model.log_weights).logsumexp(1)
 
     def loss(self, rows: Tensor) -> Tensor:
         """Negative ELBO, in nats per row."""
         model, batch = self.model, self.train[rows]
         model.temperature.fill_(self.temperature(self.n_steps))
         log_q = model.posterior_logits(batch.x).log_softmax(1)
+        cross_entropy: Tensor | float = 0.0
+        if batch.allowed is not None:
+            log_class = batch.rule_out(log_q).logsumexp(1)
+            cross_entropy = -batch.mean(log_class)
+            log_q = batch.rule_out(log_q - log_class.unsqueeze(1))
         # At least the likeliest, where all of many components are unlikely.
         likeliest = log_q.detach().amax(1, keepdim=True)
         chosen = log_q.detach() >= likeliest.clamp(max=math.log(MIN_POSTERIOR))
         if self.n_steps % DENSE_EVERY == 0:
-            chosen = torch.ones_like(chosen)
+            chosen = log_q.detach() > -math.inf
         self.n_steps += 1
         log_q = log_q.masked_fill(~chosen, -math.inf).log_softmax(1)
         q = log_q.exp()
@@ -256,4 +323,4 @@ class ElboObjective(_Objective):
         log_labels = torch.log((1 - self.label_noise) * agreement + self.label_noise)
         log_prior = model.log_weights + log_labels
         log_ratio = (log_prior - log_q).masked_fill(~chosen, 0.0)
-        return -expected - batch.mean((q * log_ratio).sum(1))
+        return cross_entropy - expected - batch.mean((q * log_ratio).sum(1))

@@ -22,7 +22,7 @@ class ElementwiseMap(Protocol):
         ...
 
     def inverse(self, z: Tensor, parameters: Tensor) -> Tensor:
-        """The x whose value is z."""
+        """Return the x whose value is z."""
         ...
 
 
@@ -52,7 +52,7 @@ class LogTail:
         return value, -log_stretch
 
     def inverse(self, z: Tensor) -> Tensor:
-        """The x whose value is z."""
+        """Return the x whose value is z."""
         largest = math.log(torch.finfo(z.dtype).max) / 2  # leaves room to unwhiten
         beyond = (z.abs() - self.bound).clamp_(0, largest).expm1_()
         return z.clamp(-self.bound, self.bound) + torch.copysign(beyond, z)
@@ -86,7 +86,7 @@ class Affine:
         return torch.addcmul(shift, x, log_slope.exp()), log_slope
 
     def inverse(self, z: Tensor, parameters: Tensor) -> Tensor:
-        """The x whose value is z."""
+        """Return the x whose value is z."""
         shift, log_slope = self._shift_and_log_slope(parameters)
         return (z - shift) * (-log_slope).exp()
 
@@ -127,7 +127,7 @@ class RationalQuadraticSpline:
         return value.view(x.shape), log_slope.view(x.shape)
 
     def inverse(self, z: Tensor, parameters: Tensor) -> Tensor:
-        """The x whose value is z."""
+        """Return the x whose value is z."""
         flat = z.reshape(-1)
         segment = _Segment(self, parameters.reshape(-1, self.n_parameters), flat, 1)
         return torch.where(segment.inside, segment.inverse(flat), flat).view(z.shape)
@@ -198,7 +198,7 @@ class _Segment:
         return value, log_slope
 
     def inverse(self, z: Tensor) -> Tensor:
-        """The points inside the interval whose values are z."""
+        """Return the points inside the interval whose values are z."""
         above = z - self.z0
         bent = above * self.bend
         a = self.height * (self.secant - self.slope0) + bent

@@ -35,6 +35,7 @@ from small_models import (
 
 from skflowmix import FlowMixture, fitting
 from skflowmix import estimator as estimator_module
+from skflowmix import inference as inference_module
 from skflowmix.flows import FLOWS
 from skflowmix.initialization import INIT_METHODS
 
@@ -471,7 +472,7 @@ def test_labels_of_a_sample_belong_to_its_rows():
 
 def test_a_large_sample_has_all_components(model, monkeypatch):
     """Drawn in chunks."""
-    monkeypatch.setattr(estimator_module, "SAMPLE_CHUNK", 100)
+    monkeypatch.setattr(inference_module, "SAMPLE_CHUNK", 100)
     X, labels = model.sample(1050, random_state=0)
     assert np.isfinite(X).all()
     whole = model.score_samples(X)

@@ -1,0 +1,581 @@
+"""`FlowMixtureClassifier`: one or more flows per class, labels for some or all rows."""
+
+from numbers import Integral
+
+import numpy as np
+from scipy.sparse import coo_array, diags_array
+from sklearn.base import BaseEstimator, ClassifierMixin, _fit_context
+from sklearn.callback import CallbackSupportMixin
+from sklearn.neighbors import NearestNeighbors
+from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from skflowmix.checks import check_weights
+from skflowmix.data import merge_identical_rows
+from skflowmix.delegation import fit_with_callbacks, mixture_of, shared_constraints
+from skflowmix.estimator import FlowMixture
+from skflowmix.initialization import (
+    INIT_METHODS,
+    nearest_mean_responsibilities,
+    propose_partitions,
+)
+
+__all__ = ["FlowMixtureClassifier", "spread_labels"]
+
+# In `y`, a row without a label.
+UNLABELLED = -1
+
+# The graph that spreads labels sees at most this many rows.
+MAX_GRAPH_ROWS = 3000
+N_NEIGHBORS = 10
+
+# Share of a row's label that comes from its neighbours, and rounds of spreading.
+SPREADING = 0.99
+N_ROUNDS = 500
+
+# Smaller shares of a first responsibility are left out.
+MIN_SHARE = 1e-2
+
+
+def spread_labels(x, classes, n_classes, random_state):
+    r"""Spread labels over a graph of nearest neighbours.
+
+    .. math::
+
+        F \leftarrow \alpha D^{-1/2} W D^{-1/2} F + (1 - \alpha) Y
+
+    with locally scaled weights W, then every row of F is normalised. Rows beyond a
+    sample take the mean of their three nearest neighbours in it.
+
+    Parameters
+    ----------
+    x : ndarray of shape (n_samples, n_features)
+        Standardised rows.
+    classes : ndarray of shape (n_samples,)
+        Number of each row's class, -1 where it is unknown.
+    n_classes : int
+        Number of classes.
+    random_state : RandomState
+        Draws the sample.
+
+    Returns
+    -------
+    shares : ndarray of shape (n_samples, n_classes)
+        Rows sum to one; those of labelled rows are one-hot.
+
+    References
+    ----------
+    D. Zhou, O. Bousquet, T. Lal, J. Weston and B. Schoelkopf, Learning with Local and
+    Global Consistency, NIPS 2003.
+
+    L. Zelnik-Manor and P. Perona, Self-Tuning Spectral Clustering, NIPS 2004.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> x = np.r_[np.linspace(0, 1, 20), np.linspace(5, 6, 20)].reshape(-1, 1)
+    >>> classes = np.full(40, -1)
+    >>> classes[[0, 39]] = 0, 1
+    >>> shares = spread_labels(x, classes, 2, np.random.RandomState(0))
+    >>> shares.argmax(1)[[19, 20]]
+    array([0, 1])
+    """
+    known = np.flatnonzero(classes >= 0)
+    shares = np.full((len(x), n_classes), 1 / n_classes)
+    unknown = np.flatnonzero(classes < 0)
+    if len(unknown):
+        sample = np.concatenate(
+            [
+                random_state.permutation(known)[: MAX_GRAPH_ROWS // 2],
+                random_state.permutation(unknown),
+            ]
+        )[:MAX_GRAPH_ROWS]
+        start = np.zeros((len(sample), n_classes))
+        is_known = classes[sample] >= 0
+        start[is_known, classes[sample[is_known]]] = 1.0
+        spread = start
+        transition = SPREADING * _normalized_graph(x[sample])
+        for _ in range(N_ROUNDS):
+            spread = transition @ spread + (1 - SPREADING) * start
+        total = spread.sum(1, keepdims=True)
+        reached = total[:, 0] > 1e-12
+        shares[sample[reached]] = spread[reached] / total[reached]
+        rest = np.setdiff1d(unknown, sample)
+        if len(rest):
+            index = NearestNeighbors(n_neighbors=3).fit(x[sample])
+            nearest = index.kneighbors(x[rest], return_distance=False)
+            shares[rest] = shares[sample][nearest].mean(1)
+    shares[known] = np.eye(n_classes)[classes[known]]
+    return shares
+
+
+def _normalized_graph(x):
+    """Symmetrically normalised graph of nearest neighbours with local scales."""
+    n_neighbors = min(N_NEIGHBORS, len(x) - 1)
+    index = NearestNeighbors(n_neighbors=n_neighbors).fit(x)
+    distances, neighbors = index.kneighbors()
+    scale = np.maximum(distances[:, min(6, n_neighbors - 1)], 1e-12)
+    affinity = np.exp(-(distances**2) / (scale[:, None] * scale[neighbors]))
+    affinity = np.maximum(affinity, 1e-10)  # no row may lose its last edge
+    rows = np.repeat(np.arange(len(x)), n_neighbors)
+    graph = coo_array(
+        (affinity.ravel(), (rows, neighbors.ravel())), shape=(len(x), len(x))
+    ).tocsr()
+    graph = graph.maximum(graph.T)
+    root = diags_array(1.0 / np.sqrt(graph.sum(axis=1)))
+    return (root @ graph @ root).tocsr()
+
+
+class _ClassMixture(FlowMixture):
+    """A mixture whose components belong to classes, known of some training rows.
+
+    `classes` (n_samples,) holds the class of every row, or -1; each class has
+    `n_per_class` consecutive components.
+    """
+
+    def _know(self, classes, n_per_class):
+        self._classes, self._n_per_class = classes, n_per_class
+        return self
+
+    def _merge_rows(self, X, sample_weight):
+        """Merge rows only where their labels agree."""
+        labelled = np.column_stack([X, self._classes])
+        rows, weights, inverse = merge_identical_rows(labelled, sample_weight)
+        self._classes = rows[:, -1].astype(int)
+        return np.ascontiguousarray(rows[:, :-1]), weights, inverse
+
+    def _start_is_given(self):
+        """Components keep the order of the classes."""
+        return True
+
+    def _first_responsibilities(self, rows, standardizer, kept, inverse, random_state):
+        """Spread the labels, then divide each class among its components."""
+        classes, n_per_class = self._classes, self._n_per_class
+        n_classes = self.n_components // n_per_class
+        unknown = (classes < 0)[:, None]
+        component_class = np.repeat(np.arange(n_classes), n_per_class)
+        rows.allowed = unknown | (classes[:, None] == component_class)
+        shares = spread_labels(rows.x, classes, n_classes, random_state)
+        shares[shares < MIN_SHARE] = 0.0
+        shares /= shares.sum(1, keepdims=True)
+        if n_per_class == 1:
+            return [shares]
+        parts = []
+        for k, share in enumerate(shares.T):
+            own = np.flatnonzero(shares.argmax(1) == k)
+            within = np.full((len(share), n_per_class), 1 / n_per_class)
+            if len(own):
+                proposal = propose_partitions(
+                    rows.x[own],
+                    rows.weights[own],
+                    n_per_class,
+                    self.init_params,
+                    random_state,
+                    column_scales=standardizer.scale,
+                )[0].responsibilities
+                mass = rows.weights[own] @ proposal
+                weighted = (proposal * rows.weights[own, None]).T @ rows.x[own]
+                means = weighted / np.maximum(mass, 1e-10)[:, None]
+                within = nearest_mean_responsibilities(rows.x, means)
+                within[own] = proposal
+            parts.append(share[:, None] * within)
+        return [np.concatenate(parts, axis=1)]
+
+    def as_flow_mixture(self):
+        """Return the same fitted model, no longer tied to labels."""
+        mixture = FlowMixture(**self.get_params())
+        only_here = {*vars(mixture), "_classes", "_n_per_class"}
+        for name, value in vars(self).items():
+            if name not in only_here and not name.startswith(("_skl", "_callback")):
+                setattr(mixture, name, value)
+        return mixture
+
+
+class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, BaseEstimator):
+    r"""Generative classifier with normalizing flows, for labels of some or all rows.
+
+    Every class is one normalizing flow, or a mixture of several, and all are trained
+    together on :math:`\log p(x, y)` of the labelled rows and a lower bound of
+    :math:`\log p(x)` of the others. `predict_proba` is Bayes' rule, and
+    `score_samples` is low for rows that belong to no class.
+
+    Parameters
+    ----------
+    n_components_per_class : int, default=1
+        Number of flows per class.
+    flow : {"realnvp", "maf", "nsf", "nsf-ar"}, default="nsf-ar"
+        Family of the flows.
+    n_transforms : int, default=3
+        Layers of each flow. With 0 classes are Gaussian, or mixtures of Gaussians.
+    hidden_units : tuple of int, default=(64, 64)
+        Widths of the hidden layers of every conditioner.
+    posterior_units : tuple of int, default=(64, 64)
+        Widths of the hidden layers of the network of q(z|x).
+    init_params : str or clusterer, default="auto"
+        How a class is divided among its components, where it has several; see
+        `FlowMixture`.
+    reg_covar : float, default=1e-6
+        Added to the diagonal of the covariances of the *standardised* columns.
+    temperature : float, default=1.0
+        The logits of q(z|x) are divided by a temperature that starts here.
+    temperature_decay : float, default=1e-3
+        Exponential decay of the temperature per mini-batch, down to 0.1.
+    label_noise : float, default=0.05
+        The labels that unlabelled rows get from their neighbours count as wrong with
+        this probability. Labels in `y` are never wrong.
+    max_iter : int, default=200
+        Largest number of epochs on the ELBO.
+    n_iter_init : int, default=15
+        Largest number of epochs of the M-step.
+    tol : float, default=1e-3
+        An epoch counts as an improvement when the held-out log-likelihood grows by
+        more than this, in nats per row.
+    n_iter_no_change : int, default=6
+        Epochs without improvement after which the learning rate drops; the third
+        time, training has converged.
+    validation_fraction : float, default=0.15
+        Share of the distinct rows held out.
+    batch_size : int or "auto", default="auto"
+        Rows per step; "auto" grows with the data from 64 to 1024.
+    learning_rate : float, default=5e-3
+        First step size of Adam.
+    weight_decay : float, default=2.0
+        Decoupled weight decay of the networks' weight matrices.
+    dtype : {"float32", "float64"}, default="float32"
+        Precision of the training. Scores have the precision of the X they are for.
+    device : str, default="cpu"
+        "cpu", "cuda", "cuda:N" or "auto". A fitted model whose GPU is missing works
+        on the CPU.
+    random_state : int, RandomState instance or None, default=None
+        Seed of everything random. Global generators are not touched.
+    verbose : int, default=0
+        1 prints a line every `verbose_interval` epochs.
+    verbose_interval : int, default=10
+        Epochs between two lines.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+        The labels in `y`, without the -1 of unlabelled rows.
+    mixture_ : FlowMixture
+        The fitted mixture. Component ``k`` belongs to class
+        ``k // n_components_per_class``.
+    n_iter_ : int
+        Epochs on the ELBO.
+    n_features_in_ : int
+        Number of columns seen in `fit`.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Their names, where X had any.
+
+    See Also
+    --------
+    FlowMixture : Clustering and density estimation, without labels.
+    sklearn.semi_supervised.LabelSpreading : Labels spread over a graph.
+    sklearn.discriminant_analysis.QuadraticDiscriminantAnalysis : One Gaussian per
+        class.
+
+    Notes
+    -----
+    Unlabelled rows start with labels spread over a graph of nearest neighbours; the
+    flows and q(z|x) are fitted to these first, then all is trained together. Where a
+    label is known, q(z|x) is restricted to its class and learns it by cross-entropy.
+
+    Class shares are estimated from all rows, labelled or not.
+
+    References
+    ----------
+    G. G. P. Freitas Pires and M. A. T. Figueiredo, Variational Mixture of
+    Normalizing Flows, ESANN 2020, https://arxiv.org/abs/2009.00585
+
+    D. P. Kingma, D. J. Rezende, S. Mohamed and M. Welling, Semi-Supervised Learning
+    with Deep Generative Models, NIPS 2014, equations 6 to 9.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn.datasets import make_moons
+    >>> from skflowmix import FlowMixtureClassifier
+    >>> X, y = make_moons(300, noise=0.05, random_state=0)
+    >>> some = np.where(np.arange(300) < 30, y, -1)
+    >>> model = FlowMixtureClassifier(max_iter=30, tol=0.05, random_state=0)
+    >>> model = model.fit(X, some)
+    >>> model.classes_
+    array([0, 1])
+    >>> bool(model.score(X, y) > 0.9)
+    True
+
+    Rows of no class have a low density:
+
+    >>> bool(model.score_samples([[10.0, 10.0]])[0] < model.score_samples(X).min())
+    True
+    """
+
+    _parameter_constraints: dict = {
+        "n_components_per_class": [Interval(Integral, 1, None, closed="left")],
+        **shared_constraints(),
+        "init_params": [StrOptions(set(INIT_METHODS)), HasMethods("fit_predict")],
+    }
+
+    def __init__(
+        self,
+        n_components_per_class=1,
+        *,
+        flow="nsf-ar",
+        n_transforms=3,
+        hidden_units=(64, 64),
+        posterior_units=(64, 64),
+        init_params="auto",
+        reg_covar=1e-6,
+        temperature=1.0,
+        temperature_decay=1e-3,
+        label_noise=0.05,
+        max_iter=200,
+        n_iter_init=15,
+        tol=1e-3,
+        n_iter_no_change=6,
+        validation_fraction=0.15,
+        batch_size="auto",
+        learning_rate=5e-3,
+        weight_decay=2.0,
+        dtype="float32",
+        device="cpu",
+        random_state=None,
+        verbose=0,
+        verbose_interval=10,
+    ):
+        self.n_components_per_class = n_components_per_class
+        self.flow = flow
+        self.n_transforms = n_transforms
+        self.hidden_units = hidden_units
+        self.posterior_units = posterior_units
+        self.init_params = init_params
+        self.reg_covar = reg_covar
+        self.temperature = temperature
+        self.temperature_decay = temperature_decay
+        self.label_noise = label_noise
+        self.max_iter = max_iter
+        self.n_iter_init = n_iter_init
+        self.tol = tol
+        self.n_iter_no_change = n_iter_no_change
+        self.validation_fraction = validation_fraction
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.dtype = dtype
+        self.device = device
+        self.random_state = random_state
+        self.verbose = verbose
+        self.verbose_interval = verbose_interval
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X, y, sample_weight=None):
+        """Fit the classifier.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Training rows.
+        y : array-like of shape (n_samples,)
+            Their labels, -1 for unlabelled rows. To mark rows among string labels, use
+            an array of dtype object.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Non-negative weights. A weight of zero leaves the row out; an integer
+            weight equals repeating the row.
+
+        Returns
+        -------
+        self : FlowMixtureClassifier
+            The fitted estimator.
+
+        Raises
+        ------
+        ValueError
+            If no row has a label, or the data or a parameter is not what it should
+            be.
+        """
+        seen = {"X": X, "y": y, "metadata": {}}
+        if sample_weight is not None:
+            seen["metadata"]["sample_weight"] = sample_weight
+        X, y = validate_data(
+            self,
+            X,
+            y,
+            dtype=[np.float64, np.float32],
+            order="C",
+            ensure_min_samples=2,
+        )
+        sample_weight = check_weights(sample_weight, X)
+        kept = sample_weight > 0
+        X, y, sample_weight = X[kept], y[kept], sample_weight[kept]
+        classes, numbers = _number_classes(y)
+        context = self._init_callback_context(
+            max_subtasks=1, sequential_subtasks=False
+        )
+        context.call_on_fit_task_begin(estimator=self, **seen)
+        mixture = mixture_of(
+            self, _ClassMixture, n_components=len(classes) * self.n_components_per_class
+        )._know(numbers, self.n_components_per_class)
+
+        def attributes(mixture):
+            return {
+                "classes_": classes,
+                "mixture_": mixture.as_flow_mixture(),
+                "n_iter_": mixture.n_iter_,
+            }
+
+        mixture = fit_with_callbacks(
+            self, mixture, X, sample_weight, context, seen, attributes
+        )
+        for name, value in attributes(mixture).items():
+            setattr(self, name, value)
+        context.call_on_fit_task_end(
+            estimator=self, reconstruction_attributes=dict, **seen
+        )
+        return self
+
+    def _check_rows(self, X):
+        check_is_fitted(self)
+        return validate_data(
+            self, X, dtype=[np.float64, np.float32], order="C", reset=False
+        )
+
+    def _by_class(self, values):
+        """Group component values (N, K) by class: (N, n_classes, K // n_classes)."""
+        return values.reshape(len(values), len(self.classes_), -1)
+
+    def class_log_prob(self, X):
+        """Joint log-density of every row with every class.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        log_prob : ndarray of shape (n_samples, n_classes)
+            log p(x, y), in nats, for densities in data units; classes in the order of
+            `classes_`; dtype of X.
+        """
+        log_prob = self.mixture_.component_log_prob(self._check_rows(X))
+        log_weights = np.log(self.mixture_.weights_).astype(log_prob.dtype)
+        return np.logaddexp.reduce(self._by_class(log_prob + log_weights), axis=2)
+
+    def predict_log_proba(self, X):
+        """Logarithms of the class probabilities.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        log_proba : ndarray of shape (n_samples, n_classes)
+            In the order of `classes_`; dtype of X.
+        """
+        log_joint = self.class_log_prob(X)
+        return log_joint - np.logaddexp.reduce(log_joint, axis=1, keepdims=True)
+
+    def predict_proba(self, X):
+        """Class probabilities p(y|x), by Bayes' rule.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        proba : ndarray of shape (n_samples, n_classes)
+            Rows sum to one; in the order of `classes_`; dtype of X.
+        """
+        proba = np.exp(self.predict_log_proba(X))
+        return proba / proba.sum(1, keepdims=True)
+
+    def posterior_proba(self, X):
+        """Amortised class probabilities q(y|x): one small network, no flow.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        proba : ndarray of shape (n_samples, n_classes)
+            Rows sum to one; in the order of `classes_`; dtype of X.
+        """
+        q = self.mixture_.posterior_proba(self._check_rows(X))
+        return self._by_class(q).sum(2)
+
+    def predict(self, X):
+        """Most probable class of every row.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        labels : ndarray of shape (n_samples,)
+            Elements of `classes_`.
+        """
+        return self.classes_[self.class_log_prob(X).argmax(1)]
+
+    def score_samples(self, X):
+        """Log-density of every row, whatever its class.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        log_prob : ndarray of shape (n_samples,)
+            log p(x), in nats, for densities in data units; dtype of X. Low values
+            belong to no class.
+        """
+        return self.mixture_.score_samples(self._check_rows(X))
+
+    def sample(self, n_samples=1, *, random_state=None):
+        """Draw rows and their labels.
+
+        Parameters
+        ----------
+        n_samples : int, default=1
+            Number of rows.
+        random_state : int, RandomState instance or None, default=None
+            None goes on with the estimator's own stream, so that two calls differ;
+            an int gives the same rows every time.
+
+        Returns
+        -------
+        X : ndarray of shape (n_samples, n_features)
+            Rows, those of one class after those of another.
+        y : ndarray of shape (n_samples,)
+            Their labels.
+        """
+        check_is_fitted(self)
+        X, component = self.mixture_.sample(n_samples, random_state=random_state)
+        n_per_class = self.mixture_.n_components // len(self.classes_)
+        return X, self.classes_[component // n_per_class]
+
+
+def _number_classes(y):
+    """Labels without the mark of unlabelled rows, and their numbers, -1 for these."""
+    # A comparison with -1 is not defined for arrays of strings.
+    unlabelled = y == UNLABELLED if y.dtype.kind in "iufO" else np.zeros(len(y), bool)
+    if unlabelled.all():
+        raise ValueError(
+            "No row has a label: all of y is -1, the mark of unlabelled rows. To "
+            "cluster without labels use FlowMixture."
+        )
+    check_classification_targets(y[~unlabelled])
+    classes, known = np.unique(y[~unlabelled], return_inverse=True)
+    numbers = np.full(len(y), UNLABELLED)
+    numbers[~unlabelled] = known
+    return classes, numbers

@@ -1,0 +1,291 @@
+"""What a fitted mixture answers: densities, responsibilities, samples."""
+
+import copy
+import warnings
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator
+from sklearn.exceptions import InconsistentVersionWarning
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import (
+    check_is_fitted,
+    validate_data,
+)
+
+from skflowmix._arrays import evaluate_in_chunks, resolve_device, torch_generator
+from skflowmix._version import __version__
+from skflowmix.checks import check_weights
+from skflowmix.data import SCORING_BOUND
+from skflowmix.mixture import MixtureOfFlows
+
+__all__ = ["FittedMixture"]
+
+# Rows drawn at a time.
+SAMPLE_CHUNK = 16384
+
+
+class FittedMixture(BaseEstimator):
+    """Methods of an estimator with a fitted `module_` and `_standardizer`."""
+
+    def _check_rows(self, X):
+        check_is_fitted(self)
+        return validate_data(
+            self, X, dtype=[np.float64, np.float32], order="C", reset=False
+        )
+
+    @property
+    def _log_scale(self):
+        """Log-Jacobian of the standardisation, to subtract from log-densities."""
+        return self._standardizer.log_scale
+
+    def _evaluate(self, X, question):
+        """Ask the module about checked rows, standardised, in the dtype of X."""
+        device = resolve_device(self.device, fitted=True)
+        dtype = getattr(torch, X.dtype.name)
+        model = self.module_
+        if dtype != torch.float64 or device.type != "cpu":
+            model = copy.deepcopy(model).to(device, dtype)
+        bound = SCORING_BOUND[X.dtype]
+        return evaluate_in_chunks(
+            lambda x: question(model, x),
+            lambda rows: self._standardizer.transform(rows, bound),
+            X,
+            floats_per_row=model.floats_per_row,
+            dtype=dtype,
+            device=device,
+        )
+
+    def component_log_prob(self, X):
+        """Log-density of every component at every row.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        log_prob : ndarray of shape (n_samples, n_components)
+            log p(x|z=k), in nats, for densities in data units; dtype of X.
+        """
+        X = self._check_rows(X)
+        return self._evaluate(X, MixtureOfFlows.component_log_prob) - self._log_scale
+
+    def score_samples(self, X):
+        """Log-likelihood of every row.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        log_prob : ndarray of shape (n_samples,)
+            log p(x), in nats, for densities in data units; dtype of X. Low values
+            are anomalies.
+        """
+        X = self._check_rows(X)
+        return self._evaluate(X, MixtureOfFlows.log_prob) - self._log_scale
+
+    def score(self, X, y=None, sample_weight=None):
+        """Mean log-likelihood of the rows.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+        y : Ignored
+            Present for API consistency.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the rows in the mean.
+
+        Returns
+        -------
+        log_likelihood : float
+            In nats per row.
+        """
+        log_prob = self.score_samples(X)
+        sample_weight = check_weights(sample_weight, log_prob)
+        return float(np.average(log_prob, weights=sample_weight))
+
+    def elbo(self, X):
+        """Evidence lower bound of every row.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        elbo : ndarray of shape (n_samples,)
+            In nats, for densities in data units; never above `score_samples`.
+        """
+        X = self._check_rows(X)
+        return self._evaluate(X, MixtureOfFlows.elbo) - self._log_scale
+
+    def predict_proba(self, X):
+        """Exact responsibilities p(z=k|x).
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        responsibilities : ndarray of shape (n_samples, n_components)
+            Rows sum to one; dtype of X.
+        """
+        return self._evaluate(self._check_rows(X), MixtureOfFlows.responsibilities)
+
+    def posterior_proba(self, X):
+        """Amortised posterior q(z=k|x): one small network, no flow.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        q : ndarray of shape (n_samples, n_components)
+            Rows sum to one; dtype of X.
+        """
+        return self._evaluate(self._check_rows(X), MixtureOfFlows.posterior_proba)
+
+    def predict(self, X):
+        """Most probable component of every row.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        labels : ndarray of shape (n_samples,)
+            Integers below `n_components`.
+        """
+        return self._evaluate(self._check_rows(X), MixtureOfFlows.predict)
+
+    def sample(self, n_samples=1, *, component=None, random_state=None):
+        """Draw rows from the fitted density.
+
+        Parameters
+        ----------
+        n_samples : int, default=1
+            Number of rows.
+        component : int, default=None
+            Draw from this component only.
+        random_state : int, RandomState instance or None, default=None
+            None goes on with the estimator's own stream, so that two calls differ;
+            an int gives the same rows every time.
+
+        Returns
+        -------
+        X : ndarray of shape (n_samples, n_features)
+            Rows, those of one component after those of another.
+        labels : ndarray of shape (n_samples,)
+            Their components.
+
+        Raises
+        ------
+        ValueError
+            If `n_samples` is not positive or there is no such component.
+        """
+        check_is_fitted(self)
+        if not isinstance(n_samples, (int, np.integer)) or n_samples < 1:
+            raise ValueError(
+                f"n_samples must be a positive integer, got {n_samples!r}."
+            )
+        n_components = self.module_.n_components
+        if random_state is None:
+            random_state = self._sample_seeds.next()
+        random_state = check_random_state(random_state)
+        if component is None:
+            weights = self.weights_ / self.weights_.sum()
+            counts = random_state.multinomial(n_samples, weights)
+            labels = np.repeat(np.arange(n_components), counts)
+        elif isinstance(component, (int, np.integer)) and 0 <= component < n_components:
+            labels = np.full(n_samples, int(component))
+        else:
+            raise ValueError(
+                f"component must be an integer from 0 to {n_components - 1} or None, "
+                f"got {component!r}."
+            )
+        generator = torch_generator(random_state)
+        rows = np.empty((n_samples, self.n_features_in_))
+        n_chunks = -(-n_samples // SAMPLE_CHUNK)
+        with torch.no_grad():
+            # Strided, so that every chunk has its share of all components.
+            for part in (slice(i, None, n_chunks) for i in range(n_chunks)):
+                component = torch.from_numpy(labels[part])
+                rows[part] = self.module_.sample(component, generator).numpy()
+        return self._standardizer.inverse_transform(rows), labels
+
+    def _n_parameters(self):
+        """Free parameters of the density; q(z|x) does not count."""
+        n_components, n_features = self.means_.shape
+        of_flows = sum(
+            p.numel()
+            for flows in (self.module_.inner, self.module_.outer)
+            for p in flows.parameters()
+        )
+        of_gaussians = n_components * (n_features + n_features * (n_features + 1) // 2)
+        return of_flows + of_gaussians + n_components - 1
+
+    def bic(self, X):
+        """Bayesian information criterion; the lower, the better.
+
+        Networks are regularised by early stopping, so that their parameters count
+        for less than this formula says: prefer held-out `score` to choose a model.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        bic : float
+            In nats, doubled.
+        """
+        log_prob = self.score_samples(X)
+        return float(-2 * log_prob.sum() + self._n_parameters() * np.log(len(log_prob)))
+
+    def aic(self, X):
+        """Akaike information criterion; the lower, the better.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        aic : float
+            In nats, doubled. See `bic` for its limits.
+        """
+        return float(-2 * self.score_samples(X).sum() + 2 * self._n_parameters())
+
+    def __sklearn_is_fitted__(self):
+        return hasattr(self, "module_")
+
+    def __getstate__(self):
+        return {**super().__getstate__(), "_skflowmix_version": __version__}
+
+    def __setstate__(self, state):
+        version = state.pop("_skflowmix_version", None)
+        if version not in (None, __version__):
+            warnings.warn(
+                InconsistentVersionWarning(
+                    estimator_name=type(self).__name__,
+                    current_sklearn_version=__version__,
+                    original_sklearn_version=version,
+                ),
+                stacklevel=2,
+            )
+        super().__setstate__(state)
