@@ -6,5 +6,11 @@
 from skflowmix._version import __version__
 from skflowmix.classifier import FlowMixtureClassifier
 from skflowmix.estimator import FlowMixture
+from skflowmix.outlier import FlowMixtureOutlierDetector
 
-__all__ = ["FlowMixture", "FlowMixtureClassifier", "__version__"]
+__all__ = [
+    "FlowMixture",
+    "FlowMixtureClassifier",
+    "FlowMixtureOutlierDetector",
+    "__version__",
+]

@@ -1,6 +1,7 @@
 """`FlowMixtureClassifier`: one or more flows per class, labels for some or all rows."""
 
 from numbers import Integral
+from typing import ClassVar
 
 import numpy as np
 from scipy.sparse import coo_array, diags_array
@@ -19,6 +20,7 @@ from skflowmix.initialization import (
     INIT_METHODS,
     nearest_mean_responsibilities,
     propose_partitions,
+    rescale_columns,
 )
 
 __all__ = ["FlowMixtureClassifier", "spread_labels"]
@@ -34,9 +36,6 @@ N_NEIGHBORS = 10
 SPREADING = 0.99
 N_ROUNDS = 500
 
-# Smaller shares of a first responsibility are left out.
-MIN_SHARE = 1e-2
-
 
 def spread_labels(x, classes, n_classes, random_state):
     r"""Spread labels over a graph of nearest neighbours.
@@ -51,7 +50,7 @@ def spread_labels(x, classes, n_classes, random_state):
     Parameters
     ----------
     x : ndarray of shape (n_samples, n_features)
-        Standardised rows.
+        Rows in units in which distances mean something.
     classes : ndarray of shape (n_samples,)
         Number of each row's class, -1 where it is unknown.
     n_classes : int
@@ -156,9 +155,12 @@ class _ClassMixture(FlowMixture):
         unknown = (classes < 0)[:, None]
         component_class = np.repeat(np.arange(n_classes), n_per_class)
         rows.allowed = unknown | (classes[:, None] == component_class)
-        shares = spread_labels(rows.x, classes, n_classes, random_state)
-        shares[shares < MIN_SHARE] = 0.0
-        shares /= shares.sum(1, keepdims=True)
+        x = rescale_columns(rows.x, rows.weights, standardizer.scale)
+        shares = spread_labels(x, classes, n_classes, random_state)
+        # Shares say little beyond the likeliest class: all of them are near uniform.
+        best = shares.max(1, keepdims=True)
+        shares = np.where(best > 1.001 / n_classes, shares == best, shares)
+        shares = shares / shares.sum(1, keepdims=True)
         if n_per_class == 1:
             return [shares]
         parts = []
@@ -231,7 +233,7 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, BaseEstimator
     tol : float, default=1e-3
         An epoch counts as an improvement when the held-out log-likelihood grows by
         more than this, in nats per row.
-    n_iter_no_change : int, default=6
+    n_iter_no_change : int, default=10
         Epochs without improvement after which the learning rate drops; the third
         time, training has converged.
     validation_fraction : float, default=0.15
@@ -240,7 +242,7 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, BaseEstimator
         Rows per step; "auto" grows with the data from 64 to 1024.
     learning_rate : float, default=5e-3
         First step size of Adam.
-    weight_decay : float, default=2.0
+    weight_decay : float, default=1.0
         Decoupled weight decay of the networks' weight matrices.
     dtype : {"float32", "float64"}, default="float32"
         Precision of the training. Scores have the precision of the X they are for.
@@ -298,7 +300,7 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, BaseEstimator
     >>> from skflowmix import FlowMixtureClassifier
     >>> X, y = make_moons(300, noise=0.05, random_state=0)
     >>> some = np.where(np.arange(300) < 30, y, -1)
-    >>> model = FlowMixtureClassifier(max_iter=30, tol=0.05, random_state=0)
+    >>> model = FlowMixtureClassifier(tol=0.1, n_iter_no_change=2, random_state=0)
     >>> model = model.fit(X, some)
     >>> model.classes_
     array([0, 1])
@@ -311,7 +313,7 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, BaseEstimator
     True
     """
 
-    _parameter_constraints: dict = {
+    _parameter_constraints: ClassVar[dict] = {
         "n_components_per_class": [Interval(Integral, 1, None, closed="left")],
         **shared_constraints(),
         "init_params": [StrOptions(set(INIT_METHODS)), HasMethods("fit_predict")],
@@ -333,11 +335,11 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, BaseEstimator
         max_iter=200,
         n_iter_init=15,
         tol=1e-3,
-        n_iter_no_change=6,
+        n_iter_no_change=10,
         validation_fraction=0.15,
         batch_size="auto",
         learning_rate=5e-3,
-        weight_decay=2.0,
+        weight_decay=1.0,
         dtype="float32",
         device="cpu",
         random_state=None,
@@ -409,9 +411,7 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, BaseEstimator
         kept = sample_weight > 0
         X, y, sample_weight = X[kept], y[kept], sample_weight[kept]
         classes, numbers = _number_classes(y)
-        context = self._init_callback_context(
-            max_subtasks=1, sequential_subtasks=False
-        )
+        context = self._init_callback_context(max_subtasks=1)
         context.call_on_fit_task_begin(estimator=self, **seen)
         mixture = mixture_of(
             self, _ClassMixture, n_components=len(classes) * self.n_components_per_class
@@ -424,7 +424,7 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, BaseEstimator
                 "n_iter_": mixture.n_iter_,
             }
 
-        mixture = fit_with_callbacks(
+        mixture, _ = fit_with_callbacks(
             self, mixture, X, sample_weight, context, seen, attributes
         )
         for name, value in attributes(mixture).items():
@@ -458,7 +458,8 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, BaseEstimator
             log p(x, y), in nats, for densities in data units; classes in the order of
             `classes_`; dtype of X.
         """
-        log_prob = self.mixture_.component_log_prob(self._check_rows(X))
+        X = self._check_rows(X)
+        log_prob = self.mixture_.component_log_prob(X)
         log_weights = np.log(self.mixture_.weights_).astype(log_prob.dtype)
         return np.logaddexp.reduce(self._by_class(log_prob + log_weights), axis=2)
 
@@ -507,7 +508,8 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, BaseEstimator
         proba : ndarray of shape (n_samples, n_classes)
             Rows sum to one; in the order of `classes_`; dtype of X.
         """
-        q = self.mixture_.posterior_proba(self._check_rows(X))
+        X = self._check_rows(X)
+        q = self.mixture_.posterior_proba(X)
         return self._by_class(q).sum(2)
 
     def predict(self, X):
@@ -523,7 +525,8 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, BaseEstimator
         labels : ndarray of shape (n_samples,)
             Elements of `classes_`.
         """
-        return self.classes_[self.class_log_prob(X).argmax(1)]
+        best = self.class_log_prob(X).argmax(1)
+        return self.classes_[best]
 
     def score_samples(self, X):
         """Log-density of every row, whatever its class.
@@ -539,7 +542,8 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, BaseEstimator
             log p(x), in nats, for densities in data units; dtype of X. Low values
             belong to no class.
         """
-        return self.mixture_.score_samples(self._check_rows(X))
+        X = self._check_rows(X)
+        return self.mixture_.score_samples(X)
 
     def sample(self, n_samples=1, *, random_state=None):
         """Draw rows and their labels.

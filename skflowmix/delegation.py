@@ -7,7 +7,12 @@ import numpy as np
 
 from skflowmix.estimator import FlowMixture
 
-__all__ = ["SHARED_PARAMETERS", "fit_with_callbacks", "mixture_of", "shared_constraints"]
+__all__ = [
+    "SHARED_PARAMETERS",
+    "fit_with_callbacks",
+    "mixture_of",
+    "shared_constraints",
+]
 
 # Parameters that mean the same here as in `FlowMixture`.
 SHARED_PARAMETERS = (
@@ -66,6 +71,7 @@ class _Relay:
     def __init__(self, estimator, parent, seen, attributes):
         self.estimator, self.seen, self.attributes = estimator, seen, attributes
         self.tasks = {None: parent}
+        self.stopped = False
 
     def setup(self, estimator, context):
         """Nothing to set up."""
@@ -88,11 +94,13 @@ class _Relay:
         """End the outer task; true where a callback asks to stop."""
         if context.parent is None:
             return False
-        return self.tasks[context].call_on_fit_task_end(
+        stop = self.tasks[context].call_on_fit_task_end(
             estimator=self.estimator,
             reconstruction_attributes=lambda: self.attributes(fitted_estimator),
             **self.seen,
         )
+        self.stopped |= stop
+        return stop
 
 
 def fit_with_callbacks(
@@ -103,7 +111,7 @@ def fit_with_callbacks(
     parent,
     seen: dict[str, Any],
     attributes: Callable[[FlowMixture], dict[str, Any]],
-) -> FlowMixture:
+) -> tuple[FlowMixture, bool]:
     """Fit a mixture; its epochs are tasks for the callbacks of the outer estimator.
 
     Parameters
@@ -127,8 +135,11 @@ def fit_with_callbacks(
     -------
     mixture : FlowMixture
         The fitted mixture.
+    stopped : bool
+        Whether a callback ended the fit.
     """
+    relay = _Relay(estimator, parent, seen, attributes)
     if getattr(estimator, "_skl_callbacks", None):  # else no model is copied
-        mixture.set_callbacks(_Relay(estimator, parent, seen, attributes))
+        mixture.set_callbacks(relay)
     mixture.fit(X, sample_weight=sample_weight)
-    return mixture.set_callbacks()
+    return mixture.set_callbacks(), relay.stopped

@@ -100,7 +100,7 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
     tol : float, default=1e-3
         An epoch counts as an improvement when the held-out log-likelihood grows by
         more than this, in nats per row.
-    n_iter_no_change : int, default=6
+    n_iter_no_change : int, default=10
         Epochs without improvement after which the learning rate drops; the third
         time, training has converged.
     validation_fraction : float, default=0.15
@@ -110,7 +110,7 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
         Rows per step; "auto" grows with the data from 64 to 1024.
     learning_rate : float, default=5e-3
         First step size of Adam.
-    weight_decay : float, default=2.0
+    weight_decay : float, default=1.0
         Decoupled weight decay of the networks' weight matrices.
     dtype : {"float32", "float64"}, default="float32"
         Precision of the training. Scores have the precision of the X they are for.
@@ -252,11 +252,11 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
         max_iter=200,
         n_iter_init=15,
         tol=1e-3,
-        n_iter_no_change=6,
+        n_iter_no_change=10,
         validation_fraction=0.15,
         batch_size="auto",
         learning_rate=5e-3,
-        weight_decay=2.0,
+        weight_decay=1.0,
         dtype="float32",
         device="cpu",
         n_jobs=None,

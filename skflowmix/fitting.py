@@ -76,7 +76,7 @@ class FitSettings:
         """Return the settings of one training phase on `n_rows` rows."""
         batch_size = self.batch_size
         if batch_size == "auto":
-            batch_size = int(2 ** np.clip(np.round(np.log2(n_rows / 6)), 6, 10))
+            batch_size = int(2 ** np.clip(np.round(np.log2(n_rows / 16)), 6, 10))
         return TrainingConfig(
             max_epochs=max_epochs,
             batch_size=int(batch_size),
@@ -193,15 +193,14 @@ class _Fit:
             self.log_prob_start = self.held_out_log_prob()
 
     def _tensors(self, rows, index, responsibilities) -> Rows:
-        arrays = (rows.x, rows.weights, responsibilities)
+        x, weights, responsibilities = (
+            torch.from_numpy(array[index]).to(self.working.means)
+            for array in (rows.x, rows.weights, responsibilities)
+        )
         allowed = None
         if rows.allowed is not None:
-            allowed = torch.from_numpy(rows.allowed[index])
-            allowed = allowed.to(self.working.means.device)
-        return Rows(
-            *(torch.from_numpy(a[index]).to(self.working.means) for a in arrays),
-            allowed,
-        )
+            allowed = torch.from_numpy(rows.allowed[index]).to(x.device)
+        return Rows(x, weights, responsibilities, allowed)
 
     def held_out_log_prob(self) -> Tensor:
         """Log-densities of the held-out rows, joint with the classes known of them."""

@@ -8,12 +8,37 @@ import torch
 from torch import Tensor, nn
 
 from skflowmix.nn import StackedMLP, autoregressive_masks
-from skflowmix.transforms import Affine, ElementwiseMap, RationalQuadraticSpline
+from skflowmix.transforms import (
+    Affine,
+    ElementwiseMap,
+    RationalQuadraticSpline,
+    Recorded,
+)
 
 __all__ = ["FLOWS", "Autoregressive", "Coupling", "FlowFamily", "FlowStack"]
 
 # Conditioners see no further than this; a map acts on everything.
 CONDITIONER_BOUND = 5.0
+
+
+def _clamp_backward(grad: Tensor, x: Tensor) -> Tensor:
+    bound = CONDITIONER_BOUND
+    return torch.ops.aten.hardtanh_backward(grad, x, -bound, bound)
+
+
+def _slices(index: list[int]) -> list[tuple[slice, slice]]:
+    """Slices that together copy column j to column index[j], with increasing index."""
+    slices = []
+    start = 0
+    while start < len(index):
+        step = index[start + 1] - index[start] if start + 1 < len(index) else 1
+        end = start + 1
+        while end < len(index) and index[end] - index[end - 1] == step:
+            end += 1
+        there = slice(index[start], index[end - 1] + 1, step)
+        slices.append((there, slice(start, end)))
+        start = end
+    return slices
 
 
 class Coupling(nn.Module):
@@ -63,6 +88,8 @@ class Coupling(nn.Module):
             changed[:] = True
         self.register_buffer("given", torch.nonzero(~changed).flatten())
         self.register_buffer("changed", torch.nonzero(changed).flatten())
+        self._given_slices = _slices(self.given.tolist())
+        self._changed_slices = _slices(self.changed.tolist())
         self.elementwise = elementwise
         self.conditioner = StackedMLP(
             n_components,
@@ -72,22 +99,54 @@ class Coupling(nn.Module):
             generator=generator,
         )
 
-    def _condition(self, x: Tensor) -> Tensor:
-        given = x.index_select(2, self.given)
-        bounded = given.clamp_(-CONDITIONER_BOUND, CONDITIONER_BOUND)
-        return self.conditioner(bounded).unflatten(2, (len(self.changed), -1))
-
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Map x (K, N, D) to z (K, N, D) and log-determinants (K, N)."""
-        changed = x.index_select(2, self.changed)
-        value, log_slope = self.elementwise.forward(changed, self._condition(x))
-        return x.index_copy(2, self.changed, value), log_slope.sum(2)
+        needs_input = x.requires_grad
+
+        def record(x, *_parameters):
+            changed, given = self._split(x)
+            bounded = given.clamp(-CONDITIONER_BOUND, CONDITIONER_BOUND)
+            outputs, conditioner_backward = self.conditioner.record(bounded)
+            value, log_slope, map_backward = self.elementwise.record(
+                changed, outputs.unflatten(2, (len(self.changed), -1))
+            )
+
+            def backward(grad_z, grad_log_det):
+                on_changed, on_outputs = map_backward(
+                    grad_z.index_select(2, self.changed), grad_log_det.unsqueeze(2)
+                )
+                on_given, on_parameters = conditioner_backward(
+                    on_outputs.flatten(2), needs_input
+                )
+                if not needs_input:
+                    return None, *on_parameters
+                on_x = self._replace(grad_z, on_changed)
+                if on_given is not None:
+                    on_given = _clamp_backward(on_given, given)
+                    for there, here in self._given_slices:
+                        on_x[:, :, there] += on_given[:, :, here]
+                return on_x, *on_parameters
+
+            return self._replace(x, value), log_slope.sum(2), backward
+
+        return Recorded.apply(record, x, *self.conditioner.trained())
 
     def inverse(self, z: Tensor) -> Tensor:
         """Return the x that `forward` maps to z."""
-        changed = z.index_select(2, self.changed)
-        value = self.elementwise.inverse(changed, self._condition(z))
-        return z.index_copy(2, self.changed, value)
+        changed, given = self._split(z)
+        bounded = given.clamp(-CONDITIONER_BOUND, CONDITIONER_BOUND)
+        parameters = self.conditioner(bounded).unflatten(2, (len(self.changed), -1))
+        return self._replace(z, self.elementwise.inverse(changed, parameters))
+
+    def _split(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x.index_select(2, self.changed), x.index_select(2, self.given)
+
+    def _replace(self, x: Tensor, changed: Tensor) -> Tensor:
+        """`index_copy`, which is slow, in slices."""
+        x = x.clone(memory_format=torch.contiguous_format)
+        for there, here in self._changed_slices:
+            x[:, :, there] = changed[:, :, here]
+        return x
 
 
 class Autoregressive(nn.Module):
@@ -141,8 +200,27 @@ class Autoregressive(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Map x (K, N, D) to z (K, N, D) and log-determinants (K, N)."""
-        value, log_slope = self.elementwise.forward(x, self._condition(x))
-        return value, log_slope.sum(2)
+        needs_input = x.requires_grad
+
+        def record(x, *_parameters):
+            bounded = x.clamp(-CONDITIONER_BOUND, CONDITIONER_BOUND)
+            outputs, conditioner_backward = self.conditioner.record(bounded)
+            value, log_slope, map_backward = self.elementwise.record(
+                x, outputs.unflatten(2, (self.n_features, -1))
+            )
+
+            def backward(grad_z, grad_log_det):
+                on_x, on_outputs = map_backward(grad_z, grad_log_det.unsqueeze(2))
+                on_bounded, on_parameters = conditioner_backward(
+                    on_outputs.flatten(2), needs_input
+                )
+                if on_bounded is not None:
+                    on_x.add_(_clamp_backward(on_bounded, x))
+                return on_x, *on_parameters
+
+            return value, log_slope.sum(2), backward
+
+        return Recorded.apply(record, x, *self.conditioner.trained())
 
     def inverse(self, z: Tensor) -> Tensor:
         """Return the x that `forward` maps to z, column after column: D passes."""

@@ -102,7 +102,7 @@ def propose_partitions(
         return [Proposal(name, np.ones((n, 1)))]
     if n <= n_components:
         return [Proposal(name, np.eye(n, n_components))]
-    x = _rescaled(x, sample_weight, column_scales)
+    x = rescale_columns(x, sample_weight, column_scales)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if name == "auto":
@@ -143,7 +143,7 @@ def score_partition(x, sample_weight, responsibilities, random_state):
     float
         Comparable between partitions of the same rows into the same K.
     """
-    x = _rescaled(x, sample_weight)
+    x = rescale_columns(x, sample_weight)
     if len(x) < 3:
         return 0.0
     landmarks = _Landmarks(x, sample_weight, random_state)
@@ -168,7 +168,7 @@ def nearest_mean_responsibilities(x, means):
     return _one_hot(_nearest(means, x, 1)[:, 0], len(means))
 
 
-def _rescaled(x, sample_weight, column_scales=None):
+def rescale_columns(x, sample_weight, column_scales=None):
     """Bring columns to a common scale: data units if plausible, else unit variance."""
     # Variances, because quartiles jump with the shares of rows in a column's modes;
     # clipped, so that a few far rows do not set the scale.

@@ -265,6 +265,9 @@ class MixtureOfFlows(nn.Module):
             The rows.
         """
         present, local = component.unique(return_inverse=True)
+        inner, outer = self.inner, self.outer
+        if len(present) < self.n_components:
+            inner, outer = inner.select(present), outer.select(present)
         support = Support(nn.functional.one_hot(local, len(present)).bool())
         z = torch.randn(
             *support.rows.shape,
@@ -275,11 +278,11 @@ class MixtureOfFlows(nn.Module):
         )
         if self.tail is not None:
             z = self.tail.inverse(z)
-        white = self.outer.select(present).inverse(z)
+        white = outer.inverse(z)
         bent = torch.linalg.solve_triangular(
             self.whitening[present], white.transpose(1, 2), upper=False
         ).transpose(1, 2)
-        scaled = self.inner.select(present).inverse(bent)
+        scaled = inner.inverse(bent)
         points = torch.addcmul(
             self.means[present].unsqueeze(1), scaled, self.scales[present].unsqueeze(1)
         )

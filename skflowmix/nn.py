@@ -1,12 +1,16 @@
 """Networks evaluated for all K components at once: K is the leading axis."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 __all__ = ["PosteriorNet", "StackedLinear", "StackedMLP", "autoregressive_masks"]
+
+# Gradients of an MLP's input and of its parameters, given that of its output; the
+# first is not computed unless asked for.
+MLPBackward = Callable[[Tensor, bool], tuple[Tensor | None, list[Tensor]]]
 
 
 def _uniform(shape: Sequence[int], bound: float, generator: torch.Generator) -> Tensor:
@@ -56,13 +60,22 @@ class StackedLinear(nn.Module):
             self.register_parameter("weight", None)
         self.register_buffer("mask", mask)
 
+    def masked_weight(self) -> Tensor | None:
+        """Weights of shape (K, n_outputs, n_inputs), None without inputs."""
+        if self.weight is None or self.mask is None:
+            return self.weight
+        return self.weight * self.mask
+
     def forward(self, x: Tensor) -> Tensor:
         """Map x of shape (K, N, n_inputs) to (K, N, n_outputs)."""
+        return self.apply_weight(x, self.masked_weight())
+
+    def apply_weight(self, x: Tensor, weight: Tensor | None) -> Tensor:
+        """`forward` with the weights that `masked_weight` gave."""
         bias = self.bias.unsqueeze(1)
-        if self.weight is None:
+        if weight is None:
             return bias.expand(-1, x.shape[1], -1)
-        weight = self.weight if self.mask is None else self.weight * self.mask
-        return torch.baddbmm(bias, x, weight.transpose(1, 2))
+        return torch.bmm(x, weight.transpose(1, 2)).add_(bias)  # baddbmm copies first
 
 
 class StackedMLP(nn.Module):
@@ -112,6 +125,54 @@ class StackedMLP(nn.Module):
         for layer in self.layers[:-1]:
             x = layer(x).relu_()
         return self.layers[-1](x)
+
+    def trained(self) -> list[Tensor]:
+        """All parameters, found faster than by `parameters`."""
+        pairs = ((layer.bias, layer.weight) for layer in self._linears)
+        return [p for pair in pairs for p in pair if p is not None]
+
+    @property
+    def _linears(self) -> list[StackedLinear]:
+        return cast(list[StackedLinear], list(self.layers))
+
+    def record(self, x: Tensor) -> tuple[Tensor, MLPBackward]:
+        """`forward`, and a backward by hand with the gradients of `trained`.
+
+        Fewer kernels than autograd's, and no new memory for what it can overwrite.
+        """
+        layers = self._linears
+        weights = [layer.masked_weight() for layer in layers]
+        inputs: list[Tensor] = []
+        for layer, weight in zip(layers, weights, strict=True):
+            if inputs:
+                x = x.relu_()
+            inputs.append(x)
+            x = layer.apply_weight(x, weight)
+
+        def backward(grad: Tensor, needs_input: bool):
+            gradients: list[Tensor] = []
+            for i in reversed(range(len(weights))):
+                weight, mask = weights[i], layers[i].mask
+                on_parameters = [grad.sum(1)]
+                if weight is None:
+                    return None, on_parameters
+                # A product with more rows than columns is the slower one.
+                if grad.shape[2] > inputs[i].shape[2]:
+                    on_weight = (inputs[i].transpose(1, 2) @ grad).transpose(1, 2)
+                else:
+                    on_weight = grad.transpose(1, 2) @ inputs[i]
+                on_parameters.append(on_weight if mask is None else on_weight * mask)
+                gradients = on_parameters + gradients
+                if i == 0 and not needs_input:
+                    return None, gradients
+                grad = grad @ weight
+                if i:
+                    torch.ops.aten.threshold_backward.grad_input(
+                        grad, inputs[i], 0, grad_input=grad
+                    )
+            return grad, gradients
+
+        return x, backward
 
 
 def autoregressive_masks(

@@ -1,12 +1,44 @@
 """Element-wise monotone maps whose parameters come from a conditioner."""
 
 import math
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-__all__ = ["Affine", "ElementwiseMap", "LogTail", "RationalQuadraticSpline"]
+__all__ = [
+    "Affine",
+    "ElementwiseMap",
+    "LogTail",
+    "RationalQuadraticSpline",
+    "Recorded",
+]
+
+# Gradients of x and of the parameters, given those of the value and of the log-slope;
+# the latter only has to broadcast.
+MapBackward = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+class Recorded(torch.autograd.Function):
+    """A function with a backward by hand: fewer kernels than autograd's.
+
+    ``Recorded.apply(record, *inputs)`` calls ``record(*inputs)``, which returns two
+    outputs and a function of their gradients that returns those of the inputs. That
+    one must leave alone what it was given, since autograd may call it again.
+    """
+
+    @staticmethod
+    def forward(ctx, record, *inputs):
+        """Call `record` and keep its backward."""
+        *outputs, ctx.by_hand = record(*inputs)
+        return tuple(outputs)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, *gradients):
+        """Gradients of the inputs, none for `record`."""
+        return None, *ctx.by_hand(*gradients)
 
 
 class ElementwiseMap(Protocol):
@@ -19,6 +51,12 @@ class ElementwiseMap(Protocol):
 
     def forward(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         """Value and log-slope, both shaped as x; parameters (..., n_parameters)."""
+        ...
+
+    def record(
+        self, x: Tensor, parameters: Tensor
+    ) -> tuple[Tensor, Tensor, MapBackward]:
+        """`forward` without autograd, and its backward."""
         ...
 
     def inverse(self, z: Tensor, parameters: Tensor) -> Tensor:
@@ -46,10 +84,20 @@ class LogTail:
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Value and log-slope, both shaped as x."""
+        return Recorded.apply(self._record, x)
+
+    def _record(self, x: Tensor):
         largest = torch.finfo(x.dtype).max  # where the maps before it overflow
-        log_stretch = (x.abs() - self.bound).clamp_(0, largest).log1p_()
-        value = x.clamp(-self.bound, self.bound) + torch.copysign(log_stretch, x)
-        return value, -log_stretch
+        excess = (x.abs() - self.bound).clamp_(0, largest)
+        log_stretch = excess.log1p()
+        kept = x.clamp(-self.bound, self.bound)
+
+        def backward(grad_value: Tensor, grad_log: Tensor):
+            # Inside the bound the slope is one, and its logarithm does not move.
+            on_x = grad_value - grad_log * (x - kept).sign_()
+            return (on_x.div_(excess + 1),)
+
+        return kept + torch.copysign(log_stretch, x), log_stretch.neg_(), backward
 
     def inverse(self, z: Tensor) -> Tensor:
         """Return the x whose value is z."""
@@ -76,19 +124,36 @@ class Affine:
     def __init__(self, min_slope: float = 1e-3):
         self.min_slope = min_slope
 
-    def _shift_and_log_slope(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        shift, raw = parameters.unbind(-1)
-        return shift, raw / (1 + (raw / math.log(self.min_slope)).abs())
+    def _damping(self, raw: Tensor) -> Tensor:
+        return raw.abs().mul_(-1 / math.log(self.min_slope)).add_(1).reciprocal_()
 
     def forward(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         """Value and log-slope, both shaped as x; parameters (..., 2)."""
-        shift, log_slope = self._shift_and_log_slope(parameters)
-        return torch.addcmul(shift, x, log_slope.exp()), log_slope
+        return Recorded.apply(self.record, x, parameters)
+
+    def record(
+        self, x: Tensor, parameters: Tensor
+    ) -> tuple[Tensor, Tensor, MapBackward]:
+        """`forward` without autograd, and its backward."""
+        shift, raw = parameters.unbind(-1)
+        damping = self._damping(raw)
+        log_slope = raw * damping
+        slope = log_slope.exp()
+
+        def backward(grad_value: Tensor, grad_log: Tensor):
+            on_x = grad_value * slope
+            on_log_slope = torch.addcmul(grad_log, on_x, x)
+            on_parameters = torch.empty_like(parameters)
+            on_parameters[..., 0] = grad_value
+            torch.mul(on_log_slope.mul_(damping), damping, out=on_parameters[..., 1])
+            return on_x, on_parameters
+
+        return torch.addcmul(shift, x, slope), log_slope, backward
 
     def inverse(self, z: Tensor, parameters: Tensor) -> Tensor:
         """Return the x whose value is z."""
-        shift, log_slope = self._shift_and_log_slope(parameters)
-        return (z - shift) * (-log_slope).exp()
+        shift, raw = parameters.unbind(-1)
+        return (z - shift) * (raw * self._damping(raw)).neg_().exp_()
 
 
 class RationalQuadraticSpline:
@@ -121,10 +186,26 @@ class RationalQuadraticSpline:
 
     def forward(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         """Value and log-slope, both shaped as x; parameters (..., n_parameters)."""
-        value, log_slope = _SplineForward.apply(
-            x.reshape(-1), parameters.reshape(-1, self.n_parameters), self
-        )
-        return value.view(x.shape), log_slope.view(x.shape)
+        return Recorded.apply(self.record, x, parameters)
+
+    def record(
+        self, x: Tensor, parameters: Tensor
+    ) -> tuple[Tensor, Tensor, MapBackward]:
+        """`forward` without autograd, and its backward."""
+        flat = x.reshape(-1)
+        segment = _Segment(self, parameters.reshape(-1, self.n_parameters), flat, 0)
+        inside = segment.inside
+        value, log_slope = segment.forward(flat)
+
+        def backward(grad_value: Tensor, grad_log: Tensor):
+            grad_value = grad_value.reshape(-1)
+            grad_log = grad_log.expand(x.shape).reshape(-1)
+            on_x, on_raw = segment.backward(grad_value * inside, grad_log * inside)
+            on_x = torch.where(inside, on_x, grad_value)
+            return on_x.view(x.shape), on_raw.view(parameters.shape)
+
+        value = torch.where(inside, value, flat).view(x.shape)
+        return value, log_slope.mul_(inside).view(x.shape), backward
 
     def inverse(self, z: Tensor, parameters: Tensor) -> Tensor:
         """Return the x whose value is z."""
@@ -273,22 +354,3 @@ class _Segment:
             on_raw = on_slope * slope * damping.square()
             grad.scatter_add_(1, self._knot_column(knot), on_raw.unsqueeze(1))
         return grad
-
-
-class _SplineForward(torch.autograd.Function):
-    """The spline with a backward written by hand: a third of autograd's kernels."""
-
-    @staticmethod
-    def forward(ctx, x, raw, spline):
-        segment = _Segment(spline, raw, x, 0)
-        value, log_slope = segment.forward(x)
-        ctx.segment = segment
-        return torch.where(segment.inside, value, x), log_slope * segment.inside
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, grad_value, grad_log):
-        segment = ctx.segment
-        inside = segment.inside
-        grad_x, grad_raw = segment.backward(grad_value * inside, grad_log * inside)
-        return torch.where(inside, grad_x, grad_value), grad_raw, None

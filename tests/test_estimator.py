@@ -82,6 +82,17 @@ def test_elbo_is_a_lower_bound(model):
     assert gap.max() > 0
 
 
+@each_flow
+def test_the_posterior_network_knows_the_responsibilities(flow):
+    """Also where the best flows are those of an early epoch, as of easy blobs."""
+    for X in (moons(300), blobs(300)[0]):
+        model = trained(3, flow=flow, posterior_units=(64, 64), n_iter_no_change=6)
+        model.fit(X)
+        assert model.elbo_gap_ < 0.3
+        agreement = model.posterior_proba(X).argmax(axis=1) == model.predict(X)
+        assert agreement.mean() > 0.9
+
+
 def test_bound_of_the_training_rows(model):
     X = moons()
     assert_allclose(model.lower_bound_, model.elbo(X).mean())

@@ -1,0 +1,625 @@
+"""How fast is a stacked mixture of flows against a loop over K separate flows?
+
+One training step (forward, backward, Adam) on the ELBO, scoring and sampling of the
+same model on the same batch, in float32, on one thread, in one process. The
+contenders take turns within every round; medians over the rounds are reported, and
+speed-ups are medians of the ratios within a round. Times are those of the processor:
+on one thread of a quiet machine the same as a watch would show, and on a busy one
+they leave out the waiting.
+
+- ``zuko``, ``nflows``, ``normflows``: a loop over K flows of that library, a network
+  for q and `torch.optim.Adam`. zuko's coupling NSF is its NSF with ``passes=2``.
+- ``dense``: ours with an undecided q, so that every pair (row, component) counts.
+- ``sparse``: ours with q decided, one component for each row.
+- ``products``: only the matrix products of the conditioners, forwards and backwards.
+
+Of `ElboObjective`'s steps one in ``DENSE_EVERY`` is dense even where q is decided;
+``mean sparse`` counts it in.
+
+Examples::
+
+    python benchmarks/speed.py --output speed.json --table speed.md
+    python benchmarks/speed.py --quick --presets small
+    python benchmarks/speed.py --presets middle --sweep 2 5 10 20 50 --plot speed.png
+    python benchmarks/speed.py --presets --pinwheel
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import math
+import os
+import platform
+import time
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+from skflowmix.gaussians import Gaussians
+from skflowmix.mixture import MixtureOfFlows
+from skflowmix.objectives import DENSE_EVERY, ElboObjective, Rows, Temperature
+from skflowmix.training import (
+    TrainingConfig,
+    _AdamW,
+    _FlatParameters,
+    keep_freed_memory,
+)
+
+LEARNING_RATE = 1e-3
+POSTERIOR_UNITS = (64,)
+PACKAGES = ("skflowmix", "numpy", "scikit-learn", "torch", "zuko", "nflows")
+PACKAGES += ("normflows",)
+
+
+class Preset(NamedTuple):
+    """A model and a batch."""
+
+    flow: str
+    n_components: int
+    n_features: int
+    n_layers: int
+    hidden_units: tuple[int, ...]
+    batch_size: int
+
+
+PRESETS = {
+    "small": Preset("realnvp", 5, 2, 8, (8,), 512),
+    "middle": Preset("realnvp", 10, 10, 8, (64, 64), 1024),
+    "large": Preset("realnvp", 50, 10, 6, (64, 64), 1024),
+    "nsf": Preset("nsf", 10, 10, 3, (64, 64), 1024),
+    "nsf-ar": Preset("nsf-ar", 10, 10, 3, (64, 64), 1024),
+}
+
+# (preset, task, contender, over, bar): the contender is to be that many times faster.
+BARS = [
+    ("small", "step", "dense", "zuko", 8),
+    ("middle", "step", "sparse", "zuko", 10),
+    ("large", "step", "sparse", "zuko", 20),
+    ("middle", "step", "dense", "products", 1 / 1.5),
+    ("nsf", "step", "dense", "zuko", 4),
+    ("nsf", "score", "dense", "zuko", 4),
+    ("nsf", "sample", "dense", "zuko", 4),
+    ("nsf", "step", "sparse", "zuko", 10),
+    ("nsf-ar", "step", "dense", "zuko", 2.5),
+    ("nsf-ar", "score", "dense", "zuko", 2.5),
+    ("nsf-ar", "sample", "dense", "zuko", 2.5),
+    ("nsf-ar", "step", "sparse", "zuko", 10),
+]
+
+
+def blobs(preset, seed=0):
+    """Rows of K well separated Gaussians, and their components."""
+    rng = np.random.default_rng(seed)
+    centres = 3 * rng.standard_normal((preset.n_components, preset.n_features))
+    labels = rng.integers(preset.n_components, size=preset.batch_size)
+    noise = 0.3 * rng.standard_normal((preset.batch_size, preset.n_features))
+    x = torch.from_numpy(centres[labels] + noise).float()
+    return x, torch.from_numpy(labels)
+
+
+def mlp(n_inputs, hidden_units, n_outputs):
+    """A multilayer perceptron of torch's own parts."""
+    widths = [n_inputs, *hidden_units, n_outputs]
+    layers = []
+    for i in range(len(widths) - 1):
+        layers += [nn.Linear(widths[i], widths[i + 1]), nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
+
+
+# The peers: make(preset) -> flow, log_prob(flow, x), sample(flow, n) ----------------
+
+
+class WithoutContext(nn.Module):
+    """What nflows wants of a conditioner."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x, context=None):
+        return self.net(x)
+
+
+class Zuko:
+    """Zuko's flows; ``passes=2`` makes its autoregressive NSF a coupling one."""
+
+    @staticmethod
+    def make(preset):
+        import zuko
+
+        make = {"realnvp": zuko.flows.RealNVP}.get(preset.flow, zuko.flows.NSF)
+        if preset.flow == "maf":
+            make = zuko.flows.MAF
+        more = {"passes": 2} if preset.flow == "nsf" else {}
+        return make(
+            preset.n_features,
+            transforms=preset.n_layers,
+            hidden_features=preset.hidden_units,
+            **more,
+        )
+
+    @staticmethod
+    def log_prob(flow, x):
+        return flow().log_prob(x)
+
+    @staticmethod
+    def sample(flow, n):
+        return flow().sample((n,))
+
+
+class NFlows:
+    """Affine coupling of nflows with plain conditioners."""
+
+    @staticmethod
+    def make(preset):
+        from nflows.distributions.normal import StandardNormal
+        from nflows.flows.base import Flow
+        from nflows.transforms.base import CompositeTransform
+        from nflows.transforms.coupling import AffineCouplingTransform
+
+        def conditioner(n_inputs, n_outputs):
+            return WithoutContext(mlp(n_inputs, preset.hidden_units, n_outputs))
+
+        columns = torch.arange(preset.n_features)
+        layers = [
+            AffineCouplingTransform(2 * ((columns + i) % 2) - 1, conditioner)
+            for i in range(preset.n_layers)
+        ]
+        return Flow(CompositeTransform(layers), StandardNormal([preset.n_features]))
+
+    @staticmethod
+    def log_prob(flow, x):
+        return flow.log_prob(x)
+
+    @staticmethod
+    def sample(flow, n):
+        return flow.sample(n)
+
+
+class NormFlows:
+    """Affine coupling of normflows."""
+
+    @staticmethod
+    def make(preset):
+        import normflows as nf
+
+        n_first = (preset.n_features + 1) // 2
+        n_second = preset.n_features - n_first
+        layers: list[nn.Module] = []
+        for _ in range(preset.n_layers):
+            net = nf.nets.MLP([n_first, *preset.hidden_units, 2 * n_second])
+            layers.append(nf.flows.AffineCouplingBlock(net))
+            layers.append(nf.flows.Permute(preset.n_features, mode="swap"))
+        base = nf.distributions.DiagGaussian(preset.n_features, trainable=False)
+        return nf.NormalizingFlow(base, layers)
+
+    @staticmethod
+    def log_prob(flow, x):
+        return flow.log_prob(x)
+
+    @staticmethod
+    def sample(flow, n):
+        return flow.sample(n)[0]
+
+
+class Loop(nn.Module):
+    """A mixture as a Python loop over K flows of a library."""
+
+    def __init__(self, library, preset, x, labels):
+        super().__init__()
+        torch.manual_seed(0)
+        self.library, self.x = library, x
+        self.flows = nn.ModuleList(
+            library.make(preset) for _ in range(preset.n_components)
+        )
+        self.posterior = mlp(preset.n_features, POSTERIOR_UNITS, preset.n_components)
+        self.weight_logits = nn.Parameter(torch.zeros(preset.n_components))
+        self.optimizer = torch.optim.Adam(self.parameters(), lr=LEARNING_RATE)
+        self.counts = labels.bincount(minlength=preset.n_components).tolist()
+
+    def log_joint(self, x):
+        """Log p(x, k), of shape (N, K)."""
+        columns = [self.library.log_prob(flow, x) for flow in self.flows]
+        return torch.stack(columns, 1) + self.weight_logits.log_softmax(0)
+
+    def step(self, x=None, temperature=1.0):
+        """Ascend the ELBO."""
+        x = self.x if x is None else x
+        log_q = (self.posterior(x) / temperature).log_softmax(1)
+        loss = -(log_q.exp() * (self.log_joint(x) - log_q)).sum(1).mean()
+        self.optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.parameters(), 5.0)
+        self.optimizer.step()
+
+    @torch.no_grad()
+    def score(self, x=None):
+        """Log p(x) of the batch."""
+        return self.log_joint(self.x if x is None else x).logsumexp(1)
+
+    @torch.no_grad()
+    def sample(self):
+        """As many rows as the batch has."""
+        pairs = zip(self.flows, self.counts, strict=True)
+        return torch.cat([self.library.sample(flow, n) for flow, n in pairs if n])
+
+
+class Ours:
+    """`MixtureOfFlows` trained as `skflowmix.training.train` does it."""
+
+    def __init__(self, preset, x, labels, *, decided):
+        generator = torch.Generator().manual_seed(0)
+        k, d = preset.n_components, preset.n_features
+        gaussians = Gaussians(
+            np.full(k, 1 / k), np.zeros((k, d)), np.tile(np.eye(d), (k, 1, 1))
+        )
+        self.model = model = MixtureOfFlows(
+            gaussians,
+            flow=preset.flow,
+            n_transforms=preset.n_layers,
+            hidden_units=preset.hidden_units,
+            posterior_units=POSTERIOR_UNITS,
+            generator=generator,
+        ).float()
+        if decided:
+            bonus = 50 * nn.functional.one_hot(labels, k)
+            logits = model.posterior_logits
+            model.posterior_logits = lambda rows: logits(rows) + bonus
+        rows = Rows(x, torch.ones(len(x)), torch.full((len(x), k), 1 / k))
+        self.x, self.labels, self.generator = x, labels, generator
+        self.all_rows = torch.arange(len(x))
+        self.objective = ElboObjective(model, rows, rows[:16], Temperature(1.0, 0.0))
+        self.flat = _FlatParameters([*model.parameters(), model.temperature])
+        config = TrainingConfig(1, len(x), LEARNING_RATE, 1, 0.0)
+        self.optimizer = _AdamW(self.flat, config)
+        self.decided = decided
+
+    def step(self):
+        """Ascend the ELBO; the dense steps in between are left out."""
+        self.objective.n_steps = 1
+        self.flat.gradients.zero_()
+        self.objective.loss(self.all_rows).backward()
+        self.optimizer.step(LEARNING_RATE)
+
+    @torch.inference_mode()
+    def score(self):
+        """Log p(x) of the batch."""
+        return self.model.log_prob(self.x)
+
+    @torch.inference_mode()
+    def sample(self):
+        """As many rows as the batch has."""
+        return self.model.sample(self.labels, self.generator)
+
+
+class Products:
+    """The matrix products of the conditioners of a stack, and their gradients."""
+
+    def __init__(self, preset):
+        d, n = preset.n_features, preset.batch_size
+        coupling = preset.flow in ("realnvp", "nsf")
+        n_inputs = d - d // 2 if coupling else d
+        n_outputs = d // 2 if coupling else d
+        n_outputs *= 23 if "nsf" in preset.flow else 2
+        widths = [n_inputs, *preset.hidden_units, n_outputs]
+        k = preset.n_components
+        self.n_layers = preset.n_layers
+        self.shapes = [
+            (torch.randn(k, n, a), torch.randn(k, a, b), torch.randn(k, n, b))
+            for a, b in itertools.pairwise(widths)
+        ]
+
+    def step(self):
+        """Forward product, gradient of the input, gradient of the weights."""
+        for _ in range(self.n_layers):
+            for x, weight, grad in self.shapes:
+                x @ weight
+                grad @ weight.transpose(1, 2)
+                x.transpose(1, 2) @ grad
+
+    def score(self):
+        """Forward products alone."""
+        for _ in range(self.n_layers):
+            for x, weight, _grad in self.shapes:
+                x @ weight
+
+
+# Timing ---------------------------------------------------------------------------
+
+
+def contenders(preset, names):
+    """The contenders of a preset, by name."""
+    x, labels = blobs(preset)
+    makers: dict[str, Callable[[], Any]] = {
+        "zuko": lambda: Loop(Zuko, preset, x, labels),
+        "dense": lambda: Ours(preset, x, labels, decided=False),
+        "sparse": lambda: Ours(preset, x, labels, decided=True),
+        "products": lambda: Products(preset),
+    }
+    if preset.flow == "realnvp":
+        makers["nflows"] = lambda: Loop(NFlows, preset, x, labels)
+        makers["normflows"] = lambda: Loop(NormFlows, preset, x, labels)
+    return {name: makers[name]() for name in names if name in makers}
+
+
+def take_turns(functions, seconds, min_rounds):
+    """Processor seconds of every call, (rounds,) for each name."""
+    times: dict[str, list[float]] = {name: [] for name in functions}
+    for function in functions.values():
+        function()
+        function()
+    start = time.perf_counter()
+    names = list(functions)
+    while len(times[names[0]]) < min_rounds or time.perf_counter() - start < seconds:
+        for name in names:
+            begin = time.process_time()
+            functions[name]()
+            times[name].append(time.process_time() - begin)
+        names.append(names.pop(0))  # none always follows the same neighbour
+    return {name: np.array(t) for name, t in times.items()}
+
+
+def measure(preset, names, seconds, min_rounds, tasks=("step", "score", "sample")):
+    """Median milliseconds and speed-ups of every task."""
+    models = contenders(preset, names)
+    results: dict[str, Any] = {}
+    for task in tasks:
+        functions = {
+            name: getattr(model, task)
+            for name, model in models.items()
+            if hasattr(model, task) and (task == "step" or name != "sparse")
+        }
+        times = take_turns(functions, seconds, min_rounds)
+        medians = {name: 1e3 * float(np.median(t)) for name, t in times.items()}
+        if {"dense", "sparse"} <= medians.keys():
+            dense, sparse = medians["dense"], medians["sparse"]
+            medians["mean sparse"] = sparse + (dense - sparse) / DENSE_EVERY
+        faster = {
+            f"{ours} over {theirs}": float(np.median(times[theirs] / times[ours]))
+            for ours in ("dense", "sparse")
+            for theirs in times
+            if ours in times and theirs != ours
+        }
+        n_rounds = len(next(iter(times.values())))
+        results[task] = {"ms": medians, "times_faster": faster, "rounds": n_rounds}
+    return results
+
+
+def judge(results):
+    """The bars that the results can answer, each with what was found."""
+    verdicts = []
+    for name, task, contender, over, bar in BARS:
+        try:
+            found = results[name][task]["times_faster"][f"{contender} over {over}"]
+        except KeyError:
+            continue
+        what = f"{name}, {task}: {contender} over {over}"
+        verdicts.append({"what": what, "bar": bar, "found": found, "met": found >= bar})
+    return verdicts
+
+
+def sweep(preset, sizes, seconds, min_rounds):
+    """Milliseconds of a step at several K, dense and sparse; all take turns."""
+    functions = {}
+    for k in sizes:
+        models = contenders(preset._replace(n_components=k), ["dense", "sparse"])
+        for name, model in models.items():
+            functions[name, k] = model.step
+    times = take_turns(functions, seconds, min_rounds)
+    return {
+        name: {k: 1e3 * float(np.median(times[name, k])) for k in sizes}
+        for name in ("dense", "sparse")
+    }
+
+
+# Time to a likelihood -----------------------------------------------------------------
+
+
+def pinwheel(n_rows, seed):
+    """Five bent arms."""
+    rng = np.random.default_rng(seed)
+    arm = np.arange(n_rows) % 5
+    x = rng.standard_normal((n_rows, 2)) * [0.3, 0.05] + [1.0, 0.0]
+    angle = 2 * np.pi / 5 * arm + 0.25 * np.exp(x[:, 0])
+    rotation = np.stack([np.cos(angle), -np.sin(angle), np.sin(angle), np.cos(angle)])
+    return 2 * np.einsum("ni,nij->nj", x, rotation.T.reshape(n_rows, 2, 2))
+
+
+def train_loop(x, held_out, max_epochs, patience, seed):
+    """Train a loop over zuko's flows on the ELBO until it no longer improves."""
+    preset = PRESETS["small"]
+    data = torch.from_numpy(x).float()
+    loop = Loop(Zuko, preset, data, torch.zeros(preset.batch_size, dtype=torch.long))
+    torch.manual_seed(seed)
+    best, best_epoch, seconds, curve = -math.inf, 0, 0.0, []
+    for epoch in range(max_epochs):
+        begin = time.perf_counter()
+        for rows in torch.randperm(len(data)).split(preset.batch_size):
+            loop.step(data[rows], max(2.0 * 0.99**epoch, 1.0))
+        seconds += time.perf_counter() - begin
+        score = float(loop.score(torch.from_numpy(held_out).float()).mean())
+        curve.append((seconds, score))
+        if score > best + 1e-3:
+            best, best_epoch = score, epoch
+        if epoch - best_epoch >= patience:
+            break
+    return {"seconds": curve[best_epoch][0], "log_likelihood": best, "curve": curve}
+
+
+def time_to_likelihood(n_rows, max_epochs, patience, seed=0):
+    """Seconds to the zuko loop's final held-out log-likelihood.
+
+    Theirs is the time in training steps alone, up to the best epoch; ours that of the
+    shortest complete `fit` (start, training, evaluation) that gets as far.
+    """
+    from skflowmix import FlowMixture
+
+    x, held_out = pinwheel(n_rows, seed), pinwheel(10_000, seed + 1)
+    scale = x.std(0)
+    x, held_out = x / scale, held_out / scale
+    theirs = train_loop(x, held_out, max_epochs, patience, seed)
+    fits = []
+    for n_epochs in (2, 4, 8, 16, 32, 64, 128, None):
+        limits = {} if n_epochs is None else dict.fromkeys(("n_iter_init",), n_epochs)
+        if n_epochs is not None:
+            limits["max_iter"] = n_epochs
+        begin = time.perf_counter()
+        model = FlowMixture(5, random_state=seed, **limits).fit(x)
+        seconds = time.perf_counter() - begin
+        fits.append({"seconds": seconds, "log_likelihood": model.score(held_out)})
+        if fits[-1]["log_likelihood"] >= theirs["log_likelihood"]:
+            break
+    found = theirs["seconds"] / fits[-1]["seconds"]
+    reached = fits[-1]["log_likelihood"] >= theirs["log_likelihood"]
+    verdict = {
+        "what": "pinwheel: time to the zuko loop's likelihood",
+        "bar": 20,
+        "found": found,
+        "met": reached and found >= 20,
+    }
+    return {"theirs": theirs, "ours": fits, "verdict": verdict}
+
+
+# Reports ------------------------------------------------------------------------------
+
+
+def machine():
+    """What a timing depends on."""
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = None
+    return {
+        "versions": {"python": platform.python_version(), **versions},
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "n_cores": os.cpu_count(),
+        "load": os.getloadavg() if hasattr(os, "getloadavg") else None,
+        "threads": torch.get_num_threads(),
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S"),
+    }
+
+
+def _processor():
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(": ")[1] for line in lines if line.startswith("model n"))
+    except (OSError, StopIteration, IndexError):
+        return platform.processor()
+
+
+def markdown(report):
+    """Tables of a report."""
+    lines = ["| preset | task | contender | ms | dense faster | sparse faster |"]
+    lines.append("|---|---|---|---:|---:|---:|")
+    for name, tasks in report["results"].items():
+        for task, result in tasks.items():
+            for contender, ms in sorted(result["ms"].items(), key=lambda item: item[1]):
+                ratios = [
+                    result["times_faster"].get(f"{ours} over {contender}")
+                    for ours in ("dense", "sparse")
+                ]
+                cells = ["" if r is None else f"{r:.2f}x" for r in ratios]
+                cells = [name, task, contender, f"{ms:.2f}", *cells]
+                lines.append(f"| {' | '.join(cells)} |")
+    if report["sweep"]:
+        sizes = list(report["sweep"]["dense"])
+        lines += ["", "| step, ms | " + " | ".join(f"K={k}" for k in sizes) + " |"]
+        lines.append("|---|" + "---:|" * len(sizes))
+        for name, times in report["sweep"].items():
+            cells = " | ".join(f"{ms:.1f}" for ms in times.values())
+            lines.append(f"| {name} | {cells} |")
+    lines += ["", "| bar | at least | found | met |", "|---|---:|---:|---|"]
+    for verdict in report["bars"]:
+        met = "yes" if verdict["met"] else "**no**"
+        lines.append(
+            f"| {verdict['what']} | {verdict['bar']:.2f} | {verdict['found']:.2f} "
+            f"| {met} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def plot(times, path):
+    """Milliseconds of a step over K."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(5, 3.5), layout="constrained")
+    for name, by_size in times.items():
+        axes.plot(list(by_size), list(by_size.values()), "o-", label=name)
+    axes.set(xlabel="K", ylabel="training step, ms", ylim=(0, None))
+    axes.legend()
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def parse(arguments=None):
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--presets", nargs="*", choices=PRESETS, default=list(PRESETS))
+    parser.add_argument(
+        "--contenders",
+        nargs="+",
+        default=["zuko", "nflows", "normflows", "dense", "sparse", "products"],
+    )
+    parser.add_argument("--sweep", nargs="*", type=int, default=[5, 10, 20, 50])
+    parser.add_argument("--pinwheel", action="store_true", help="time to a likelihood")
+    parser.add_argument("--seconds", type=float, default=20.0, help="per comparison")
+    parser.add_argument("--rounds", type=int, default=7, help="at least")
+    parser.add_argument("--quick", action="store_true", help="three short rounds")
+    parser.add_argument("--output", type=Path, help="JSON file")
+    parser.add_argument("--table", type=Path, help="Markdown file")
+    parser.add_argument("--plot", type=Path, help="picture of the sweep")
+    return parser.parse_args(arguments)
+
+
+def main(arguments=None):
+    """Measure, print, write."""
+    options = parse(arguments)
+    torch.set_num_threads(1)
+    keep_freed_memory()  # for all contenders
+    seconds, rounds = (0.0, 3) if options.quick else (options.seconds, options.rounds)
+    report: dict[str, Any] = {"machine": machine(), "results": {}, "sweep": {}}
+    for name in options.presets:
+        report["results"][name] = measure(
+            PRESETS[name], options.contenders, seconds, rounds
+        )
+    report["bars"] = judge(report["results"])
+    if options.sweep:
+        preset = PRESETS["large"]
+        times = report["sweep"] = sweep(preset, options.sweep, seconds, rounds)
+        if {5, 50} <= times["sparse"].keys():
+            found = times["sparse"][5] / times["sparse"][50]
+            what = "sparse step at K=5 over that at K=50"
+            report["bars"].append(
+                {"what": what, "bar": 1 / 3, "found": found, "met": found >= 1 / 3}
+            )
+    if options.pinwheel:
+        limits = (500, 20, 5) if options.quick else (5000, 1000, 50)
+        report["pinwheel"] = time_to_likelihood(*limits)
+        report["bars"].append(report["pinwheel"]["verdict"])
+    table = markdown(report)
+    print(table)
+    if options.output:
+        options.output.write_text(json.dumps(report, indent=1))
+    if options.table:
+        options.table.write_text(table)
+    if options.plot and options.sweep:
+        plot(report["sweep"], options.plot)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,306 @@
+"""`FlowMixtureClassifier`: labels for some rows or all, and calibrated answers."""
+
+import pickle
+
+import numpy as np
+import pandas as pd
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+from scipy.special import logsumexp
+from sklearn.base import clone, is_classifier
+from sklearn.datasets import load_digits, load_wine, make_circles
+from sklearn.decomposition import PCA
+from sklearn.discriminant_analysis import QuadraticDiscriminantAnalysis
+from sklearn.metrics import log_loss
+from sklearn.model_selection import cross_val_score, train_test_split
+from sklearn.naive_bayes import GaussianNB
+from sklearn.semi_supervised import LabelSpreading
+from sklearn.utils.estimator_checks import (
+    check_dataframe_column_names_consistency,
+    check_param_validation,
+    parametrize_with_checks,
+)
+from small_models import moons
+
+from skflowmix import FlowMixture, FlowMixtureClassifier
+from skflowmix.classifier import spread_labels
+
+
+def small(**kwargs):
+    """A classifier with small networks that counts as converged after 3 epochs."""
+    parameters = {
+        "n_transforms": 1,
+        "hidden_units": (8,),
+        "posterior_units": (8,),
+        "tol": 10.0,
+        "n_iter_no_change": 1,
+        "max_iter": 5,
+        "random_state": 0,
+    }
+    return FlowMixtureClassifier(**{**parameters, **kwargs})
+
+
+def sides():
+    """Number the halves of the moons' rows, a class each."""
+    return (moons()[:, 0] > 0.5).astype(int)
+
+
+def with_few_labels(y, n_labels, seed=0):
+    """Keep `n_labels` labels of each class; the others become -1."""
+    random_state = np.random.RandomState(seed)
+    some = np.full(len(y), -1)
+    for label in np.unique(y):
+        some[random_state.permutation(np.flatnonzero(y == label))[:n_labels]] = label
+    return some
+
+
+# Its own semi-supervised classifiers scikit-learn exempts by name: the check takes
+# -1 for a class. Its other half, with strings, is a test below.
+EXPECTED = {"check_classifiers_classes": "-1 marks unlabelled rows"}
+
+
+@parametrize_with_checks(
+    [small(random_state=None), small(n_components_per_class=2, random_state=None)],
+    expected_failed_checks=lambda estimator: EXPECTED,
+)
+def test_sklearn(estimator, check, monkeypatch):
+    # One check permutes rows with NumPy's global generator.
+    permutation = np.random.RandomState(0).permutation
+    monkeypatch.setattr(np.random, "permutation", permutation)
+    check(estimator)
+
+
+def test_a_bad_parameter_is_named():
+    check_param_validation("FlowMixtureClassifier", small())
+
+
+def test_column_names_are_checked():
+    check_dataframe_column_names_consistency("FlowMixtureClassifier", small())
+
+
+# Labels.
+
+
+@pytest.mark.parametrize("dtype", [object, str])
+def test_string_labels(dtype):
+    names = np.array(["right", "left"], dtype=dtype)
+    y = names[sides()]
+    model = small().fit(moons(), y)
+    assert_array_equal(model.classes_, ["left", "right"])
+    assert np.mean(model.predict(moons()) == y) > 0.9
+    assert set(model.sample(20, random_state=0)[1]) <= set(names)
+
+
+def test_unlabelled_rows_among_strings():
+    y = np.array(["left", "right"], dtype=object)[sides()]
+    y[20:] = -1
+    model = small().fit(moons(), y)
+    assert_array_equal(model.classes_, ["left", "right"])
+    numbers = np.where(np.arange(len(y)) < 20, sides(), -1)
+    same = small().fit(moons(), numbers)
+    assert_array_equal(model.predict_proba(moons()), same.predict_proba(moons()))
+
+
+def test_the_mark_of_unlabelled_rows_is_no_class():
+    model = small().fit(moons(), with_few_labels(sides(), 5))
+    assert_array_equal(model.classes_, [0, 1])
+    assert model.predict_proba(moons()).shape == (150, 2)
+    assert set(model.predict(moons())) == {0, 1}
+
+
+def test_a_fit_without_any_label_is_refused():
+    with pytest.raises(ValueError, match="No row has a label"):
+        small().fit(moons(), np.full(150, -1))
+    y = np.where(np.arange(150) < 3, 1, -1)
+    with pytest.raises(ValueError, match="No row has a label"):
+        small().fit(moons(), y, sample_weight=y < 0)
+
+
+def test_one_label_each_is_enough():
+    model = small().fit(moons(), with_few_labels(sides(), 1))
+    assert model.score(moons(), sides()) > 0.8
+
+
+def test_rows_and_labels_from_pandas():
+    frame = pd.DataFrame(moons(), columns=["a", "b"])
+    model = small().fit(frame, pd.Series(sides()))
+    assert_array_equal(model.feature_names_in_, ["a", "b"])
+    assert_array_equal(
+        model.predict(frame), small().fit(moons(), sides()).predict(moons())
+    )
+
+
+def test_identical_rows_with_different_labels_keep_both():
+    X, y = np.tile(moons(), (4, 1)), np.repeat([0, 0, 0, 1], 150)
+    model = small(n_transforms=0).fit(X, y)
+    assert_allclose(model.predict_proba(moons())[:, 1], 0.25, atol=0.02)
+
+
+def test_weights_equal_repetition():
+    y = with_few_labels(sides(), 20)
+    weights = np.random.RandomState(0).randint(0, 3, len(y))
+    weighted = small().fit(moons(), y, sample_weight=weights)
+    repeated = small().fit(np.repeat(moons(), weights, 0), np.repeat(y, weights))
+    assert_array_equal(weighted.predict_proba(moons()), repeated.predict_proba(moons()))
+
+
+# Answers.
+
+
+@pytest.fixture(scope="module", params=[1, 2])
+def model(request):
+    """One or two flows per class, fitted to some labels; not to be changed."""
+    y = with_few_labels(sides(), 20)
+    return small(n_components_per_class=request.param).fit(moons(), y)
+
+
+def test_answers_fit_together(model):
+    X = np.r_[moons(), 1e3 * moons(seed=1)]
+    log_joint = model.class_log_prob(X)
+    log_prob = logsumexp(log_joint, axis=1)
+    assert_allclose(model.score_samples(X), log_prob, rtol=1e-9)
+    expected = np.exp(log_joint - log_prob[:, None])
+    assert_allclose(model.predict_proba(X), expected, rtol=1e-6, atol=1e-300)
+    assert_allclose(model.predict_proba(X).sum(1), 1, rtol=1e-12)
+    assert_allclose(np.exp(model.predict_log_proba(X)), expected, rtol=1e-6)
+    assert_array_equal(model.predict(X), model.classes_[log_joint.argmax(1)])
+    assert_allclose(model.posterior_proba(X).sum(1), 1, rtol=1e-12)
+
+
+def test_components_belong_to_classes(model):
+    n_per_class = model.n_components_per_class
+    responsibilities = model.mixture_.predict_proba(moons())
+    by_class = responsibilities.reshape(150, 2, n_per_class).sum(2)
+    assert_allclose(model.predict_proba(moons()), by_class, rtol=1e-9, atol=1e-12)
+    assert type(model.mixture_) is FlowMixture
+
+
+def test_samples_have_their_class(model):
+    X, y = model.sample(500, random_state=0)
+    assert X.shape == (500, 2)
+    assert np.mean(model.predict(X) == y) > 0.8
+    assert_array_equal(model.sample(500, random_state=0)[0], X)
+
+
+def test_far_rows_belong_to_no_class(model):
+    far = model.score_samples([[50.0, 50.0], [-30.0, 5.0]])
+    assert (far < model.score_samples(moons()).min()).all()
+
+
+def test_float32_rows_have_float32_answers(model):
+    X = moons().astype(np.float32)
+    assert model.predict_proba(X).dtype == np.float32
+    assert model.score_samples(X).dtype == np.float32
+
+
+def test_pickle_and_clone(model):
+    copied = pickle.loads(pickle.dumps(model))
+    assert_array_equal(copied.predict_proba(moons()), model.predict_proba(moons()))
+    assert clone(model).get_params() == model.get_params()
+    assert is_classifier(model)
+
+
+class Recorder:
+    """Keeps the tasks and the accuracy of the models it is shown."""
+
+    def __init__(self, stop_at=None):
+        self.stop_at, self.tasks, self.accuracies = stop_at, [], []
+
+    def setup(self, estimator, context):
+        pass
+
+    def teardown(self, estimator, context):
+        pass
+
+    def on_fit_task_begin(self, estimator, context):
+        assert isinstance(estimator, FlowMixtureClassifier)
+
+    def on_fit_task_end(self, estimator, context, *, X, y, fitted_estimator):
+        self.tasks.append(context.task_name)
+        self.accuracies.append(fitted_estimator.score(X, y))
+        return context.task_name == self.stop_at
+
+
+def test_callbacks_see_a_classifier_at_every_epoch():
+    alone = small().fit(moons(), sides())
+    recorder = Recorder()
+    watched = small().set_callbacks(recorder).fit(moons(), sides())
+    assert_array_equal(watched.predict_proba(moons()), alone.predict_proba(moons()))
+    assert recorder.tasks.count("elbo epoch") == watched.n_iter_
+    assert recorder.tasks[-1] == "fit"
+    assert min(recorder.accuracies) > 0.5
+    stopped = Recorder(stop_at="m-step epoch")
+    model = small().set_callbacks(stopped).fit(moons(), sides())
+    assert stopped.tasks == ["m-step epoch", "init 0", "fit"]
+    assert model.n_iter_ == 0
+
+
+# Spreading of labels.
+
+
+def test_labels_spread_along_the_rings():
+    X, y = make_circles(4000, noise=0.02, factor=0.5, random_state=0)
+    some = with_few_labels(y, 3)
+    shares = spread_labels(X, some, 2, np.random.RandomState(0))  # more than its graph
+    assert_allclose(shares.sum(1), 1)
+    assert np.mean(shares.argmax(1) == y) > 0.99
+    assert_array_equal(shares[some >= 0], np.eye(2)[some[some >= 0]])
+
+
+def test_what_no_label_reaches_is_undecided():
+    x = np.r_[np.zeros((30, 1)), np.ones((30, 1))] + np.linspace(0, 0.1, 60)[:, None]
+    classes = np.full(60, -1)
+    classes[:2] = 0, 1
+    shares = spread_labels(x, classes, 2, np.random.RandomState(0))
+    assert_allclose(shares[30:], 0.5)
+
+
+# What it is for.
+
+
+def test_calibrated_and_better_than_gaussians_on_wine():
+    X, y = load_wine(return_X_y=True)
+    losses = {}
+    for seed in range(3):
+        X_train, X_test, y_train, y_test = train_test_split(
+            X, y, test_size=0.4, random_state=seed, stratify=y
+        )
+        for model in (
+            FlowMixtureClassifier(random_state=seed),
+            GaussianNB(),
+            QuadraticDiscriminantAnalysis(),
+        ):
+            proba = model.fit(X_train, y_train).predict_proba(X_test)
+            name = type(model).__name__
+            losses[name] = losses.get(name, 0.0) + log_loss(y_test, proba) / 3
+    ours = losses.pop("FlowMixtureClassifier")
+    assert ours < min(losses.values())
+
+
+def test_two_circles_with_few_labels():
+    X, y = make_circles(1088, factor=0.5, random_state=0)
+    X = 0.8 * X + np.random.RandomState(0).normal(0, 0.02, X.shape)
+    some = with_few_labels(y, 32)
+    model = FlowMixtureClassifier(n_transforms=2, hidden_units=(32,), random_state=0)
+    model.fit(X, some)
+    assert np.mean(model.predict(X)[some < 0] == y[some < 0]) >= 0.99
+
+
+def test_digits_with_five_labels_each():
+    X, y = load_digits(return_X_y=True)
+    some = with_few_labels(y, 5)
+    hidden = some < 0
+    rows = PCA(16, random_state=0).fit_transform(X)
+    model = FlowMixtureClassifier(
+        n_transforms=1, hidden_units=(16,), max_iter=30, tol=0.1, random_state=0
+    ).fit(rows, some)
+    accuracy = np.mean(model.predict(rows)[hidden] == y[hidden])
+    spreading = LabelSpreading(kernel="knn").fit(X, some)
+    assert accuracy > np.mean(spreading.transduction_[hidden] == y[hidden])
+
+
+def test_cross_validation_of_log_loss():
+    scores = cross_val_score(
+        small(), moons(), sides(), scoring="neg_log_loss", cv=3, error_score="raise"
+    )
+    assert (scores > -0.7).all()
