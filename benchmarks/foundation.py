@@ -88,7 +88,10 @@ def run_circles(seed):
     X_test, y = make_circles(1024, noise=0.02, factor=0.5, random_state=seed + 1000)
     model = FlowMixture(n_components=2, random_state=seed)
     seconds = timed_fit(model, 0.8 * X)
-    return {"ari": adjusted_rand_score(y, model.predict(0.8 * X_test)), "seconds": seconds}
+    return {
+        "ari": adjusted_rand_score(y, model.predict(0.8 * X_test)),
+        "seconds": seconds,
+    }
 
 
 def run_fit_time(n_samples, n_features, n_components):

@@ -27,7 +27,7 @@ def pinwheel(random_state, n_per_wing=512, n_wings=5, radial=0.3, tangential=0.0
         ],
         1,
     )
-    return 2 * X, wings
+    return X, wings
 
 
 def main(path):
@@ -43,11 +43,11 @@ def main(path):
     samples, component = model.sample(2560, random_state=0)
     axes[1].scatter(*samples.T, c=component, s=3, cmap="tab10", vmin=0, vmax=9)
     axes[1].set_title("Samples of the five flows")
-    side = np.linspace(-4.5, 4.5, 300)
+    side = np.linspace(-2.25, 2.25, 300)
     grid = np.stack(np.meshgrid(side, side), -1).reshape(-1, 2)
     shares = model.predict_proba(grid)
     colours = shares @ plt.get_cmap("tab10")(np.arange(5))[:, :3]
-    extent = (-4.5, 4.5, -4.5, 4.5)
+    extent = (-2.25, 2.25, -2.25, 2.25)
     image = colours.reshape(300, 300, 3)
     axes[2].imshow(image, origin="lower", extent=extent, alpha=0.7)
     axes[2].scatter(*X.T, s=1, color="black")

@@ -314,11 +314,13 @@ class FlowStack(nn.Module):
         log_abs_det_jacobian : Tensor of shape (K, N)
             Log-determinants of the Jacobian, in nats.
         """
-        log_abs_det_jacobian = x.new_zeros(x.shape[:2])
+        log_dets = []
         for layer in self.layers:
             x, log_det = layer(x)
-            log_abs_det_jacobian = log_abs_det_jacobian + log_det
-        return x, log_abs_det_jacobian
+            log_dets.append(log_det)
+        if not log_dets:
+            return x, x.new_zeros(x.shape[:2])
+        return x, torch.stack(log_dets).sum(0)
 
     def inverse(self, z: Tensor) -> Tensor:
         """Map latent points of shape (K, N, D) back to data."""

@@ -20,7 +20,7 @@ __all__ = ["FlowMixtureOutlierDetector"]
 # this share of the model's own draws lies below the threshold.
 ASSUMED_CONTAMINATION = 0.1
 FALSE_ALARMS = 0.01
-N_DRAWS = 10_000
+N_DRAWS = 2000
 
 
 class FlowMixtureOutlierDetector(OutlierMixin, CallbackSupportMixin, BaseEstimator):

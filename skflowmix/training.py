@@ -150,7 +150,9 @@ class _AdamW:
             second.mul_(beta2).addcmul_(gradients, gradients, value=1 - beta2)
             if decay:
                 values.addcmul_(values, is_matrix, value=-decay)
-            denominator = second.sqrt().add_(self.EPSILON * scale)
+            # Roots of zero are slow, and many gradients are.
+            roots = second.clamp(min=1e-36).sqrt_()
+            denominator = roots.add_(self.EPSILON * scale)
             values.addcdiv_(first, denominator, value=-step_size)
 
 
