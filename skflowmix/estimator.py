@@ -186,7 +186,7 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
     >>> from sklearn.datasets import make_moons
     >>> from skflowmix import FlowMixture
     >>> X, y = make_moons(500, noise=0.05, random_state=0)
-    >>> model = FlowMixture(n_components=2, max_iter=20, random_state=0)
+    >>> model = FlowMixture(n_components=2, random_state=0)
     >>> labels = model.fit_predict(X)
     >>> labels.shape, model.score_samples(X).shape
     ((500,), (500,))
