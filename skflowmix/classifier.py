@@ -233,13 +233,13 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, BaseEstimator
     tol : float, default=1e-3
         An epoch counts as an improvement when the held-out log-likelihood grows by
         more than this, in nats per row.
-    n_iter_no_change : int, default=10
-        Epochs without improvement after which the learning rate drops; the third
-        time, training has converged.
+    n_iter_no_change : int, default=8
+        Epochs without improvement after which the learning rate drops, half as many
+        after that; the third time, training has converged.
     validation_fraction : float, default=0.15
         Share of the distinct rows held out.
     batch_size : int or "auto", default="auto"
-        Rows per step; "auto" grows with the data from 64 to 1024.
+        Rows per step; "auto" grows with the data from 128 to 1024.
     learning_rate : float, default=5e-3
         First step size of Adam.
     weight_decay : float, default=1.0
@@ -335,7 +335,7 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, BaseEstimator
         max_iter=200,
         n_iter_init=15,
         tol=1e-3,
-        n_iter_no_change=10,
+        n_iter_no_change=8,
         validation_fraction=0.15,
         batch_size="auto",
         learning_rate=5e-3,

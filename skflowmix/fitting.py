@@ -76,7 +76,7 @@ class FitSettings:
         """Return the settings of one training phase on `n_rows` rows."""
         batch_size = self.batch_size
         if batch_size == "auto":
-            batch_size = int(2 ** np.clip(np.round(np.log2(n_rows / 16)), 6, 10))
+            batch_size = int(2 ** np.clip(np.round(np.log2(n_rows / 16)), 7, 10))
         return TrainingConfig(
             max_epochs=max_epochs,
             batch_size=int(batch_size),

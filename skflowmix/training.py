@@ -39,7 +39,7 @@ class TrainingConfig:
         First step size of Adam.
     patience : int
         Epochs without an improvement of the score by `tol` before the step size
-        drops, from the best weights so far.
+        drops, from the best weights so far; half as many after the first drop.
     tol : float
         In nats per row.
     n_drops : int
@@ -229,6 +229,7 @@ def train(
     n_steps = min(batches.n_batches, config.max_steps)
     step_size = config.learning_rate
     n_drops = n_failures = n_stale = 0
+    patience = config.patience
     for epoch in range(1, config.max_epochs + 1):
         total = torch.zeros((), device=generator.device)
         for _ in range(n_steps):
@@ -260,12 +261,13 @@ def train(
         outcome.stopped = on_epoch(record)
         if outcome.stopped:
             break
-        if n_stale >= config.patience:
+        if n_stale >= patience:
             if n_drops == config.n_drops:
                 outcome.converged = True
                 break
             n_drops += 1
             n_stale = 0
+            patience = -(-config.patience // 2)
             flat.values.copy_(best)
             step_size *= config.drop
     flat.values.copy_(best)
