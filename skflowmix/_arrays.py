@@ -152,10 +152,11 @@ class LockedSeeds:
 
     def __getstate__(self):
         with self._lock:
-            return {"_random_state": self._random_state}
+            return self._random_state.get_state()
 
     def __setstate__(self, state):
-        self.__dict__.update(state)
+        self._random_state = np.random.RandomState()
+        self._random_state.set_state(state)
         self._lock = threading.Lock()
 
 

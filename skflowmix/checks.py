@@ -59,6 +59,12 @@ def check_parameters(estimator, X):
                 f"warm_start needs the fitted n_components="
                 f"{estimator.module_.n_components}, got {n_components}."
             )
+        for name, fitted in estimator.module_.architecture.items():
+            value = getattr(estimator, name)
+            if not np.array_equal(value, fitted):
+                raise ValueError(
+                    f"warm_start needs the fitted {name}={fitted!r}, got {value!r}."
+                )
         if estimator.module_.n_features != n_features:
             raise ValueError(
                 f"warm_start needs the {estimator.module_.n_features} columns of the "
@@ -69,9 +75,8 @@ def check_parameters(estimator, X):
     n_weights = posterior_width**2 / 2 + n_components * (
         estimator.n_transforms * (width**2 / 2) + 3 * n_features**2
     )
-    batch = (
-        1024 if estimator.batch_size == "auto" else min(estimator.batch_size, n_samples)
-    )
+    batch_size = 1024 if estimator.batch_size == "auto" else estimator.batch_size
+    batch = min(batch_size, n_samples)
     n_activations = 3 * n_components * batch * (1 + estimator.n_transforms) * width
     require_memory(
         8 * (6 * n_weights + n_activations),

@@ -571,6 +571,11 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, BaseEstimator
 
 def _number_classes(y):
     """Labels without the mark of unlabelled rows, and their numbers, -1 for these."""
+    if y.dtype.kind in "US" and str(UNLABELLED) in y.astype(str):
+        raise ValueError(
+            "y holds the string '-1'. To mark unlabelled rows among string labels, "
+            "give y as an array with dtype=object and the number -1 in it."
+        )
     # A comparison with -1 is not defined for arrays of strings.
     unlabelled = y == UNLABELLED if y.dtype.kind in "iufO" else np.zeros(len(y), bool)
     if unlabelled.all():

@@ -96,9 +96,10 @@ class Standardizer:
     def fit(cls, X, weights):
         """Mean and standard deviation after pulling far values in.
 
-        Values further from the 0.5 % and 99.5 % quantiles than the distance between
-        these (7.7 standard deviations of a Gaussian) count as if they lay there. A
-        constant column has scale one.
+        Values further from the 0.5 % and 99.5 % quantiles (of few rows, the second
+        smallest and largest value) than the distance between these count as if they
+        lay there: 7.7 standard deviations of a Gaussian. A constant column has scale
+        one.
 
         Parameters
         ----------

@@ -50,7 +50,8 @@ def shared_constraints() -> dict[str, list]:
 def mixture_of(estimator, cls=FlowMixture, **others) -> FlowMixture:
     """Make an unfitted mixture with the parameters of an estimator around it."""
     shared = {name: getattr(estimator, name) for name in SHARED_PARAMETERS}
-    return cls(**{**shared, **others})
+    # In one process: what callbacks say must reach the outer estimator.
+    return cls(**{**shared, "n_jobs": 1, **others})
 
 
 class _Relay:

@@ -62,7 +62,8 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
         pass, autoregressive ones (`"maf"`, `"nsf-ar"`) need one pass per column;
         splines (`"nsf"`, `"nsf-ar"`) bend further than affine maps.
     n_transforms : int, default=3
-        Layers of each flow. With 0 the model is a Gaussian mixture.
+        Layers of each flow. With 0 the components stay the Gaussians of the first
+        partition, which EM does not refine.
     hidden_units : tuple of int, default=(64, 64)
         Widths of the hidden layers of every conditioner.
     posterior_units : tuple of int, default=(64, 64)
@@ -74,10 +75,11 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
         - "auto": the best of several partitions, see `skflowmix.initialization`;
         - "kmeans", "k-means++", "gmm", "spectral", "linkage", "random": a partition
           by that method;
-        - any scikit-learn clusterer, which is cloned;
+        - any scikit-learn clusterer, which is cloned and sees the rows standardised;
         - an array of responsibilities, rows summing to one.
     n_init : int, default=1
-        Number of restarts; the one with the largest held-out log-likelihood is kept.
+        Number of restarts; the one with the largest held-out log-likelihood is kept,
+        where no single row may decide.
     weights_init : array-like of shape (n_components,), default=None
         Initial mixture weights.
     means_init : array-like of shape (n_components, n_features), default=None
@@ -88,13 +90,14 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
     temperature : float, default=1.0
         The logits of q(z|x) are divided by a temperature that starts here.
     temperature_decay : float, default=1e-3
-        Exponential decay of the temperature per mini-batch, down to 0.1.
+        Exponential decay of the temperature per mini-batch, never below 0.1.
     label_noise : float, default=0.05
         The first partition counts as labels that are wrong with this probability:
         likelihood alone lets flexible components drift away from a right partition.
         At 1 it is only where training starts, as in the paper.
     max_iter : int, default=200
-        Largest number of epochs on the ELBO.
+        Largest number of epochs on the ELBO. An epoch has at most 256 steps, less
+        than a pass over more than 262 144 rows.
     n_iter_init : int, default=15
         Largest number of epochs of the M-step.
     tol : float, default=1e-3
@@ -139,7 +142,7 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
     labels_ : ndarray of shape (n_samples,)
         Component of every training row.
     converged_ : bool
-        True when training ended before `max_iter`.
+        True when training ended before `max_iter` because nothing improved.
     n_iter_ : int
         Epochs on the ELBO.
     lower_bound_ : float
@@ -363,8 +366,9 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
             starts = self._first_responsibilities(
                 rows, standardizer, kept, inverse, random_state
             )
-        tasks = (
-            delayed(self._fit_candidate)(
+        n_restarts = 1 if warm else self.n_init
+        restarts = (
+            (
                 rows,
                 starts[i % len(starts)],
                 warm,
@@ -373,10 +377,15 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
                 context.subcontext(f"init {i}", task_id=i, max_subtasks=None),
                 seen,
             )
-            for i in range(1 if warm else self.n_init)
+            for i in range(n_restarts)
         )
+        if n_restarts == 1:  # not every joblib backend can make a generator
+            trained = (self._fit_candidate(*restart) for restart in restarts)
+        else:
+            trained = Parallel(n_jobs=self.n_jobs, return_as="generator")(
+                delayed(self._fit_candidate)(*restart) for restart in restarts
+            )
         candidates = []
-        trained = Parallel(n_jobs=self.n_jobs, return_as="generator")(tasks)
         for candidate in trained:
             candidates.append(candidate)
             if candidate.stopped:
@@ -399,7 +408,7 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
                 f"Training did not converge within max_iter={self.max_iter} epochs. "
                 "Increase max_iter or tol.",
                 ConvergenceWarning,
-                stacklevel=2,
+                stacklevel=3,
             )
         return self
 

@@ -49,7 +49,6 @@ class FitSettings:
     n_transforms: int
     hidden_units: tuple[int, ...]
     posterior_units: tuple[int, ...]
-    reg_covar: float
     temperature: float
     temperature_decay: float
     label_noise: float
@@ -344,7 +343,8 @@ def fit_candidate(
             on_epoch,
         )
     if not outcome.stopped:
-        temperature = Temperature(settings.temperature, settings.temperature_decay)
+        hottest = float(start.temperature) if start else settings.temperature
+        temperature = Temperature(hottest, settings.temperature_decay)
         outcome = fit.run(
             "elbo",
             ElboObjective(

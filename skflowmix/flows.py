@@ -7,7 +7,7 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from skflowmix.nn import StackedMLP, autoregressive_masks
+from skflowmix.nn import StackedLinear, StackedMLP, autoregressive_masks
 from skflowmix.transforms import (
     Affine,
     ElementwiseMap,
@@ -327,6 +327,12 @@ class FlowStack(nn.Module):
         for layer in reversed(list(self.layers)):
             z = cast(Coupling | Autoregressive, layer).inverse(z)
         return z
+
+    @property
+    def n_parameters(self) -> int:
+        """Number of free parameters; connections that a mask cuts do not count."""
+        layers = (m for m in self.modules() if isinstance(m, StackedLinear))
+        return sum(layer.n_parameters for layer in layers)
 
     def select(self, index: Tensor) -> "FlowStack":
         """Take the flows of the components in `index`, as a stack of their own."""

@@ -6,7 +6,7 @@ __all__ = ["Gaussians"]
 
 # Prior strengths per column, and shares of the prior's correlations given up, among
 # which cross-validation chooses.
-STRENGTHS = (0.2, 1.0, 3.0, 10.0, 100.0)
+STRENGTHS = (1e-3, 0.02, 0.2, 1.0, 3.0, 10.0, 100.0)
 DIAGONALITIES = (0.0, 0.1, 0.3, 1.0)
 N_FOLDS = 5
 MAX_ROWS = 10_000

@@ -229,11 +229,7 @@ class FittedMixture(BaseEstimator):
     def _n_parameters(self):
         """Free parameters of the density; q(z|x) does not count."""
         n_components, n_features = self.means_.shape
-        of_flows = sum(
-            p.numel()
-            for flows in (self.module_.inner, self.module_.outer)
-            for p in flows.parameters()
-        )
+        of_flows = self.module_.inner.n_parameters + self.module_.outer.n_parameters
         of_gaussians = n_components * (n_features + n_features * (n_features + 1) // 2)
         return of_flows + of_gaussians + n_components - 1
 

@@ -143,6 +143,12 @@ class MixtureOfFlows(nn.Module):
         super().__init__()
         n_components, n_features = gaussians.means.shape
         self.n_components, self.n_features = n_components, n_features
+        self.architecture = {
+            "flow": flow,
+            "n_transforms": n_transforms,
+            "hidden_units": tuple(hidden_units),
+            "posterior_units": tuple(posterior_units),
+        }
         # What an evaluation holds of one row at a time, roughly.
         self.floats_per_row = 8 * n_components * max(*hidden_units, 24 * n_features, 1)
         self.inner, self.outer = (

@@ -60,6 +60,17 @@ class StackedLinear(nn.Module):
             self.register_parameter("weight", None)
         self.register_buffer("mask", mask)
 
+    @property
+    def n_parameters(self) -> int:
+        """Number of free parameters; connections that the mask cuts do not count."""
+        n_components, n_outputs = self.bias.shape
+        if self.weight is None:
+            return n_components * n_outputs
+        n_weights = (
+            self.weight[0].numel() if self.mask is None else int(self.mask.sum())
+        )
+        return n_components * (n_outputs + n_weights)
+
     def masked_weight(self) -> Tensor | None:
         """Weights of shape (K, n_outputs, n_inputs), None without inputs."""
         if self.weight is None or self.mask is None:

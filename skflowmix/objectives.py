@@ -46,6 +46,8 @@ class Rows:
         Shares of the components.
     allowed : Tensor of shape (N, K), bool, optional
         False where a known class rules a component out.
+    mean_weight : Tensor of shape (), optional
+        Mean weight of all rows that these are a batch of.
     """
 
     def __init__(
@@ -54,9 +56,11 @@ class Rows:
         weights: Tensor,
         responsibilities: Tensor,
         allowed: Tensor | None = None,
+        mean_weight: Tensor | None = None,
     ):
         self.x, self.weights, self.responsibilities = x, weights, responsibilities
         self.allowed = allowed
+        self.mean_weight = weights.mean() if mean_weight is None else mean_weight
 
     def __len__(self):
         return len(self.x)
@@ -67,6 +71,7 @@ class Rows:
             self.weights[index],
             self.responsibilities[index],
             None if self.allowed is None else self.allowed[index],
+            self.mean_weight,
         )
 
     def rule_out(self, values: Tensor) -> Tensor:
@@ -78,6 +83,14 @@ class Rows:
     def mean(self, values: Tensor) -> Tensor:
         """Weighted mean of one value per row."""
         return torch.dot(values, self.weights) / self.weights.sum()
+
+    def batch_mean(self, values: Tensor) -> Tensor:
+        """Mean of weighted values, over batches the weighted mean of all rows.
+
+        Divided by its own weights, a batch with a heavy row would count no more than
+        any other.
+        """
+        return torch.dot(values, self.weights) / (len(self) * self.mean_weight)
 
 
 def robust_gain(rows: Rows, log_prob: Tensor, reference: Tensor) -> Tensor:
@@ -108,8 +121,8 @@ def _expected_log_prob(
         if support.rows.shape[1] < SPARSE_SHARE * len(rows):
             log_prob = model.component_log_prob_on(rows.x, support)
             shares = support.gather(q * rows.weights.unsqueeze(1)) * support.valid
-            return (shares * log_prob).sum() / rows.weights.sum()
-    return rows.mean((q * model.component_log_prob(rows.x)).sum(1))
+            return (shares * log_prob).sum() / (len(rows) * rows.mean_weight)
+    return rows.batch_mean((q * model.component_log_prob(rows.x)).sum(1))
 
 
 class _Objective(ABC):
@@ -187,7 +200,7 @@ class MStepObjective(_Objective):
         r = batch.responsibilities
         log_q = self.model.posterior_logits(batch.x).log_softmax(1)
         expected = _expected_log_prob(self.model, batch, r, r > 0)
-        return -expected - batch.mean((r * log_q).sum(1))
+        return -expected - batch.batch_mean((r * log_q).sum(1))
 
 
 class PosteriorObjective:
@@ -209,7 +222,7 @@ class PosteriorObjective:
 
     def _cross_entropy(self, rows: Rows) -> Tensor:
         log_q = self.model.posterior_logits(rows.x).log_softmax(1)
-        return -rows.mean((rows.responsibilities * log_q).sum(1))
+        return -rows.batch_mean((rows.responsibilities * log_q).sum(1))
 
     def loss(self, rows: Tensor) -> Tensor:
         """Cross-entropy, in nats per row."""
@@ -308,7 +321,7 @@ class ElboObjective(_Objective):
         cross_entropy: Tensor | float = 0.0
         if batch.allowed is not None:
             log_class = batch.rule_out(log_q).logsumexp(1)
-            cross_entropy = -batch.mean(log_class)
+            cross_entropy = -batch.batch_mean(log_class)
             log_q = batch.rule_out(log_q - log_class.unsqueeze(1))
         # At least the likeliest, where all of many components are unlikely.
         likeliest = log_q.detach().amax(1, keepdim=True)
@@ -323,4 +336,4 @@ class ElboObjective(_Objective):
         log_labels = torch.log((1 - self.label_noise) * agreement + self.label_noise)
         log_prior = model.log_weights + log_labels
         log_ratio = (log_prior - log_q).masked_fill(~chosen, 0.0)
-        return cross_entropy - expected - batch.mean((q * log_ratio).sum(1))
+        return cross_entropy - expected - batch.batch_mean((q * log_ratio).sum(1))

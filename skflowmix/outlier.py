@@ -46,7 +46,7 @@ class FlowMixtureOutlierDetector(OutlierMixin, CallbackSupportMixin, BaseEstimat
     flow : {"realnvp", "maf", "nsf", "nsf-ar"}, default="nsf-ar"
         Family of the flows.
     n_transforms : int, default=3
-        Layers of each flow. With 0 classes are Gaussian, or mixtures of Gaussians.
+        Layers of each flow. With 0 components are Gaussian.
     hidden_units : tuple of int, default=(64, 64)
         Widths of the hidden layers of every conditioner.
     posterior_units : tuple of int, default=(64, 64)
@@ -80,7 +80,7 @@ class FlowMixtureOutlierDetector(OutlierMixin, CallbackSupportMixin, BaseEstimat
     weight_decay : float, default=1.0
         Decoupled weight decay of the networks' weight matrices.
     dtype : {"float32", "float64"}, default="float32"
-        Precision of the training. Scores have the precision of X.
+        Precision of the training. Scores are float64.
     device : str, default="cpu"
         "cpu", "cuda", "cuda:N" or "auto". A fitted model whose GPU is missing works
         on the CPU.
@@ -298,8 +298,17 @@ class FlowMixtureOutlierDetector(OutlierMixin, CallbackSupportMixin, BaseEstimat
         share = FALSE_ALARMS if auto else self.contamination
         log_prob = _log_prob(mixture, counted, X)
         (last,) = weighted_quantile(log_prob, sample_weight, [share])
-        above = log_prob[log_prob > last]
-        threshold = (last + above.min()) / 2 if len(above) else last
+        # Equal rows are flagged together or not at all, whichever is nearer the share.
+        tie = 1e-9 * max(1.0, abs(last))
+        below, above = log_prob < last - tie, log_prob > last + tie
+        with_ties = np.average(~above, weights=sample_weight)
+        without_ties = np.average(below, weights=sample_weight)
+        if with_ties - share <= share - without_ties:
+            threshold = (last + log_prob[above].min()) / 2 if above.any() else last
+        else:
+            threshold = (
+                (last + log_prob[below].max()) / 2 if below.any() else last - tie
+            )
         if auto:
             draws, component = mixture.sample(N_DRAWS, random_state=0)
             drawn = _log_prob(mixture, counted, draws[counted[component]])

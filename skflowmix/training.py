@@ -183,6 +183,7 @@ def keep_freed_memory() -> None:
     torch.empty(2**25 - 2**16, dtype=torch.uint8)
 
 
+@torch.inference_mode(False)
 @torch.enable_grad()
 def train(
     objective: Objective,
@@ -224,6 +225,8 @@ def train(
     flat = _FlatParameters(parameters)
     best = flat.values.clone()
     best_score = objective.evaluate()["score"]
+    if not math.isfinite(best_score):
+        best_score = -math.inf
     optimizer = _AdamW(flat, config)
     batches = _Batches(objective.n_rows, config.batch_size, generator)
     n_steps = min(batches.n_batches, config.max_steps)

@@ -376,3 +376,13 @@ def test_one_row_cannot_decide_a_gain():
     worse = torch.full((100,), -0.2)
     worse[0] = 1e30
     assert robust_gain(data, worse, reference) < -0.05
+
+
+def test_batches_add_up_to_all_rows_however_heavy_one_is():
+    """Weight equals repetition for gradients too, not only for row counts."""
+    model, data = make_model("maf", 3, 2), make_rows(n_rows=64)
+    data.weights[3] = data.weights.sum()
+    objective = MStepObjective(model, data, data)
+    whole = objective.loss(torch.arange(64))
+    parts = [objective.loss(part) for part in torch.arange(64).split(16)]
+    torch.testing.assert_close(torch.stack(parts).mean(), whole)
