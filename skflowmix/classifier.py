@@ -4,7 +4,6 @@ from numbers import Integral
 from typing import ClassVar
 
 import numpy as np
-from scipy.sparse import coo_array, diags_array
 from sklearn.base import BaseEstimator, ClassifierMixin, _fit_context
 from sklearn.callback import CallbackSupportMixin
 from sklearn.neighbors import NearestNeighbors
@@ -16,8 +15,11 @@ from skflowmix.checks import check_weights
 from skflowmix.data import merge_identical_rows
 from skflowmix.delegation import fit_with_callbacks, mixture_of, shared_constraints
 from skflowmix.estimator import FlowMixture
+from skflowmix.graphs import normalized_graph
 from skflowmix.initialization import (
     INIT_METHODS,
+    MAX_GRAPH_ROWS,
+    N_NEIGHBORS,
     nearest_mean_responsibilities,
     propose_partitions,
     rescale_columns,
@@ -27,10 +29,6 @@ __all__ = ["FlowMixtureClassifier", "spread_labels"]
 
 # In `y`, a row without a label.
 UNLABELLED = -1
-
-# The graph that spreads labels sees at most this many rows.
-MAX_GRAPH_ROWS = 3000
-N_NEIGHBORS = 10
 
 # Share of a row's label that comes from its neighbours, and rounds of spreading.
 SPREADING = 0.99
@@ -94,7 +92,10 @@ def spread_labels(x, classes, n_classes, random_state):
         is_known = classes[sample] >= 0
         start[is_known, classes[sample[is_known]]] = 1.0
         spread = start
-        transition = SPREADING * _normalized_graph(x[sample])
+        n_neighbors = min(N_NEIGHBORS, len(sample) - 1)
+        index = NearestNeighbors(n_neighbors=n_neighbors).fit(x[sample])
+        graph, _ = normalized_graph(*index.kneighbors())
+        transition = SPREADING * graph
         for _ in range(N_ROUNDS):
             spread = transition @ spread + (1 - SPREADING) * start
         total = spread.sum(1, keepdims=True)
@@ -107,23 +108,6 @@ def spread_labels(x, classes, n_classes, random_state):
             shares[rest] = shares[sample][nearest].mean(1)
     shares[known] = np.eye(n_classes)[classes[known]]
     return shares
-
-
-def _normalized_graph(x):
-    """Symmetrically normalised graph of nearest neighbours with local scales."""
-    n_neighbors = min(N_NEIGHBORS, len(x) - 1)
-    index = NearestNeighbors(n_neighbors=n_neighbors).fit(x)
-    distances, neighbors = index.kneighbors()
-    scale = np.maximum(distances[:, min(6, n_neighbors - 1)], 1e-12)
-    affinity = np.exp(-(distances**2) / (scale[:, None] * scale[neighbors]))
-    affinity = np.maximum(affinity, 1e-10)  # no row may lose its last edge
-    rows = np.repeat(np.arange(len(x)), n_neighbors)
-    graph = coo_array(
-        (affinity.ravel(), (rows, neighbors.ravel())), shape=(len(x), len(x))
-    ).tocsr()
-    graph = graph.maximum(graph.T)
-    root = diags_array(1.0 / np.sqrt(graph.sum(axis=1)))
-    return (root @ graph @ root).tocsr()
 
 
 class _ClassMixture(FlowMixture):

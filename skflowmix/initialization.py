@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.linalg import solve_triangular
-from scipy.sparse import csr_array, diags_array, eye_array
+from scipy.sparse import eye_array
 from scipy.sparse.linalg import ArpackError, eigsh
 from scipy.spatial.distance import pdist, squareform
 from scipy.special import logsumexp, softmax
@@ -19,6 +19,8 @@ from sklearn.metrics import adjusted_rand_score
 from sklearn.mixture import GaussianMixture
 from sklearn.neighbors import NearestNeighbors
 from sklearn.utils.validation import has_fit_parameter
+
+from skflowmix.graphs import normalized_graph
 
 INIT_METHODS = ("auto", "kmeans", "k-means++", "gmm", "spectral", "linkage", "random")
 
@@ -362,16 +364,8 @@ def _spectral_labels(landmarks, n_components, random_state):
     k = min(landmarks.neighbors.shape[1], max(2, n // 10))
     distances = landmarks.neighbor_distances[:, :k]
     neighbors = landmarks.neighbors[:, :k]
-    scale = np.maximum(distances[:, min(6, k - 1)], 1e-12)
-    affinity = np.exp(-(distances**2) / (scale[:, None] * scale[neighbors]))
-    # No row may lose its last edge to underflow.
-    affinity = np.maximum(affinity, 1e-10)
-    shape = (n, n)
-    indptr = np.arange(0, n * k + 1, k)
-    graph = csr_array((affinity.ravel(), neighbors.ravel(), indptr), shape=shape)
-    graph = graph.maximum(graph.T)
-    root = diags_array(1.0 / np.sqrt(graph.sum(axis=1)))
-    laplacian = eye_array(n) - root @ graph @ root
+    graph, root = normalized_graph(distances, neighbors)
+    laplacian = eye_array(n) - graph
     if n <= max(200, 3 * n_components):
         vectors = np.linalg.eigh(laplacian.toarray())[1][:, :n_components]
     else:
