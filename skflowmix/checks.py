@@ -1,9 +1,12 @@
 """Checks of parameters that need the data, or more than one parameter."""
 
+from itertools import pairwise
+
 import numpy as np
 from sklearn.utils.validation import _check_sample_weight, check_array
 
 from skflowmix._arrays import require_memory
+from skflowmix.flows import FLOWS
 
 __all__ = ["check_parameters", "check_start", "check_weights"]
 
@@ -37,6 +40,11 @@ def check_parameters(estimator, X):
                 f"{name} must hold positive integers, one per hidden layer, got "
                 f"{units!r}."
             )
+    if estimator.n_shared_transforms > estimator.n_transforms:
+        raise ValueError(
+            "n_shared_transforms must be at most n_transforms="
+            f"{estimator.n_transforms}, got {estimator.n_shared_transforms}."
+        )
     for name, shape in (
         ("weights_init", (n_components,)),
         ("means_init", (n_components, n_features)),
@@ -70,14 +78,16 @@ def check_parameters(estimator, X):
                 f"warm_start needs the {estimator.module_.n_features} columns of the "
                 f"fitted model, got {n_features}."
             )
-    width = sum(estimator.hidden_units) + 24 * n_features
-    posterior_width = sum(estimator.posterior_units) + n_features + n_components
-    n_weights = posterior_width**2 / 2 + n_components * (
-        estimator.n_transforms * (width**2 / 2) + 3 * n_features**2
+    n_layers = estimator.n_transforms + estimator.n_common_transforms
+    outputs = FLOWS[estimator.flow].elementwise().n_parameters * n_features
+    widths = [n_features, *estimator.hidden_units, outputs]
+    posterior_widths = [n_features, *estimator.posterior_units, n_components]
+    n_weights = _n_connections(posterior_widths) + n_components * (
+        n_layers * _n_connections(widths) + 3 * n_features**2
     )
     batch_size = 1024 if estimator.batch_size == "auto" else estimator.batch_size
     batch = min(batch_size, n_samples)
-    n_activations = 3 * n_components * batch * (1 + estimator.n_transforms) * width
+    n_activations = 3 * n_components * batch * (1 + n_layers) * sum(widths)
     require_memory(
         8 * (6 * n_weights + n_activations),
         f"A model with n_components={n_components}, n_transforms="
@@ -85,6 +95,10 @@ def check_parameters(estimator, X):
         f"posterior_units={estimator.posterior_units} for {n_features} columns is too "
         "large. Reduce these, batch_size, or the number of columns (PCA).",
     )
+
+
+def _n_connections(widths):
+    return sum(a * b for a, b in pairwise(widths))
 
 
 def check_start(name, value, shape):

@@ -18,6 +18,8 @@ __all__ = [
 SHARED_PARAMETERS = (
     "flow",
     "n_transforms",
+    "n_common_transforms",
+    "n_shared_transforms",
     "hidden_units",
     "posterior_units",
     "init_params",

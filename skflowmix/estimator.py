@@ -64,6 +64,14 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
     n_transforms : int, default=3
         Layers of each flow. With 0 the components stay the Gaussians of the first
         partition, which EM does not refine.
+    n_common_transforms : int, default=1
+        Further layers between the columns and the flows, the same for all components:
+        they learn what the columns have in common, such as steps, bounds and tails,
+        from all rows. Without `n_transforms` there are none.
+    n_shared_transforms : int, default=0
+        How many of the `n_transforms` layers, those next to the base distribution, are
+        one and the same for all components: for clusters of the same shape, moved and
+        turned, which then learn it from all rows. At most `n_transforms`.
     hidden_units : tuple of int, default=(64, 64)
         Widths of the hidden layers of every conditioner.
     posterior_units : tuple of int, default=(64, 64)
@@ -202,6 +210,8 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
         "n_components": [Interval(Integral, 1, None, closed="left")],
         "flow": [StrOptions(set(FLOWS))],
         "n_transforms": [Interval(Integral, 0, None, closed="left")],
+        "n_common_transforms": [Interval(Integral, 0, None, closed="left")],
+        "n_shared_transforms": [Interval(Integral, 0, None, closed="left")],
         "hidden_units": ["array-like"],
         "posterior_units": ["array-like"],
         "init_params": [
@@ -242,6 +252,8 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
         *,
         flow="nsf-ar",
         n_transforms=3,
+        n_common_transforms=1,
+        n_shared_transforms=0,
         hidden_units=(64, 64),
         posterior_units=(64, 64),
         init_params="auto",
@@ -271,6 +283,8 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
         self.n_components = n_components
         self.flow = flow
         self.n_transforms = n_transforms
+        self.n_common_transforms = n_common_transforms
+        self.n_shared_transforms = n_shared_transforms
         self.hidden_units = hidden_units
         self.posterior_units = posterior_units
         self.init_params = init_params

@@ -47,6 +47,8 @@ class FitSettings:
 
     flow: str
     n_transforms: int
+    n_common_transforms: int
+    n_shared_transforms: int
     hidden_units: tuple[int, ...]
     posterior_units: tuple[int, ...]
     temperature: float
@@ -184,8 +186,8 @@ class _Fit:
         self.trained = list(self.working.posterior.parameters())
         if len(rows.held_out):
             # Without held-out rows nothing would keep flows from fitting the noise.
-            self.trained += self.working.inner.parameters()
-            self.trained += self.working.outer.parameters()
+            for flows in self.working.flows():
+                self.trained += flows.parameters()
         self.history: list[dict[str, Any]] = []
         with torch.no_grad():
             self.start = [p.clone() for p in self.working.parameters()]
@@ -326,6 +328,8 @@ def fit_candidate(
         gaussians,
         flow=settings.flow,
         n_transforms=settings.n_transforms,
+        n_common_transforms=settings.n_common_transforms,
+        n_shared_transforms=settings.n_shared_transforms,
         hidden_units=settings.hidden_units,
         posterior_units=settings.posterior_units,
         generator=torch_generator(random_state),

@@ -16,6 +16,10 @@ MAX_ROWS = 10_000
 LOSS_BOUND = 10.0
 
 
+# No row counts for more than this in a skewness, in standard deviations.
+SKEW_BOUND = 4.0
+
+
 class Gaussians:
     """K Gaussians with weights, in standardised units.
 
@@ -27,17 +31,24 @@ class Gaussians:
         Means.
     covariances : ndarray of shape (n_components, n_features, n_features)
         Positive definite covariances.
+    axes : ndarray of shape (n_components, n_features, n_features), optional
+        Principal axes as rows, the longest first, each pointing where the rows are
+        skewed to; by default where the eigenvectors happen to point.
     """
 
-    def __init__(self, weights, means, covariances):
+    def __init__(self, weights, means, covariances, axes=None):
         self.weights = weights
         self.means = means
         self.covariances = covariances
+        self.axes = _principal_axes(covariances) if axes is None else axes
 
     def __getitem__(self, index):
         """Return the Gaussians of some components."""
         return Gaussians(
-            self.weights[index], self.means[index], self.covariances[index]
+            self.weights[index],
+            self.means[index],
+            self.covariances[index],
+            self.axes[index],
         )
 
     @classmethod
@@ -77,7 +88,45 @@ class Gaussians:
         totals, means, scatter = _moments(x, sample_weight, responsibilities)
         covariances = _shrink(totals, scatter, strength, diagonality, reg_covar)
         weights = np.maximum(totals / totals.sum(), 1e-6)
-        return cls(weights / weights.sum(), means, covariances)
+        axes = _principal_axes(covariances)
+        for k, mean in enumerate(means):
+            along = (x - mean) @ axes[k].T
+            spread = np.sqrt(np.einsum("ij,jk,ik->i", axes[k], covariances[k], axes[k]))
+            shares = responsibilities[:, k] * sample_weight
+            skewness = shares @ np.clip(along / spread, -SKEW_BOUND, SKEW_BOUND) ** 3
+            axes[k, skewness < 0] *= -1
+        return cls(weights / weights.sum(), means, covariances, axes)
+
+    def scales(self):
+        """Return the columns' standard deviations (n_components, n_features)."""
+        return np.sqrt(np.diagonal(self.covariances, axis1=1, axis2=2))
+
+    def whitening(self, turned):
+        """Matrices W that whiten rows which `scales` has divided.
+
+        Parameters
+        ----------
+        turned : bool
+            Whether to turn the components to their principal axes; otherwise the
+            matrices are triangular and leave each column as near to itself as can be.
+
+        Returns
+        -------
+        whitening : ndarray of shape (n_components, n_features, n_features)
+            ``W @ correlation @ W.T`` is the identity.
+        """
+        scales = self.scales()
+        if turned:
+            spread = np.sqrt(
+                np.einsum("kij,kjl,kil->ki", self.axes, self.covariances, self.axes)
+            )
+            return self.axes * scales[:, None, :] / spread[:, :, None]
+        correlations = self.covariances / (scales[:, :, None] * scales[:, None, :])
+        return np.linalg.inv(np.linalg.cholesky(correlations))
+
+
+def _principal_axes(covariances):
+    return np.linalg.eigh(covariances)[1].transpose(0, 2, 1)[:, ::-1].copy()
 
 
 def _moments(x, sample_weight, responsibilities):

@@ -229,7 +229,7 @@ class FittedMixture(BaseEstimator):
     def _n_parameters(self):
         """Free parameters of the density; q(z|x) does not count."""
         n_components, n_features = self.means_.shape
-        of_flows = self.module_.inner.n_parameters + self.module_.outer.n_parameters
+        of_flows = sum(flows.n_parameters for flows in self.module_.flows())
         of_gaussians = n_components * (n_features + n_features * (n_features + 1) // 2)
         return of_flows + of_gaussians + n_components - 1
 

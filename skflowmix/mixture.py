@@ -90,15 +90,20 @@ class MixtureOfFlows(nn.Module):
     .. math::
 
         p(x) = \sum_k \pi_k \, p_0(z_k) \, \bigl|\det \partial z_k / \partial x\bigr|,
-        \quad z_k = g_k\bigl(L_k^{-1} h_k(S_k^{-1} (x - \mu_k))\bigr)
+        \quad z_k = s\bigl(g_k(W_k h_k(S_k^{-1} (c(x) - \mu_k)))\bigr)
 
-    with :math:`S_k L_k L_k^\top S_k` the covariance of component k, where
-    :math:`S_k` holds its standard deviations. The first transform :math:`h_k` still
-    sees the columns one by one, where steps, bounds and repeated values are simple;
-    the others, :math:`g_k`, see them decorrelated.
+    with :math:`S_k` the standard deviations of component k and :math:`W_k` the matrix
+    that whitens what they scale. The first transform :math:`h_k` still sees the
+    columns one by one, where steps, bounds and repeated values are simple; the others,
+    :math:`g_k`, see them decorrelated.
+
+    Components can share transforms on both sides. What columns have in common, c,
+    learns from all rows. Shared transforms next to the base distribution, s, give the
+    components one shape, moved, turned and bent a little by their own; :math:`W_k` then
+    turns them to their principal axes, pointing where they are skewed to.
 
     All transforms start as the identity and every component as the Gaussian
-    :math:`N(\mu_k, S_k L_k L_k^\top S_k)`. With transforms the base distribution
+    :math:`N(\mu_k, \Sigma_k)`. With transforms the base distribution
     :math:`p_0` has heavier tails than the normal one beyond three standard deviations
     (`skflowmix.transforms.LogTail`): one far row must not decide a fit. All methods
     take standardised rows.
@@ -110,7 +115,12 @@ class MixtureOfFlows(nn.Module):
     flow : str
         A key of `skflowmix.flows.FLOWS`.
     n_transforms : int
-        Number of layers of each flow.
+        Number of layers of each flow. With 0 there are no transforms at all.
+    n_common_transforms : int, default=0
+        Number of layers before these, the same for all components.
+    n_shared_transforms : int, default=0
+        How many of the `n_transforms` layers, the last ones, are the same for all
+        components.
     hidden_units : sequence of int
         Widths of the hidden layers of the conditioners.
     posterior_units : sequence of int
@@ -136,6 +146,8 @@ class MixtureOfFlows(nn.Module):
         *,
         flow: str,
         n_transforms: int,
+        n_common_transforms: int = 0,
+        n_shared_transforms: int = 0,
         hidden_units: Sequence[int],
         posterior_units: Sequence[int],
         generator: torch.Generator,
@@ -146,49 +158,61 @@ class MixtureOfFlows(nn.Module):
         self.architecture = {
             "flow": flow,
             "n_transforms": n_transforms,
+            "n_common_transforms": n_common_transforms,
+            "n_shared_transforms": n_shared_transforms,
             "hidden_units": tuple(hidden_units),
             "posterior_units": tuple(posterior_units),
         }
         # What an evaluation holds of one row at a time, roughly.
         self.floats_per_row = 8 * n_components * max(*hidden_units, 24 * n_features, 1)
-        self.inner, self.outer = (
-            FlowStack(
+        n_own = n_transforms - n_shared_transforms
+        stacks, position = [], 0
+        for n_flows, n_layers in (
+            (1, n_common_transforms if n_transforms else 0),
+            (n_components, min(n_own, 1)),
+            (n_components, max(n_own - 1, 0)),
+            (1, n_shared_transforms),
+        ):
+            stack = FlowStack(
                 flow,
-                n_components,
+                n_flows,
                 n_features,
                 n_layers,
                 hidden_units,
-                first_position=first,
+                first_position=position,
                 generator=generator,
             )
-            for first, n_layers in (
-                (0, min(n_transforms, 1)),
-                (1, max(n_transforms - 1, 0)),
-            )
-        )
+            stacks.append(stack)
+            position += n_layers
+        self.common, self.inner, self.outer, self.shared = stacks
         self.tail = LogTail() if n_transforms else None
         self.posterior = PosteriorNet(
             n_features, n_components, posterior_units, generator=generator
         )
         self.double()
-        covariances = torch.from_numpy(gaussians.covariances)
-        scales = covariances.diagonal(dim1=1, dim2=2).sqrt()
-        correlations = covariances / (scales.unsqueeze(1) * scales.unsqueeze(2))
-        factors = torch.linalg.cholesky(correlations)
-        eye = torch.eye(n_features, dtype=torch.float64).expand_as(factors)
-        whitening = torch.linalg.solve_triangular(factors, eye, upper=False)
-        log_dets = whitening.diagonal(dim1=1, dim2=2).log() - scales.log()
+        scales = gaussians.scales()
+        whitening = gaussians.whitening(turned=n_shared_transforms > 0)
+        log_det = np.linalg.slogdet(whitening)[1] - np.log(scales).sum(1)
         self.register_buffer("means", torch.from_numpy(gaussians.means))
-        self.register_buffer("scales", scales)
-        self.register_buffer("whitening", whitening)
-        self.register_buffer("log_det", log_dets.sum(1))
+        self.register_buffer("scales", torch.from_numpy(scales))
+        self.register_buffer("whitening", torch.from_numpy(whitening))
+        self.register_buffer("log_det", torch.from_numpy(log_det))
         self.register_buffer("temperature", torch.ones((), dtype=torch.float64))
         self.weight_logits = nn.Parameter(torch.from_numpy(np.log(gaussians.weights)))
+
+    def flows(self) -> tuple[FlowStack, ...]:
+        """All transforms, from the data to the base distribution."""
+        return self.common, self.inner, self.outer, self.shared
 
     @property
     def log_weights(self) -> Tensor:
         """Log mixture weights, of shape (K,)."""
         return self.weight_logits.log_softmax(0)
+
+    def _in_common(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what all components see of x (N, D), and log-determinants (N,)."""
+        y, log_det = self.common(x.unsqueeze(0))
+        return y.squeeze(0), log_det.squeeze(0)
 
     def _log_prob_of(self, points: Tensor) -> Tensor:
         """Component k's log-density at its own points: (K, N, D) to (K, N)."""
@@ -196,6 +220,8 @@ class MixtureOfFlows(nn.Module):
         bent, log_det_inner = self.inner(scaled)
         z, log_det_outer = self.outer(bent @ self.whitening.transpose(1, 2))
         log_det = log_det_inner + log_det_outer + self.log_det.unsqueeze(1)
+        flat, log_det_shared = self.shared(z.reshape(1, -1, self.n_features))
+        z, log_det = flat.view_as(z), log_det + log_det_shared.view_as(log_det)
         if self.tail is not None:
             z, log_slope = self.tail.forward(z)
             log_det = log_det + log_slope.sum(2)
@@ -215,11 +241,14 @@ class MixtureOfFlows(nn.Module):
         log_prob : Tensor of shape (N, K)
             log p(x|k), in nats.
         """
-        return self._log_prob_of(x.expand(self.n_components, -1, -1)).T
+        y, log_det = self._in_common(x)
+        log_prob = self._log_prob_of(y.expand(self.n_components, -1, -1))
+        return (log_prob + log_det).T
 
     def component_log_prob_on(self, x: Tensor, support: Support) -> Tensor:
         """Return the same on a support only: of shape (K, C)."""
-        return self._log_prob_of(x[support.rows])
+        y, log_det = self._in_common(x)
+        return self._log_prob_of(y[support.rows]) + log_det[support.rows]
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Log-density log p(x) of the mixture, in nats: (N, D) to (N,)."""
@@ -284,17 +313,18 @@ class MixtureOfFlows(nn.Module):
         )
         if self.tail is not None:
             z = self.tail.inverse(z)
-        white = outer.inverse(z)
-        bent = torch.linalg.solve_triangular(
-            self.whitening[present], white.transpose(1, 2), upper=False
+        flat = self.shared.inverse(z.reshape(1, -1, self.n_features))
+        white = outer.inverse(flat.view_as(z))
+        bent = torch.linalg.solve(
+            self.whitening[present], white.transpose(1, 2)
         ).transpose(1, 2)
         scaled = inner.inverse(bent)
         points = torch.addcmul(
             self.means[present].unsqueeze(1), scaled, self.scales[present].unsqueeze(1)
         )
-        x = points.new_empty(len(component), self.n_features)
-        x[support.rows[support.valid]] = points[support.valid]
-        return x
+        y = points.new_empty(len(component), self.n_features)
+        y[support.rows[support.valid]] = points[support.valid]
+        return self.common.inverse(y.unsqueeze(0)).squeeze(0)
 
     def permute_(self, index: Tensor) -> None:
         """Reorder the components in place."""

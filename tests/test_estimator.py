@@ -171,7 +171,9 @@ def test_information_criteria(model):
     of_flows = {name: p for name, p in layers if "conditioner" in name}
     masks = {name: p for name, p in of_flows.items() if name.endswith("mask")}
     n_flow = sum(p.numel() for n, p in of_flows.items() if n not in masks)
-    n_flow -= 3 * sum(int((mask == 0).sum()) for mask in masks.values())
+    for name, mask in masks.items():
+        n_flows = len(of_flows[name.replace("mask", "weight")])
+        n_flow -= n_flows * int((mask == 0).sum())
     assert n_flow > 0
     n_parameters = n_gaussian + n_flow
     total = model.score_samples(X).sum()

@@ -18,6 +18,17 @@ from skflowmix.mixture import MixtureOfFlows, Support, elbo_terms
 from skflowmix.transforms import LogTail
 
 each_family = pytest.mark.parametrize("flow", FLOWS)
+# Transforms that components share: next to the data, next to the base, on both sides.
+each_sharing = pytest.mark.parametrize(
+    "sharing",
+    [
+        {},
+        {"n_common_transforms": 2},
+        {"n_shared_transforms": 1},
+        {"n_common_transforms": 1, "n_shared_transforms": 3},
+    ],
+    ids=["own", "common", "shared", "all"],
+)
 each_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 
 
@@ -36,7 +47,13 @@ def random_gaussians(n_components, n_features, seed=0):
 
 
 def make_model(
-    flow="nsf-ar", n_components=3, n_features=2, n_transforms=3, size=0.2, seed=0
+    flow="nsf-ar",
+    n_components=3,
+    n_features=2,
+    n_transforms=3,
+    size=0.2,
+    seed=0,
+    **sharing,
 ):
     """A mixture whose flows and q are perturbed by noise of the given size."""
     model = MixtureOfFlows(
@@ -46,6 +63,7 @@ def make_model(
         hidden_units=(16,),
         posterior_units=(16,),
         generator=seeded(seed),
+        **sharing,
     )
     generator = seeded(seed + 1)
     for name, parameter in model.named_parameters():
@@ -57,7 +75,7 @@ def make_model(
 
 
 def flow_parameters(model):
-    """Parameters with K as their first axis."""
+    """Parameters with K as their first axis, in a model that shares none."""
     named = model.named_parameters()
     return [p for name, p in named if not name.startswith(("posterior", "weight_"))]
 
@@ -78,7 +96,7 @@ def grid(n_features, n_points):
     return x, volumes.prod(1)
 
 
-N_POINTS = {1: 4001, 2: 251}
+N_POINTS = {1: 4001, 2: 301}
 
 
 # It is a Gaussian mixture before anything is learned.
@@ -129,10 +147,14 @@ def test_without_transforms_the_whole_is_scikit_learns_mixture(n_features):
 
 @each_family
 @pytest.mark.parametrize("n_features", [1, 2, 8])
-def test_untrained_components_are_gaussians_within_three_deviations(flow, n_features):
+@each_sharing
+def test_untrained_components_are_gaussians_within_three_deviations(
+    flow, n_features, sharing
+):
     gaussians = random_gaussians(3, n_features)
-    model = make_model(flow, 3, n_features, size=0.0)
-    white = rows(200, n_features).clamp(-3, 3).numpy()
+    model = make_model(flow, 3, n_features, size=0.0, **sharing)
+    white = rows(200, n_features)
+    white = (3 * white / white.norm(dim=1, keepdim=True).clamp(min=3)).numpy()
     for k in range(3):
         factor = np.linalg.cholesky(gaussians.covariances[k])
         x = white @ factor.T + gaussians.means[k]
@@ -151,8 +173,9 @@ FAR = [100.0, 300.0, 1e3, 1e4, 1e5, 1e6, 1e9, 1e13]
 @each_family
 @pytest.mark.parametrize("n_features", [1, 2])
 @pytest.mark.parametrize("size", [0.0, 0.1], ids=["initial", "perturbed"])
-def test_density_integrates_to_one(flow, n_features, size):
-    model = make_model(flow, 3, n_features, size=size)
+@each_sharing
+def test_density_integrates_to_one(flow, n_features, size, sharing):
+    model = make_model(flow, 3, n_features, size=size, **sharing)
     x, volumes = grid(n_features, N_POINTS[n_features])
     with torch.no_grad():
         masses = volumes @ model.component_log_prob(x).exp()
@@ -247,7 +270,59 @@ def test_columns_of_the_table_are_the_components(flow):
         assert parameter.grad[1].any()
 
 
+@each_family
+def test_shared_transforms_learn_from_all_components(flow):
+    model = make_model(flow, n_common_transforms=1, n_shared_transforms=1)
+    of_own = sum(p.numel() for p in (*model.inner.parameters(),))
+    for shared in (model.common, model.shared):
+        assert 3 * sum(p.numel() for p in shared.parameters()) == of_own
+        for k in range(3):
+            model.zero_grad()
+            model.component_log_prob(rows(20))[:, k].sum().backward()
+            assert all(p.grad.any() for p in shared.parameters())
+
+
+@each_family
+def test_all_transforms_shared_give_every_component_one_shape(flow):
+    """Turned to its principal axes, each looks like the others."""
+    gaussians = random_gaussians(3, 2)
+    model = make_model(flow, n_shared_transforms=3)
+    z = rows(50)
+    white = torch.from_numpy(gaussians.axes) / torch.from_numpy(
+        np.sqrt(np.linalg.eigvalsh(gaussians.covariances)[:, ::-1].copy())
+    ).unsqueeze(2)
+    log_prob = []
+    for k in range(3):
+        x = torch.linalg.solve(white[k], z.T).T + torch.from_numpy(gaussians.means[k])
+        volume = torch.linalg.slogdet(white[k])[1]
+        log_prob.append(model.component_log_prob(x)[:, k] - volume)
+    torch.testing.assert_close(log_prob[1], log_prob[0])
+    torch.testing.assert_close(log_prob[2], log_prob[0])
+
+
 # Gaussians.
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_whitening_takes_covariances_to_the_identity(turned):
+    gaussians = random_gaussians(3, 4)
+    whole = gaussians.whitening(turned) / gaussians.scales()[:, None, :]
+    white = whole @ gaussians.covariances @ whole.transpose(0, 2, 1)
+    np.testing.assert_allclose(white, np.tile(np.eye(4), (3, 1, 1)), atol=1e-10)
+
+
+def test_principal_axes_turn_with_the_rows():
+    """A cluster and its copy, turned, look the same along their axes."""
+    rng = np.random.default_rng(0)
+    x = rng.gamma(1.0, size=(500, 2)) * [1.0, 3.0]
+    turn = np.array([[np.cos(2.0), -np.sin(2.0)], [np.sin(2.0), np.cos(2.0)]])
+    responsibilities = np.repeat(np.eye(2), 500, axis=0)
+    both = np.concatenate([x, x @ turn.T + 50])
+    gaussians = Gaussians.fit(both, np.ones(1000), responsibilities, 0.0)
+    np.testing.assert_allclose(gaussians.axes[0] @ turn.T, gaussians.axes[1], atol=1e-4)
+    along = (x - gaussians.means[0]) @ gaussians.axes[0].T
+    assert (stats.skew(along) > 0).all()
+    assert along[:, 0].std() > along[:, 1].std()
 
 
 @pytest.mark.parametrize("n_features", [1, 3])
@@ -363,8 +438,9 @@ def test_support_holds_every_chosen_pair_once(chosen):
 
 @each_family
 @pytest.mark.parametrize("share", [0.05, 0.5, 1.0])
-def test_log_prob_on_a_support_equals_the_dense_table(flow, share):
-    model = make_model(flow)
+@each_sharing
+def test_log_prob_on_a_support_equals_the_dense_table(flow, share, sharing):
+    model = make_model(flow, **sharing)
     x = rows(50)
     chosen = torch.rand(50, 3, generator=seeded(3)) < share
     chosen[0, 0] = True
@@ -385,8 +461,9 @@ def test_log_prob_on_a_support_equals_the_dense_table(flow, share):
 
 
 @each_family
-def test_permuted_components_permute_densities_and_posteriors(flow):
-    model = make_model(flow)
+@each_sharing
+def test_permuted_components_permute_densities_and_posteriors(flow, sharing):
+    model = make_model(flow, **sharing)
     x = rows(50)
     index = torch.tensor([2, 0, 1])
     questions = (model.component_log_prob, model.posterior_logits)
@@ -471,9 +548,10 @@ def test_samples_have_the_densitys_tails():
 
 
 @each_family
-def test_samples_have_the_densitys_entropy_and_mean(flow):
+@each_sharing
+def test_samples_have_the_densitys_entropy_and_mean(flow, sharing):
     """Against integrals over a grid, which know nothing of the sampler."""
-    model = make_model(flow, size=0.1)
+    model = make_model(flow, size=0.1, **sharing)
     n = 4000
     x, volumes = grid(2, N_POINTS[2])
     with torch.no_grad():
