@@ -62,10 +62,11 @@ def check_parameters(estimator, X):
         if (weights <= 0).any() or not np.isclose(weights.sum(), 1):
             raise ValueError("weights_init must be positive and sum to one.")
     if estimator.warm_start and hasattr(estimator, "module_"):
-        if estimator.module_.n_components != n_components:
+        fitted_components = len(estimator.weights_)
+        if fitted_components != n_components:
             raise ValueError(
-                f"warm_start needs the fitted n_components="
-                f"{estimator.module_.n_components}, got {n_components}."
+                f"warm_start needs the fitted n_components={fitted_components}, got "
+                f"{n_components}."
             )
         for name, fitted in estimator.module_.architecture.items():
             value = getattr(estimator, name)

@@ -15,11 +15,9 @@ from skflowmix.checks import check_weights
 from skflowmix.data import merge_identical_rows
 from skflowmix.delegation import fit_with_callbacks, mixture_of, shared_constraints
 from skflowmix.estimator import FlowMixture
-from skflowmix.graphs import normalized_graph
+from skflowmix.graphs import N_NEIGHBORS, normalized_graph
 from skflowmix.initialization import (
     INIT_METHODS,
-    MAX_GRAPH_ROWS,
-    N_NEIGHBORS,
     nearest_mean_responsibilities,
     propose_partitions,
     rescale_columns,
@@ -29,6 +27,9 @@ __all__ = ["FlowMixtureClassifier", "spread_labels"]
 
 # In `y`, a row without a label.
 UNLABELLED = -1
+
+# Labels spread over at most this many rows: with few labels, neighbours decide.
+MAX_SPREAD_ROWS = 20_000
 
 # Share of a row's label that comes from its neighbours, and rounds of spreading.
 SPREADING = 0.99
@@ -84,10 +85,10 @@ def spread_labels(x, classes, n_classes, random_state):
     if len(unknown):
         sample = np.concatenate(
             [
-                random_state.permutation(known)[: MAX_GRAPH_ROWS // 2],
+                random_state.permutation(known)[: MAX_SPREAD_ROWS // 2],
                 random_state.permutation(unknown),
             ]
-        )[:MAX_GRAPH_ROWS]
+        )[:MAX_SPREAD_ROWS]
         start = np.zeros((len(sample), n_classes))
         is_known = classes[sample] >= 0
         start[is_known, classes[sample[is_known]]] = 1.0

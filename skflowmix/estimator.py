@@ -21,6 +21,7 @@ from skflowmix._arrays import (
     resolve_device,
 )
 from skflowmix.checks import check_parameters, check_start, check_weights
+from skflowmix.counting import count_clusters
 from skflowmix.data import Standardizer, merge_identical_rows
 from skflowmix.fitting import (
     FitSettings,
@@ -103,6 +104,12 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
         The first partition counts as labels that are wrong with this probability:
         likelihood alone lets flexible components drift away from a right partition.
         At 1 it is only where training starts, as in the paper.
+    weight_concentration_prior : float or None, default=None
+        None uses all `n_components`. A number makes them the most there can be: the
+        number of clusters is found by merging groups that no valley separates, the
+        weights have a Dirichlet prior of this concentration (below 1 small components
+        shrink), and components that expect less than one row are dropped. Where the
+        start is given, only the prior acts.
     max_iter : int, default=200
         Largest number of epochs on the ELBO. An epoch has at most 256 steps, less
         than a pass over more than 262 144 rows.
@@ -142,9 +149,14 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
     Attributes
     ----------
     weights_ : ndarray of shape (n_components,)
-        Mixture weights, decreasing unless the start was given.
+        Mixture weights, decreasing unless the start was given. Zero for components
+        that are not in use: these come last.
+    n_components_in_use_ : int
+        Number of components with a weight, see `weight_concentration_prior`. The
+        others are not evaluated.
     means_ : ndarray of shape (n_components, n_features)
-        Means of the Gaussians that the components whiten by, in data units.
+        Means of the Gaussians that the components whiten by, in data units; of all
+        rows for components that are not in use.
     covariances_ : ndarray of shape (n_components, n_features, n_features)
         Their covariances, in data units.
     labels_ : ndarray of shape (n_samples,)
@@ -226,6 +238,10 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
         "temperature": [Interval(Real, 0.0, None, closed="neither")],
         "temperature_decay": [Interval(Real, 0.0, None, closed="left")],
         "label_noise": [Interval(Real, 0.0, 1.0, closed="right")],
+        "weight_concentration_prior": [
+            None,
+            Interval(Real, 0.0, None, closed="neither"),
+        ],
         "max_iter": [Interval(Integral, 0, None, closed="left")],
         "n_iter_init": [Interval(Integral, 0, None, closed="left")],
         "tol": [Interval(Real, 0.0, None, closed="left")],
@@ -264,6 +280,7 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
         temperature=1.0,
         temperature_decay=1e-3,
         label_noise=0.05,
+        weight_concentration_prior=None,
         max_iter=200,
         n_iter_init=15,
         tol=1e-3,
@@ -295,6 +312,7 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
         self.temperature = temperature
         self.temperature_decay = temperature_decay
         self.label_noise = label_noise
+        self.weight_concentration_prior = weight_concentration_prior
         self.max_iter = max_iter
         self.n_iter_init = n_iter_init
         self.tol = tol
@@ -410,7 +428,9 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
         best = best_candidate(candidates)
         if not (warm or self._start_is_given()):
             best.sort()
-        for name, value in self._fitted_attributes(best, standardizer).items():
+            if self.weight_concentration_prior is not None:
+                best.drop_unused(int(kept.sum()))
+        for name, value in self._fitted_attributes(best, rows).items():
             setattr(self, name, value)
         self._sample_seeds = LockedSeeds(int(random_state.randint(2**31)))
         self._summarize(X, sample_weight)
@@ -448,10 +468,15 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
             )
             return [nearest_mean_responsibilities(rows.x, means)]
         if isinstance(init, str) or hasattr(init, "fit_predict"):
+            n_components = self.n_components
+            if self.weight_concentration_prior is not None:
+                n_components = count_clusters(
+                    rows.x, rows.weights, n_components, random_state, standardizer.scale
+                )
             proposals = propose_partitions(
                 rows.x,
                 rows.weights,
-                self.n_components,
+                n_components,
                 init,
                 random_state,
                 self.n_init,
@@ -491,7 +516,6 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
                 ) from error
             if self.weights_init is not None:
                 gaussians.weights = np.asarray(self.weights_init, dtype=np.float64)
-        standardizer = rows.standardizer
 
         def on_epoch(record, make_candidate):
             epoch = context.subcontext(f"{record['phase']} epoch")
@@ -504,7 +528,7 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
             return epoch.call_on_fit_task_end(
                 estimator=self,
                 reconstruction_attributes=lambda: self._fitted_attributes(
-                    make_candidate(), standardizer
+                    make_candidate(), rows
                 ),
                 **seen,
             )
@@ -521,23 +545,33 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
         )
         candidate.stopped |= context.call_on_fit_task_end(
             estimator=self,
-            reconstruction_attributes=lambda: self._fitted_attributes(
-                candidate, standardizer
-            ),
+            reconstruction_attributes=lambda: self._fitted_attributes(candidate, rows),
             **seen,
         )
         return candidate
 
-    def _fitted_attributes(self, candidate, standardizer):
-        gaussians = candidate.gaussians
+    def _fitted_attributes(self, candidate, rows):
+        standardizer, gaussians = rows.standardizer, candidate.gaussians
         elbo = [record for record in candidate.history if record["phase"] == "elbo"]
+        weights = candidate.model.log_weights.detach().exp().numpy()
+        n_unused = self.n_components - len(weights)
+        means, covariances = gaussians.means, gaussians.covariances
+        if n_unused:
+            mean = np.average(rows.x, axis=0, weights=rows.weights)
+            covariance = np.atleast_2d(np.cov(rows.x.T, ddof=0, aweights=rows.weights))
+            weights = np.pad(weights, (0, n_unused))
+            means = np.concatenate([means, np.tile(mean, (n_unused, 1))])
+            covariances = np.concatenate(
+                [covariances, np.tile(covariance, (n_unused, 1, 1))]
+            )
         scale = standardizer.scale
         with np.errstate(over="ignore"):
-            covariances = gaussians.covariances * scale[:, None] * scale
+            covariances = covariances * scale[:, None] * scale
         return {
             "module_": candidate.model,
-            "weights_": candidate.model.log_weights.detach().exp().numpy(),
-            "means_": standardizer.inverse_transform(gaussians.means),
+            "weights_": weights,
+            "n_components_in_use_": candidate.model.n_components,
+            "means_": standardizer.inverse_transform(means),
             "covariances_": covariances,
             "converged_": candidate.converged,
             "history_": candidate.history,

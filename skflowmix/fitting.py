@@ -54,6 +54,7 @@ class FitSettings:
     temperature: float
     temperature_decay: float
     label_noise: float
+    weight_concentration_prior: float | None
     max_iter: int
     n_iter_init: int
     tol: float
@@ -156,9 +157,17 @@ class Candidate:
 
     def sort(self) -> None:
         """Order the components by decreasing weight."""
-        order = self.model.log_weights.argsort(descending=True, stable=True)
-        self.model.permute_(order)
-        self.gaussians = self.gaussians[order.numpy()]
+        self._take(self.model.log_weights.argsort(descending=True, stable=True))
+
+    def drop_unused(self, n_rows: int) -> None:
+        """Drop components that expect less than one of so many rows."""
+        expected_rows = self.model.log_weights.exp() * n_rows
+        expected_rows[expected_rows.argmax()] = n_rows
+        self._take(torch.nonzero(expected_rows >= 1).flatten())
+
+    def _take(self, index: Tensor) -> None:
+        self.model.permute_(index)
+        self.gaussians = self.gaussians[index.numpy()]
 
 
 # Receives each epoch's record and a function that copies the model as it stands;
@@ -352,7 +361,12 @@ def fit_candidate(
         outcome = fit.run(
             "elbo",
             ElboObjective(
-                working, fit.train_rows, fit.held_out, temperature, settings.label_noise
+                working,
+                fit.train_rows,
+                fit.held_out,
+                temperature,
+                settings.label_noise,
+                settings.weight_concentration_prior or 1.0,
             ),
             [*fit.trained, working.weight_logits, working.temperature],
             settings.max_iter,

@@ -2,8 +2,82 @@
 
 import numpy as np
 from scipy.sparse import csr_array, diags_array
+from scipy.spatial.distance import pdist, squareform
+from sklearn.neighbors import NearestNeighbors
 
-__all__ = ["normalized_graph"]
+__all__ = [
+    "N_NEIGHBORS",
+    "Landmarks",
+    "draw_rows",
+    "nearest",
+    "normalized_graph",
+    "one_hot",
+]
+
+# Graphs and linkages see at most this many rows, drawn by weight; the rest follow
+# their nearest neighbours.
+MAX_GRAPH_ROWS = 3000
+N_NEIGHBORS = 10
+
+
+def draw_rows(sample_weight, size, random_state):
+    """Draw the indices of at most `size` different rows, heavy ones more likely."""
+    n = len(sample_weight)
+    if n <= size:
+        return np.arange(n)
+    # Exponential races: the law of successive draws without replacement.
+    races = random_state.exponential(size=n) / sample_weight
+    return np.sort(np.argpartition(races, size)[:size])
+
+
+def nearest(x, queries, k):
+    """Find the rows of `x` nearest to each query: indices (m, k)."""
+    algorithm = "kd_tree" if x.shape[1] <= 5 else "brute"
+    index = NearestNeighbors(n_neighbors=min(k, len(x)), algorithm=algorithm)
+    return index.fit(x).kneighbors(queries, return_distance=False)
+
+
+def one_hot(labels, n_components):
+    """Turn labels into responsibilities (n, K)."""
+    responsibilities = np.zeros((len(labels), n_components))
+    responsibilities[np.arange(len(labels)), labels] = 1.0
+    return responsibilities
+
+
+class Landmarks:
+    """The rows that graphs and linkages see, and the way back to all rows."""
+
+    def __init__(self, x, sample_weight, random_state):
+        self.all_rows = x
+        self.index = draw_rows(sample_weight, MAX_GRAPH_ROWS, random_state)
+        self.n = len(self.index)
+        self.x = x[self.index]
+        # Rows drawn by weight already stand for it.
+        drawn = self.n < len(x)
+        self.weight = np.ones(self.n) if drawn else sample_weight
+        self.distances = squareform(pdist(self.x))
+        np.fill_diagonal(self.distances, np.inf)
+        k = min(N_NEIGHBORS, self.n - 1)
+        near = np.argpartition(self.distances, k - 1, axis=1)[:, :k]
+        lengths = np.take_along_axis(self.distances, near, axis=1)
+        order = np.argsort(lengths, axis=1, kind="stable")
+        self.neighbors = np.take_along_axis(near, order, axis=1)
+        self.neighbor_distances = np.take_along_axis(lengths, order, axis=1)
+        self._voters = None
+
+    def spread(self, labels, n_components):
+        """Carry labels of the landmarks to all rows: one-hot (n, K)."""
+        if self.n == len(self.all_rows):
+            return one_hot(labels, n_components)
+        if self._voters is None:
+            self._voters = nearest(self.x, self.all_rows, 3)
+        votes = np.zeros((len(self.all_rows), n_components), dtype=np.float32)
+        rows = np.arange(len(votes))
+        for column, worth in enumerate((1.5, 1.0, 1.0)):
+            votes[rows, labels[self._voters[:, column]]] += worth
+        spread = votes.argmax(axis=1)
+        spread[self.index] = labels
+        return one_hot(spread, n_components)
 
 
 def normalized_graph(distances, neighbors):

@@ -56,6 +56,12 @@ class FittedMixture(BaseEstimator):
             device=device,
         )
 
+    def _table(self, X, question, unused):
+        """One column per component; those not in use are not evaluated."""
+        table = self._evaluate(self._check_rows(X), question)
+        n_unused = len(self.weights_) - self.module_.n_components
+        return np.pad(table, ((0, 0), (0, n_unused)), constant_values=unused)
+
     def component_log_prob(self, X):
         """Log-density of every component at every row.
 
@@ -67,10 +73,11 @@ class FittedMixture(BaseEstimator):
         Returns
         -------
         log_prob : ndarray of shape (n_samples, n_components)
-            log p(x|z=k), in nats, for densities in data units; dtype of X.
+            log p(x|z=k), in nats, for densities in data units; dtype of X. -inf for
+            components that are not in use.
         """
-        X = self._check_rows(X)
-        return self._evaluate(X, MixtureOfFlows.component_log_prob) - self._log_scale
+        table = self._table(X, MixtureOfFlows.component_log_prob, -np.inf)
+        return table - self._log_scale
 
     def score_samples(self, X):
         """Log-likelihood of every row.
@@ -139,7 +146,7 @@ class FittedMixture(BaseEstimator):
         responsibilities : ndarray of shape (n_samples, n_components)
             Rows sum to one; dtype of X.
         """
-        return self._evaluate(self._check_rows(X), MixtureOfFlows.responsibilities)
+        return self._table(X, MixtureOfFlows.responsibilities, 0.0)
 
     def posterior_proba(self, X):
         """Amortised posterior q(z=k|x): one small network, no flow.
@@ -154,7 +161,7 @@ class FittedMixture(BaseEstimator):
         q : ndarray of shape (n_samples, n_components)
             Rows sum to one; dtype of X.
         """
-        return self._evaluate(self._check_rows(X), MixtureOfFlows.posterior_proba)
+        return self._table(X, MixtureOfFlows.posterior_proba, 0.0)
 
     def predict(self, X):
         """Most probable component of every row.
@@ -207,7 +214,7 @@ class FittedMixture(BaseEstimator):
         random_state = check_random_state(random_state)
         if component is None:
             weights = self.weights_ / self.weights_.sum()
-            counts = random_state.multinomial(n_samples, weights)
+            counts = random_state.multinomial(n_samples, weights[:n_components])
             labels = np.repeat(np.arange(n_components), counts)
         elif isinstance(component, (int, np.integer)) and 0 <= component < n_components:
             labels = np.full(n_samples, int(component))
@@ -228,7 +235,7 @@ class FittedMixture(BaseEstimator):
 
     def _n_parameters(self):
         """Free parameters of the density; q(z|x) does not count."""
-        n_components, n_features = self.means_.shape
+        n_components, n_features = self.module_.n_components, self.n_features_in_
         of_flows = sum(flows.n_parameters for flows in self.module_.flows())
         of_gaussians = n_components * (n_features + n_features * (n_features + 1) // 2)
         return of_flows + of_gaussians + n_components - 1

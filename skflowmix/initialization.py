@@ -11,24 +11,24 @@ import numpy as np
 from scipy.linalg import solve_triangular
 from scipy.sparse import eye_array
 from scipy.sparse.linalg import ArpackError, eigsh
-from scipy.spatial.distance import pdist, squareform
 from scipy.special import logsumexp, softmax
 from sklearn.base import clone
 from sklearn.cluster import KMeans, kmeans_plusplus
 from sklearn.metrics import adjusted_rand_score
 from sklearn.mixture import GaussianMixture
-from sklearn.neighbors import NearestNeighbors
 from sklearn.utils.validation import has_fit_parameter
 
-from skflowmix.graphs import normalized_graph
+from skflowmix.graphs import (
+    Landmarks,
+    draw_rows,
+    nearest,
+    normalized_graph,
+    one_hot,
+)
 
 INIT_METHODS = ("auto", "kmeans", "k-means++", "gmm", "spectral", "linkage", "random")
 
-# Graphs and linkages see at most this many rows, drawn by weight; the rest follow
-# their nearest neighbours.
-MAX_GRAPH_ROWS = 3000
 MAX_MODEL_ROWS = 20_000
-N_NEIGHBORS = 10
 GINI_THRESHOLD = 0.3
 SAME_PARTITION_ARI = 0.98
 # Columns whose spreads in data units differ by less than this factor are taken to be
@@ -148,7 +148,7 @@ def score_partition(x, sample_weight, responsibilities, random_state):
     x = rescale_columns(x, sample_weight)
     if len(x) < 3:
         return 0.0
-    landmarks = _Landmarks(x, sample_weight, random_state)
+    landmarks = Landmarks(x, sample_weight, random_state)
     return _score(
         landmarks, responsibilities[landmarks.index], _kernel_score(landmarks)
     )
@@ -167,7 +167,7 @@ def nearest_mean_responsibilities(x, means):
     ndarray of shape (n, K)
         One-hot rows.
     """
-    return _one_hot(_nearest(means, x, 1)[:, 0], len(means))
+    return one_hot(nearest(means, x, 1)[:, 0], len(means))
 
 
 def rescale_columns(x, sample_weight, column_scales=None):
@@ -189,22 +189,6 @@ def rescale_columns(x, sample_weight, column_scales=None):
     return x / scale
 
 
-def _one_hot(labels, n_components):
-    responsibilities = np.zeros((len(labels), n_components))
-    responsibilities[np.arange(len(labels)), labels] = 1.0
-    return responsibilities
-
-
-def _draw_rows(sample_weight, size, random_state):
-    """Draw the indices of at most `size` different rows, heavy ones more likely."""
-    n = len(sample_weight)
-    if n <= size:
-        return np.arange(n)
-    # Exponential races: the law of successive draws without replacement.
-    races = random_state.exponential(size=n) / sample_weight
-    return np.sort(np.argpartition(races, size)[:size])
-
-
 def _is_constant(sample_weight):
     return np.ptp(sample_weight) < 1e-9
 
@@ -212,57 +196,14 @@ def _is_constant(sample_weight):
 def _weighted_rows(x, sample_weight, size, random_state):
     """Rows whose plain count stands for their weight, for unweighted learners."""
     if _is_constant(sample_weight):
-        return x[_draw_rows(sample_weight, size, random_state)]
+        return x[draw_rows(sample_weight, size, random_state)]
     probability = sample_weight / sample_weight.sum()
     drawn = random_state.choice(len(x), min(2 * len(x), size), p=probability)
     return x[np.sort(drawn)]
 
 
-def _nearest(x, queries, k):
-    """Find the rows of `x` nearest to each query: indices (m, k)."""
-    algorithm = "kd_tree" if x.shape[1] <= 5 else "brute"
-    index = NearestNeighbors(n_neighbors=min(k, len(x)), algorithm=algorithm)
-    return index.fit(x).kneighbors(queries, return_distance=False)
-
-
-class _Landmarks:
-    """The rows that graphs and linkages see, and the way back to all rows."""
-
-    def __init__(self, x, sample_weight, random_state):
-        self.all_rows = x
-        self.index = _draw_rows(sample_weight, MAX_GRAPH_ROWS, random_state)
-        self.n = len(self.index)
-        self.x = x[self.index]
-        # Rows drawn by weight already stand for it.
-        drawn = self.n < len(x)
-        self.weight = np.ones(self.n) if drawn else sample_weight
-        self.distances = squareform(pdist(self.x))
-        np.fill_diagonal(self.distances, np.inf)
-        k = min(N_NEIGHBORS, self.n - 1)
-        near = np.argpartition(self.distances, k - 1, axis=1)[:, :k]
-        lengths = np.take_along_axis(self.distances, near, axis=1)
-        order = np.argsort(lengths, axis=1, kind="stable")
-        self.neighbors = np.take_along_axis(near, order, axis=1)
-        self.neighbor_distances = np.take_along_axis(lengths, order, axis=1)
-        self._voters = None
-
-    def spread(self, labels, n_components):
-        """Carry labels of the landmarks to all rows: one-hot (n, K)."""
-        if self.n == len(self.all_rows):
-            return _one_hot(labels, n_components)
-        if self._voters is None:
-            self._voters = _nearest(self.x, self.all_rows, 3)
-        votes = np.zeros((len(self.all_rows), n_components), dtype=np.float32)
-        rows = np.arange(len(votes))
-        for column, worth in enumerate((1.5, 1.0, 1.0)):
-            votes[rows, labels[self._voters[:, column]]] += worth
-        spread = votes.argmax(axis=1)
-        spread[self.index] = labels
-        return _one_hot(spread, n_components)
-
-
 def _kmeans(x, sample_weight, n_components, random_state):
-    rows = _draw_rows(sample_weight, MAX_MODEL_ROWS, random_state)
+    rows = draw_rows(sample_weight, MAX_MODEL_ROWS, random_state)
     weight = np.ones(len(rows)) if len(rows) < len(x) else sample_weight
     model = KMeans(n_components, n_init=3, random_state=random_state)
     model.fit(x[rows], sample_weight=weight)
@@ -270,7 +211,7 @@ def _kmeans(x, sample_weight, n_components, random_state):
 
 
 def _kmeans_seeding(x, sample_weight, n_components, random_state):
-    rows = _draw_rows(sample_weight, MAX_MODEL_ROWS, random_state)
+    rows = draw_rows(sample_weight, MAX_MODEL_ROWS, random_state)
     weight = np.ones(len(rows)) if len(rows) < len(x) else sample_weight
     centers, _ = kmeans_plusplus(
         x[rows], n_components, sample_weight=weight, random_state=random_state
@@ -290,13 +231,13 @@ def _random(x, sample_weight, n_components, random_state):
 
 
 def _spectral(x, sample_weight, n_components, random_state):
-    landmarks = _Landmarks(x, sample_weight, random_state)
-    labels = _spectral_labels(landmarks, n_components, random_state)
+    landmarks = Landmarks(x, sample_weight, random_state)
+    labels = spectral_labels(landmarks, n_components, random_state)
     return landmarks.spread(labels, n_components)
 
 
 def _linkage(x, sample_weight, n_components, random_state):
-    landmarks = _Landmarks(x, sample_weight, random_state)
+    landmarks = Landmarks(x, sample_weight, random_state)
     return landmarks.spread(_linkage_labels(landmarks, n_components), n_components)
 
 
@@ -325,12 +266,12 @@ def _from_clusterer(x, sample_weight, n_components, clusterer, random_state):
     found = model.labels_ if hasattr(model, "labels_") else model.predict(rows)
     labels = np.array(found, dtype=np.intp)
     if rows is not x:
-        labels = labels[_nearest(rows, x, 1)[:, 0]]
+        labels = labels[nearest(rows, x, 1)[:, 0]]
     noise = labels < 0
     if noise.all():
         labels[:] = 0
     elif noise.any():
-        owner = _nearest(x[~noise], x[noise], 1)[:, 0]
+        owner = nearest(x[~noise], x[noise], 1)[:, 0]
         labels[noise] = labels[~noise][owner]
     n_found = len(np.unique(labels))
     if n_found > n_components:
@@ -338,7 +279,7 @@ def _from_clusterer(x, sample_weight, n_components, clusterer, random_state):
             f"The clusterer given as init_params found {n_found} clusters, more than "
             f"n_components={n_components}."
         )
-    return _one_hot(_split_to(labels, x, n_components, random_state), n_components)
+    return one_hot(_split_to(labels, x, n_components, random_state), n_components)
 
 
 def _split_to(labels, x, n_components, random_state):
@@ -353,7 +294,7 @@ def _split_to(labels, x, n_components, random_state):
     return labels
 
 
-def _spectral_labels(landmarks, n_components, random_state):
+def spectral_labels(landmarks, n_components, random_state):
     """Normalised cut of the k-NN graph with locally scaled weights.
 
     References
@@ -474,14 +415,14 @@ def _linkage_labels(landmarks, n_components):
 
 
 def _ranked_candidates(x, sample_weight, n_components, random_state):
-    landmarks = _Landmarks(x, sample_weight, random_state)
+    landmarks = Landmarks(x, sample_weight, random_state)
     model = KMeans(n_components, n_init=3, random_state=random_state)
     starts = {
-        "spectral": _spectral_labels(landmarks, n_components, random_state),
+        "spectral": spectral_labels(landmarks, n_components, random_state),
         "linkage": _linkage_labels(landmarks, n_components),
         "kmeans": model.fit_predict(landmarks.x, sample_weight=landmarks.weight),
     }
-    starts = {name: _one_hot(labels, n_components) for name, labels in starts.items()}
+    starts = {name: one_hot(labels, n_components) for name, labels in starts.items()}
     candidates = [(name, starts[name]) for name in ("spectral", "linkage")]
     for name, start in starts.items():
         soft = _expectation_maximisation(landmarks, start)
@@ -589,7 +530,7 @@ def _score(landmarks, responsibilities, kernel_score):
     if gain > 0:
         return gain
     labels = responsibilities.argmax(axis=1)
-    hard = _one_hot(labels, responsibilities.shape[1])
+    hard = one_hot(labels, responsibilities.shape[1])
     elsewhere = np.mean(labels[landmarks.neighbors[:, :5]] != labels[:, None], axis=1)
     mass = weight @ hard
     # An empty cluster is no better than one whose neighbours are all elsewhere.

@@ -327,7 +327,8 @@ class MixtureOfFlows(nn.Module):
         return self.common.inverse(y.unsqueeze(0)).squeeze(0)
 
     def permute_(self, index: Tensor) -> None:
-        """Reorder the components in place."""
+        """Reorder the components, or keep some of them, in place."""
+        self.n_components = len(index)
         self.inner, self.outer = self.inner.select(index), self.outer.select(index)
         self.posterior.permute_(index)
         self.weight_logits.data = self.weight_logits.data[index]

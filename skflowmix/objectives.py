@@ -290,6 +290,9 @@ class ElboObjective(_Objective):
     label_noise : float, default=1.0
         Probability that a first responsibility is wrong; at 1 they do not matter and
         this is the ELBO alone.
+    concentration : float, default=1.0
+        The weights have a Dirichlet prior of this concentration, and are those of
+        largest posterior probability: below 1 small components shrink.
 
     References
     ----------
@@ -304,8 +307,10 @@ class ElboObjective(_Objective):
         held_out: Rows,
         temperature: Temperature,
         label_noise: float = 1.0,
+        concentration: float = 1.0,
     ):
         super().__init__(model, train, held_out)
+        self.concentration = concentration
         self.temperature = temperature
         self.label_noise = label_noise
         self.n_steps = 0
@@ -336,4 +341,10 @@ class ElboObjective(_Objective):
         log_labels = torch.log((1 - self.label_noise) * agreement + self.label_noise)
         log_prior = model.log_weights + log_labels
         log_ratio = (log_prior - log_q).masked_fill(~chosen, 0.0)
-        return cross_entropy - expected - batch.batch_mean((q * log_ratio).sum(1))
+        log_dirichlet = (self.concentration - 1) * model.log_weights.sum()
+        return (
+            cross_entropy
+            - expected
+            - batch.batch_mean((q * log_ratio).sum(1))
+            - log_dirichlet / self.n_rows
+        )

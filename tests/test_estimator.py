@@ -20,6 +20,7 @@ from sklearn.base import clone
 from sklearn.cluster import HDBSCAN, AgglomerativeClustering, KMeans
 from sklearn.datasets import make_blobs
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
+from sklearn.metrics import adjusted_rand_score
 from sklearn.mixture import GaussianMixture
 from sklearn.model_selection import GridSearchCV, cross_val_score, cross_validate
 from sklearn.pipeline import make_pipeline
@@ -52,6 +53,66 @@ def blobs(n_samples=90, seed=0):
     """Rows of three blobs far apart, and which one each is from."""
     centers = [[0, 0], [20, 0], [0, 20]]
     return make_blobs(n_samples, centers=centers, random_state=seed)
+
+
+# Components that are not in use.
+
+
+@pytest.fixture(scope="module")
+def spare():
+    """A model of three blobs that could have had seven components."""
+    X, _ = blobs(150)
+    return trained(7, weight_concentration_prior=0.5).fit(X)
+
+
+def test_the_number_of_components_is_found(spare):
+    _, y = blobs(150)
+    assert spare.n_components_in_use_ == spare.module_.n_components == 3
+    assert adjusted_rand_score(y, spare.labels_) == 1
+    assert_allclose(spare.weights_, [1 / 3, 1 / 3, 1 / 3, 0, 0, 0, 0], atol=0.02)
+    assert spare.weights_.sum() == pytest.approx(1)
+    assert_array_equal(spare.weights_[3:], 0)
+
+
+def test_components_not_in_use_answer_without_cost(spare):
+    X, _ = blobs(50, seed=1)
+    for table in (spare.predict_proba(X), spare.posterior_proba(X)):
+        assert table.shape == (50, 7)
+        assert_array_equal(table[:, 3:], 0)
+        assert_allclose(table.sum(1), 1)
+    log_prob = spare.component_log_prob(X)
+    assert_array_equal(log_prob[:, 3:], -np.inf)
+    with np.errstate(divide="ignore"):
+        whole = logsumexp(log_prob + np.log(spare.weights_), axis=1)
+    assert_allclose(spare.score_samples(X), whole)
+    assert_array_equal(spare.means_[3:], np.tile(spare.means_[3], (4, 1)))
+    assert_allclose(spare.means_[3], blobs(150)[0].mean(0))
+    assert_allclose(spare.covariances_[3], np.cov(blobs(150)[0].T, ddof=0))
+    assert set(spare.sample(200, random_state=0)[1]) == {0, 1, 2}
+    with pytest.raises(ValueError, match="component must be an integer from 0 to 2"):
+        spare.sample(component=3)
+    assert np.isfinite([spare.bic(X), spare.aic(X), spare.score(X)]).all()
+
+
+def test_training_goes_on_with_the_components_in_use(spare):
+    X, y = blobs(150)
+    further = trained(7, weight_concentration_prior=0.5, warm_start=True).fit(X).fit(X)
+    assert further.n_components_in_use_ == 3
+    assert further.weights_.shape == (7,)
+    assert adjusted_rand_score(y, further.predict(X)) == 1
+
+
+def test_without_the_prior_all_components_are_used():
+    X, _ = blobs()
+    model = small(5).fit(X)
+    assert model.n_components_in_use_ == 5
+    assert (model.weights_ > 0).all()
+    given = small(
+        5, weight_concentration_prior=0.5, means_init=X[:5], tol=1e-3, max_iter=3
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        assert given.fit(X).n_components_in_use_ == 5
 
 
 # The answers fit together.

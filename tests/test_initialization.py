@@ -6,7 +6,7 @@ from sklearn.cluster import DBSCAN, AgglomerativeClustering, KMeans
 from sklearn.datasets import make_circles, make_moons
 from sklearn.metrics import adjusted_rand_score
 
-from skflowmix import initialization
+from skflowmix import graphs, initialization
 from skflowmix.initialization import (
     INIT_METHODS,
     nearest_mean_responsibilities,
@@ -166,7 +166,7 @@ def test_a_far_row_does_not_take_a_component(init):
 
 @pytest.mark.parametrize("init", ["auto", "spectral", "linkage", "gmm", "kmeans"])
 def test_many_rows_follow_their_landmarks(init, monkeypatch):
-    monkeypatch.setattr(initialization, "MAX_GRAPH_ROWS", 300)
+    monkeypatch.setattr(graphs, "MAX_GRAPH_ROWS", 300)
     monkeypatch.setattr(initialization, "MAX_MODEL_ROWS", 300)
     rng = np.random.RandomState(0)
     labels = np.arange(2000) % 3

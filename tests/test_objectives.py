@@ -83,6 +83,21 @@ def count_dense_tables(model, monkeypatch):
 # The ELBO.
 
 
+def test_weights_of_largest_posterior_probability():
+    """Where counts grow by the concentration less one, the gradient is zero."""
+    model, data = make_model(n_transforms=0), make_rows()
+    posterior = model.posterior_logits(data.x).softmax(1).detach()
+    for concentration in (0.5, 1.0, 7.0):
+        counts = data.weights / data.mean_weight @ posterior + concentration - 1
+        model.weight_logits.data = counts.log()
+        objective = ElboObjective(
+            model, data, data, Temperature(1.0, 0.0), concentration=concentration
+        )
+        objective.loss(torch.arange(len(data))).backward()
+        assert model.weight_logits.grad.abs().max() < 1e-8
+        model.zero_grad()
+
+
 @given(
     seed=st.integers(0, 1000),
     n_components=st.integers(1, 5),
