@@ -7,23 +7,26 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from skflowmix.nn import StackedLinear, StackedMLP, autoregressive_masks
-from skflowmix.transforms import (
-    Affine,
-    ElementwiseMap,
-    RationalQuadraticSpline,
-    Recorded,
-)
+from skflowmix.nn import Recorded, StackedLinear, StackedMLP, autoregressive_masks
+from skflowmix.transforms import Affine, ElementwiseMap, RationalQuadraticSpline
 
 __all__ = ["FLOWS", "Autoregressive", "Coupling", "FlowFamily", "FlowStack"]
 
 # Conditioners see no further than this; a map acts on everything.
 CONDITIONER_BOUND = 5.0
 
+# Gradients of a layer's input and of its conditioner's parameters, given those of its
+# output (K, D, N) and log-determinant (K, 1, N); the first only if asked for.
+LayerBackward = Callable[[Tensor, Tensor, bool], tuple[Tensor | None, list[Tensor]]]
 
-def _clamp_backward(grad: Tensor, x: Tensor) -> Tensor:
+
+def _clamp(x: Tensor) -> Tensor:
+    return x.clamp(-CONDITIONER_BOUND, CONDITIONER_BOUND)
+
+
+def _clamp_backward(grad: Tensor, clamped: Tensor) -> Tensor:
     bound = CONDITIONER_BOUND
-    return torch.ops.aten.hardtanh_backward(grad, x, -bound, bound)
+    return torch.ops.aten.hardtanh_backward(grad, clamped, -bound, bound)
 
 
 def _slices(index: list[int]) -> list[tuple[slice, slice]]:
@@ -41,7 +44,74 @@ def _slices(index: list[int]) -> list[tuple[slice, slice]]:
     return slices
 
 
-class Coupling(nn.Module):
+class _Layer(nn.Module):
+    """A conditioner and its element-wise map; arrays inside are (K, D, N)."""
+
+    conditioner: StackedMLP
+    elementwise: ElementwiseMap
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Map x (K, N, D) to z (K, N, D) and log-determinants (K, N)."""
+        return _evaluate([self], x)
+
+    def inverse(self, z: Tensor) -> Tensor:
+        """Return the x that `forward` maps to z."""
+        return self.invert(z.transpose(1, 2)).transpose(1, 2)
+
+    def record(
+        self, x: Tensor, parameters: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor, LayerBackward]:
+        """Map x to z and log-slopes, with a backward by hand.
+
+        `parameters` are the conditioner's effective ones.
+        """
+        raise NotImplementedError
+
+    def invert(self, z: Tensor) -> Tensor:
+        """Return the x that `record` maps to z."""
+        raise NotImplementedError
+
+    def _condition(self, bounded: Tensor) -> Tensor:
+        """Parameters (K, columns, n_parameters, N) of the maps."""
+        outputs = self.conditioner(bounded.transpose(1, 2)).transpose(1, 2)
+        return outputs.unflatten(1, (-1, self.elementwise.n_parameters))
+
+
+def _evaluate(layers: Sequence[_Layer], x: Tensor) -> tuple[Tensor, Tensor]:
+    """Images (K, N, D) of x under all layers, and log-determinants (K, N).
+
+    One function for autograd, which works on some rows at a time.
+    """
+    needs_input = x.requires_grad
+    own_parameters = [layer.conditioner.effective_parameters() for layer in layers]
+    flat_parameters = [p for own in own_parameters for p in own]
+
+    def record(x, *parameters):
+        remaining = iter(parameters)
+        z = x.transpose(1, 2).contiguous()
+        log_det, backwards = z.new_zeros(len(z), z.shape[2]), []
+        for layer, own in zip(layers, own_parameters, strict=True):
+            z, log_slope, layer_backward = layer.record(
+                z, [next(remaining) for _ in own]
+            )
+            log_det += log_slope.sum(1)
+            backwards.append(layer_backward)
+
+        def backward(grad_z, grad_log_det):
+            grad = grad_z.transpose(1, 2).contiguous()
+            grad_log_det = grad_log_det.unsqueeze(1).contiguous()
+            gradients: list[Tensor] = []
+            for i in reversed(range(len(layers))):
+                grad, own = backwards[i](grad, grad_log_det, needs_input or i > 0)
+                gradients = own + gradients
+            return grad.transpose(1, 2) if needs_input else None, *gradients
+
+        return z.transpose(1, 2), log_det, backward
+
+    return Recorded.apply(record, x, *flat_parameters)
+
+
+class Coupling(_Layer):
     """Half of the columns parametrise the map of the other half.
 
     Layer ``position`` splits the columns by one bit of their index, so that any two
@@ -99,57 +169,59 @@ class Coupling(nn.Module):
             generator=generator,
         )
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Map x (K, N, D) to z (K, N, D) and log-determinants (K, N)."""
-        needs_input = x.requires_grad
+    def record(self, x, parameters):
+        """See `_Layer`."""
+        changed, given = self._split(x)
+        bounded = _clamp(given)
+        outputs, conditioner_backward = self.conditioner.record(bounded, parameters)
+        maps = outputs.unflatten(1, (len(self.changed), -1))
+        value, log_slope, map_backward = self.elementwise.record(changed, maps)
 
-        def record(x, *_parameters):
-            changed, given = self._split(x)
-            bounded = given.clamp(-CONDITIONER_BOUND, CONDITIONER_BOUND)
-            outputs, conditioner_backward = self.conditioner.record(bounded)
-            value, log_slope, map_backward = self.elementwise.record(
-                changed, outputs.unflatten(2, (len(self.changed), -1))
+        def backward(grad_z: Tensor, grad_log: Tensor, needs_input: bool):
+            on_changed, on_maps = map_backward(
+                self._take(grad_z, self.changed, self._changed_slices), grad_log
             )
+            on_given, on_parameters = conditioner_backward(
+                on_maps.flatten(1, 2), needs_input
+            )
+            if not needs_input:
+                return None, on_parameters
+            on_x = self._replace(grad_z, on_changed)
+            if on_given is not None:
+                on_given = _clamp_backward(on_given, bounded)
+                for there, here in self._given_slices:
+                    on_x[:, there] += on_given[:, here]
+            return on_x, on_parameters
 
-            def backward(grad_z, grad_log_det):
-                on_changed, on_outputs = map_backward(
-                    grad_z.index_select(2, self.changed), grad_log_det.unsqueeze(2)
-                )
-                on_given, on_parameters = conditioner_backward(
-                    on_outputs.flatten(2), needs_input
-                )
-                if not needs_input:
-                    return None, *on_parameters
-                on_x = self._replace(grad_z, on_changed)
-                if on_given is not None:
-                    on_given = _clamp_backward(on_given, given)
-                    for there, here in self._given_slices:
-                        on_x[:, :, there] += on_given[:, :, here]
-                return on_x, *on_parameters
+        return self._replace(x, value), log_slope, backward
 
-            return self._replace(x, value), log_slope.sum(2), backward
-
-        return Recorded.apply(record, x, *self.conditioner.trained())
-
-    def inverse(self, z: Tensor) -> Tensor:
-        """Return the x that `forward` maps to z."""
+    def invert(self, z: Tensor) -> Tensor:
+        """See `_Layer`."""
         changed, given = self._split(z)
-        bounded = given.clamp(-CONDITIONER_BOUND, CONDITIONER_BOUND)
-        parameters = self.conditioner(bounded).unflatten(2, (len(self.changed), -1))
-        return self._replace(z, self.elementwise.inverse(changed, parameters))
+        maps = self._condition(_clamp(given))
+        return self._replace(z, self.elementwise.inverse(changed, maps))
 
     def _split(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return x.index_select(2, self.changed), x.index_select(2, self.given)
+        return (
+            self._take(x, self.changed, self._changed_slices),
+            self._take(x, self.given, self._given_slices),
+        )
+
+    @staticmethod
+    def _take(x: Tensor, index: Tensor, slices: list[tuple[slice, slice]]) -> Tensor:
+        if len(slices) == 1:
+            return x[:, slices[0][0]]
+        return x.index_select(1, index)
 
     def _replace(self, x: Tensor, changed: Tensor) -> Tensor:
         """`index_copy`, which is slow, in slices."""
         x = x.clone(memory_format=torch.contiguous_format)
         for there, here in self._changed_slices:
-            x[:, :, there] = changed[:, :, here]
+            x[:, there] = changed[:, here]
         return x
 
 
-class Autoregressive(nn.Module):
+class Autoregressive(_Layer):
     """Each column's map is parametrised by the columns before it.
 
     Odd layers run through the columns backwards. For D = 1 (and for the first column
@@ -194,39 +266,29 @@ class Autoregressive(nn.Module):
             generator=generator,
         )
 
-    def _condition(self, x: Tensor) -> Tensor:
-        bounded = x.clamp(-CONDITIONER_BOUND, CONDITIONER_BOUND)
-        return self.conditioner(bounded).unflatten(2, (self.n_features, -1))
+    def record(self, x, parameters):
+        """See `_Layer`."""
+        bounded = _clamp(x)
+        outputs, conditioner_backward = self.conditioner.record(bounded, parameters)
+        maps = outputs.unflatten(1, (self.n_features, -1))
+        value, log_slope, map_backward = self.elementwise.record(x, maps)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Map x (K, N, D) to z (K, N, D) and log-determinants (K, N)."""
-        needs_input = x.requires_grad
-
-        def record(x, *_parameters):
-            bounded = x.clamp(-CONDITIONER_BOUND, CONDITIONER_BOUND)
-            outputs, conditioner_backward = self.conditioner.record(bounded)
-            value, log_slope, map_backward = self.elementwise.record(
-                x, outputs.unflatten(2, (self.n_features, -1))
+        def backward(grad_z: Tensor, grad_log: Tensor, needs_input: bool):
+            on_x, on_maps = map_backward(grad_z, grad_log)
+            on_bounded, on_parameters = conditioner_backward(
+                on_maps.flatten(1, 2), needs_input
             )
+            if on_bounded is not None:
+                on_x.add_(_clamp_backward(on_bounded, bounded))
+            return on_x, on_parameters
 
-            def backward(grad_z, grad_log_det):
-                on_x, on_outputs = map_backward(grad_z, grad_log_det.unsqueeze(2))
-                on_bounded, on_parameters = conditioner_backward(
-                    on_outputs.flatten(2), needs_input
-                )
-                if on_bounded is not None:
-                    on_x.add_(_clamp_backward(on_bounded, x))
-                return on_x, *on_parameters
+        return value, log_slope, backward
 
-            return value, log_slope.sum(2), backward
-
-        return Recorded.apply(record, x, *self.conditioner.trained())
-
-    def inverse(self, z: Tensor) -> Tensor:
-        """Return the x that `forward` maps to z, column after column: D passes."""
+    def invert(self, z: Tensor) -> Tensor:
+        """See `_Layer`; column after column, in D passes."""
         x = torch.zeros_like(z)
         for _ in range(self.n_features):
-            x = self.elementwise.inverse(z, self._condition(x))
+            x = self.elementwise.inverse(z, self._condition(_clamp(x)))
         return x
 
 
@@ -314,19 +376,19 @@ class FlowStack(nn.Module):
         log_abs_det_jacobian : Tensor of shape (K, N)
             Log-determinants of the Jacobian, in nats.
         """
-        log_dets = []
-        for layer in self.layers:
-            x, log_det = layer(x)
-            log_dets.append(log_det)
-        if not log_dets:
-            return x, x.new_zeros(x.shape[:2])
-        return x, torch.stack(log_dets).sum(0)
+        layers = self._layers
+        return _evaluate(layers, x) if layers else (x, x.new_zeros(x.shape[:2]))
 
     def inverse(self, z: Tensor) -> Tensor:
         """Map latent points of shape (K, N, D) back to data."""
-        for layer in reversed(list(self.layers)):
-            z = cast(Coupling | Autoregressive, layer).inverse(z)
-        return z
+        z = z.transpose(1, 2)
+        for layer in reversed(self._layers):
+            z = layer.invert(z)
+        return z.transpose(1, 2)
+
+    @property
+    def _layers(self) -> list[_Layer]:
+        return cast(list[_Layer], list(self.layers))
 
     @property
     def n_parameters(self) -> int:

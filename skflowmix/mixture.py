@@ -191,9 +191,9 @@ class MixtureOfFlows(nn.Module):
         return self.weight_logits.log_softmax(0)
 
     def _log_prob_of(self, points: Tensor) -> Tensor:
-        """Component k's log-density at its own points: (K, N, D) to (K, N)."""
-        scaled = (points - self.means.unsqueeze(1)) / self.scales.unsqueeze(1)
-        bent, log_det_inner = self.inner(scaled)
+        """Component k's log-density at its own points: (K, D, N) to (K, N)."""
+        scaled = (points - self.means.unsqueeze(2)) / self.scales.unsqueeze(2)
+        bent, log_det_inner = self.inner(scaled.transpose(1, 2))
         z, log_det_outer = self.outer(bent @ self.whitening.transpose(1, 2))
         log_det = log_det_inner + log_det_outer + self.log_det.unsqueeze(1)
         if self.tail is not None:
@@ -215,11 +215,11 @@ class MixtureOfFlows(nn.Module):
         log_prob : Tensor of shape (N, K)
             log p(x|k), in nats.
         """
-        return self._log_prob_of(x.expand(self.n_components, -1, -1)).T
+        return self._log_prob_of(x.T.expand(self.n_components, -1, -1)).T
 
     def component_log_prob_on(self, x: Tensor, support: Support) -> Tensor:
         """Return the same on a support only: of shape (K, C)."""
-        return self._log_prob_of(x[support.rows])
+        return self._log_prob_of(x[support.rows].transpose(1, 2))
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Log-density log p(x) of the mixture, in nats: (N, D) to (N,)."""
