@@ -286,9 +286,8 @@ class Ours:
     def step(self):
         """Ascend the ELBO; the dense steps in between are left out."""
         self.objective.n_steps = 1
-        self.flat.gradients.zero_()
-        self.objective.loss(self.all_rows).backward()
-        self.optimizer.step(LEARNING_RATE)
+        loss = self.objective.loss(self.all_rows)
+        self.optimizer.step(self.flat.gradient(loss), LEARNING_RATE)
 
     @torch.inference_mode()
     def score(self):
