@@ -12,7 +12,7 @@ from skflowmix.gaussians import Gaussians
 from skflowmix.nn import PosteriorNet
 from skflowmix.transforms import LogTail
 
-__all__ = ["MixtureOfFlows", "Support", "elbo_terms"]
+__all__ = ["MixtureOfFlows", "Support", "elbo_terms", "log_softmax"]
 
 # The posterior network sees standardised rows no further out than this.
 POSTERIOR_BOUND = 10.0
@@ -48,6 +48,11 @@ class Support:
     def gather(self, table: Tensor) -> Tensor:
         """Entries (K, C) of a table (N, K)."""
         return table.T.gather(1, self.rows)
+
+
+def log_softmax(logits: Tensor) -> Tensor:
+    """Log-softmax over the columns of (N, K), by columns: short rows are slow."""
+    return logits.T.log_softmax(0).T
 
 
 def elbo_terms(
@@ -237,7 +242,7 @@ class MixtureOfFlows(nn.Module):
         """Component, ELBO and log p(x) of each row: (N, D) to (N, 3)."""
         log_prob = self.component_log_prob(x)
         log_joint = log_prob + self.log_weights
-        log_q = self.posterior_logits(x).log_softmax(1)
+        log_q = self.log_posterior(x)
         elbo = torch.stack(elbo_terms(log_prob, self.log_weights, log_q)).sum(0)
         labels = log_joint.argmax(1).to(elbo)
         return torch.stack((labels, elbo, log_joint.logsumexp(1)), 1)
@@ -254,6 +259,10 @@ class MixtureOfFlows(nn.Module):
         """Logits of the amortised q(z|x), over the temperature: (N, D) to (N, K)."""
         bounded = x.clamp(-POSTERIOR_BOUND, POSTERIOR_BOUND)
         return self.posterior(bounded) / self.temperature
+
+    def log_posterior(self, x: Tensor) -> Tensor:
+        """Amortised log q(z=k|x): (N, D) to (N, K)."""
+        return log_softmax(self.posterior_logits(x))
 
     def sample(self, component: Tensor, generator: torch.Generator) -> Tensor:
         """Draw one standardised row from each of the given components.

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-from skflowmix.mixture import MixtureOfFlows, Support, elbo_terms
+from skflowmix.mixture import MixtureOfFlows, Support, elbo_terms, log_softmax
 
 __all__ = [
     "ElboObjective",
@@ -19,6 +19,10 @@ __all__ = [
 
 # The sparse ELBO leaves out pairs (x, k) with a smaller q(k|x).
 MIN_POSTERIOR = 1e-3
+
+# Added to the logarithm of q for pairs that are left out: a share of zero, without
+# infinities, whose products with it would be undefined.
+LEFT_OUT = -1e4
 
 # The sparse path is taken when it evaluates at most this share of all pairs.
 SPARSE_SHARE = 0.8
@@ -74,11 +78,11 @@ class Rows:
             self.mean_weight,
         )
 
-    def rule_out(self, values: Tensor) -> Tensor:
-        """Values (N, K), with -inf for components that are not allowed."""
+    def rule_out(self, values: Tensor, low: float = -math.inf) -> Tensor:
+        """Values (N, K), with `low` for components that are not allowed."""
         if self.allowed is None:
             return values
-        return values.masked_fill(~self.allowed, -math.inf)
+        return values.masked_fill(~self.allowed, low)
 
     def mean(self, values: Tensor) -> Tensor:
         """Weighted mean of one value per row."""
@@ -144,7 +148,7 @@ class _Objective(ABC):
     def _figures(self) -> dict[str, float]:
         model, rows = self.model, self._sample
         log_prob = model.component_log_prob(rows.x)
-        log_q = model.posterior_logits(rows.x).log_softmax(1)
+        log_q = model.log_posterior(rows.x)
         terms = elbo_terms(log_prob, model.log_weights, log_q)
         names = ("elbo_reconstruction", "elbo_prior", "elbo_entropy")
         figures = {
@@ -198,7 +202,7 @@ class MStepObjective(_Objective):
         """Negative objective, in nats per row."""
         batch = self.train[rows]
         r = batch.responsibilities
-        log_q = self.model.posterior_logits(batch.x).log_softmax(1)
+        log_q = self.model.log_posterior(batch.x)
         expected = _expected_log_prob(self.model, batch, r, r > 0)
         return -expected - batch.batch_mean((r * log_q).sum(1))
 
@@ -221,7 +225,7 @@ class PosteriorObjective:
         self.n_rows = len(train)
 
     def _cross_entropy(self, rows: Rows) -> Tensor:
-        log_q = self.model.posterior_logits(rows.x).log_softmax(1)
+        log_q = self.model.log_posterior(rows.x)
         return -rows.batch_mean((rows.responsibilities * log_q).sum(1))
 
     def loss(self, rows: Tensor) -> Tensor:
@@ -317,23 +321,27 @@ class ElboObjective(_Objective):
         """Negative ELBO, in nats per row."""
         model, batch = self.model, self.train[rows]
         model.temperature.fill_(self.temperature(self.n_steps))
-        log_q = model.posterior_logits(batch.x).log_softmax(1)
+        log_q = model.log_posterior(batch.x)
         cross_entropy: Tensor | float = 0.0
         if batch.allowed is not None:
             log_class = batch.rule_out(log_q).logsumexp(1)
             cross_entropy = -batch.batch_mean(log_class)
-            log_q = batch.rule_out(log_q - log_class.unsqueeze(1))
+            log_q = batch.rule_out(log_q - log_class.unsqueeze(1), LEFT_OUT)
+        known = log_q.detach()
         # At least the likeliest, where all of many components are unlikely.
-        likeliest = log_q.detach().amax(1, keepdim=True)
-        chosen = log_q.detach() >= likeliest.clamp(max=math.log(MIN_POSTERIOR))
+        likeliest = known.amax(1, keepdim=True)
+        chosen = known >= likeliest.clamp(max=math.log(MIN_POSTERIOR))
         if self.n_steps % DENSE_EVERY == 0:
-            chosen = log_q.detach() > -math.inf
+            chosen = known > LEFT_OUT
         self.n_steps += 1
-        log_q = log_q.masked_fill(~chosen, -math.inf).log_softmax(1)
-        q = log_q.exp()
+        log_q = log_q.add((~chosen).to(log_q), alpha=LEFT_OUT)
+        # Both from the logits, because exp is slow where it underflows.
+        q, log_q = log_q.T.softmax(0).T, log_softmax(log_q)
         expected = _expected_log_prob(model, batch, q, chosen)
-        agreement = batch.responsibilities * model.n_components
-        log_labels = torch.log((1 - self.label_noise) * agreement + self.label_noise)
-        log_prior = model.log_weights + log_labels
-        log_ratio = (log_prior - log_q).masked_fill(~chosen, 0.0)
-        return cross_entropy - expected - batch.batch_mean((q * log_ratio).sum(1))
+        log_prior = model.log_weights
+        if self.label_noise < 1:
+            agreement = batch.responsibilities * model.n_components
+            odds = (1 - self.label_noise) * agreement + self.label_noise
+            log_prior = log_prior + odds.log()
+        gain = (q * (log_prior - log_q)).sum(1)
+        return cross_entropy - expected - batch.batch_mean(gain)

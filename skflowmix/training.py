@@ -144,8 +144,12 @@ class _AdamW:
         vectors = (self.values, gradient, self.first, self.second)
         parts = zip(*(v.split(self.sizes) for v in vectors), strict=True)
         for part, decay in zip(parts, (self.config.weight_decay, 0.0), strict=True):
+            values, gradients, first, second = ([vector] for vector in part)
             torch._fused_adamw_(
-                *([vector] for vector in part),
+                values,
+                gradients,
+                first,
+                second,
                 [],
                 [self.n_steps],
                 lr=step_size,
