@@ -29,21 +29,6 @@ def _clamp_backward(grad: Tensor, clamped: Tensor) -> Tensor:
     return torch.ops.aten.hardtanh_backward(grad, clamped, -bound, bound)
 
 
-def _slices(index: list[int]) -> list[tuple[slice, slice]]:
-    """Slices that together copy column j to column index[j], with increasing index."""
-    slices = []
-    start = 0
-    while start < len(index):
-        step = index[start + 1] - index[start] if start + 1 < len(index) else 1
-        end = start + 1
-        while end < len(index) and index[end] - index[end - 1] == step:
-            end += 1
-        there = slice(index[start], index[end - 1] + 1, step)
-        slices.append((there, slice(start, end)))
-        start = end
-    return slices
-
-
 class _Layer(nn.Module):
     """A conditioner and its element-wise map; arrays inside are (K, D, N)."""
 
@@ -74,7 +59,13 @@ class _Layer(nn.Module):
     def _condition(self, bounded: Tensor) -> Tensor:
         """Parameters (K, columns, n_parameters, N) of the maps."""
         outputs = self.conditioner(bounded.transpose(1, 2)).transpose(1, 2)
-        return outputs.unflatten(1, (-1, self.elementwise.n_parameters))
+        return self._per_column(outputs)
+
+    def _per_column(self, outputs: Tensor) -> Tensor:
+        n_parameters = self.elementwise.n_parameters
+        n_components, n_outputs, n_rows = outputs.shape
+        shape = (n_components, n_outputs // n_parameters, n_parameters, n_rows)
+        return outputs.view(shape)
 
 
 def _evaluate(layers: Sequence[_Layer], x: Tensor) -> tuple[Tensor, Tensor]:
@@ -89,12 +80,12 @@ def _evaluate(layers: Sequence[_Layer], x: Tensor) -> tuple[Tensor, Tensor]:
     def record(x, *parameters):
         remaining = iter(parameters)
         z = x.transpose(1, 2).contiguous()
-        log_det, backwards = z.new_zeros(len(z), z.shape[2]), []
+        log_slopes, backwards = [], []
         for layer, own in zip(layers, own_parameters, strict=True):
             z, log_slope, layer_backward = layer.record(
                 z, [next(remaining) for _ in own]
             )
-            log_det += log_slope.sum(1)
+            log_slopes.append(log_slope)
             backwards.append(layer_backward)
 
         def backward(grad_z, grad_log_det):
@@ -106,7 +97,7 @@ def _evaluate(layers: Sequence[_Layer], x: Tensor) -> tuple[Tensor, Tensor]:
                 gradients = own + gradients
             return grad.transpose(1, 2) if needs_input else None, *gradients
 
-        return z.transpose(1, 2), log_det, backward
+        return z.transpose(1, 2), torch.cat(log_slopes, 1).sum(1), backward
 
     return Recorded.apply(record, x, *flat_parameters)
 
@@ -139,6 +130,7 @@ class Coupling(_Layer):
 
     given: Tensor
     changed: Tensor
+    places: Tensor
 
     def __init__(
         self,
@@ -158,8 +150,11 @@ class Coupling(_Layer):
             changed[:] = True
         self.register_buffer("given", torch.nonzero(~changed).flatten())
         self.register_buffer("changed", torch.nonzero(changed).flatten())
-        self._given_slices = _slices(self.given.tolist())
-        self._changed_slices = _slices(self.changed.tolist())
+        # Columns split and join without copies where both halves are in one piece.
+        self.changed_first = bool(changed[0])
+        order = torch.cat(self._in_order(self.changed, self.given))
+        self.in_pieces = bool((order.diff() != 1).any())
+        self.register_buffer("places", order.argsort(), persistent=False)
         self.elementwise = elementwise
         self.conditioner = StackedMLP(
             n_components,
@@ -174,51 +169,41 @@ class Coupling(_Layer):
         changed, given = self._split(x)
         bounded = _clamp(given)
         outputs, conditioner_backward = self.conditioner.record(bounded, parameters)
-        maps = outputs.unflatten(1, (len(self.changed), -1))
+        maps = self._per_column(outputs)
         value, log_slope, map_backward = self.elementwise.record(changed, maps)
 
         def backward(grad_z: Tensor, grad_log: Tensor, needs_input: bool):
-            on_changed, on_maps = map_backward(
-                self._take(grad_z, self.changed, self._changed_slices), grad_log
-            )
-            on_given, on_parameters = conditioner_backward(
-                on_maps.flatten(1, 2), needs_input
+            on_changed, on_given = self._split(grad_z)
+            on_changed, on_maps = map_backward(on_changed, grad_log)
+            on_bounded, on_parameters = conditioner_backward(
+                on_maps.view(outputs.shape), needs_input
             )
             if not needs_input:
                 return None, on_parameters
-            on_x = self._replace(grad_z, on_changed)
-            if on_given is not None:
-                on_given = _clamp_backward(on_given, bounded)
-                for there, here in self._given_slices:
-                    on_x[:, there] += on_given[:, here]
-            return on_x, on_parameters
+            if on_bounded is not None:
+                on_given = _clamp_backward(on_bounded, bounded).add_(on_given)
+            return self._join(on_changed, on_given), on_parameters
 
-        return self._replace(x, value), log_slope, backward
+        return self._join(value, given), log_slope, backward
 
     def invert(self, z: Tensor) -> Tensor:
         """See `_Layer`."""
         changed, given = self._split(z)
         maps = self._condition(_clamp(given))
-        return self._replace(z, self.elementwise.inverse(changed, maps))
+        return self._join(self.elementwise.inverse(changed, maps), given)
+
+    def _in_order(self, changed, given):
+        return (changed, given) if self.changed_first else (given, changed)
 
     def _split(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return (
-            self._take(x, self.changed, self._changed_slices),
-            self._take(x, self.given, self._given_slices),
-        )
+        if self.in_pieces:
+            return x.index_select(1, self.changed), x.index_select(1, self.given)
+        sizes = self._in_order(len(self.changed), len(self.given))
+        return self._in_order(*x.split(sizes, 1))
 
-    @staticmethod
-    def _take(x: Tensor, index: Tensor, slices: list[tuple[slice, slice]]) -> Tensor:
-        if len(slices) == 1:
-            return x[:, slices[0][0]]
-        return x.index_select(1, index)
-
-    def _replace(self, x: Tensor, changed: Tensor) -> Tensor:
-        """`index_copy`, which is slow, in slices."""
-        x = x.clone(memory_format=torch.contiguous_format)
-        for there, here in self._changed_slices:
-            x[:, there] = changed[:, here]
-        return x
+    def _join(self, changed: Tensor, given: Tensor) -> Tensor:
+        x = torch.cat(self._in_order(changed, given), 1)
+        return x.index_select(1, self.places) if self.in_pieces else x
 
 
 class Autoregressive(_Layer):
@@ -270,13 +255,13 @@ class Autoregressive(_Layer):
         """See `_Layer`."""
         bounded = _clamp(x)
         outputs, conditioner_backward = self.conditioner.record(bounded, parameters)
-        maps = outputs.unflatten(1, (self.n_features, -1))
+        maps = self._per_column(outputs)
         value, log_slope, map_backward = self.elementwise.record(x, maps)
 
         def backward(grad_z: Tensor, grad_log: Tensor, needs_input: bool):
             on_x, on_maps = map_backward(grad_z, grad_log)
             on_bounded, on_parameters = conditioner_backward(
-                on_maps.flatten(1, 2), needs_input
+                on_maps.view(outputs.shape), needs_input
             )
             if on_bounded is not None:
                 on_x.add_(_clamp_backward(on_bounded, bounded))

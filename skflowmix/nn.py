@@ -210,11 +210,11 @@ class StackedMLP(nn.Module):
         def backward(grad: Tensor, needs_input: bool):
             gradients: list[Tensor] = []
             for i in reversed(range(len(weights))):
-                on_weight = grad @ inputs[i].transpose(1, 2)
+                on_weight = torch.bmm(grad, inputs[i].transpose(1, 2))
                 gradients = [grad.sum(2), on_weight, *gradients]
                 if i == 0 and not needs_input:
                     return None, gradients
-                grad = weights[i].transpose(1, 2) @ grad
+                grad = torch.bmm(weights[i].transpose(1, 2), grad)
                 if i:
                     torch.ops.aten.threshold_backward.grad_input(
                         grad, inputs[i], 0, grad_input=grad

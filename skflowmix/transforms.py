@@ -118,11 +118,8 @@ class Affine:
 
         def backward(grad_value: Tensor, grad_log: Tensor):
             on_x = grad_value * slope
-            on_log_slope = torch.addcmul(grad_log, on_x, x)
-            on_parameters = torch.empty_like(parameters)
-            on_parameters[..., 0, :] = grad_value
-            torch.mul(on_log_slope.mul_(damping), damping, out=on_parameters[..., 1, :])
-            return on_x, on_parameters
+            on_raw = torch.addcmul(grad_log, on_x, x).mul_(damping).mul_(damping)
+            return on_x, torch.stack((grad_value, on_raw), -2)
 
         return torch.addcmul(shift, x, slope), log_slope, backward
 
