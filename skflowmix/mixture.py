@@ -199,11 +199,11 @@ class MixtureOfFlows(nn.Module):
         """Component k's log-density at its own points: (K, D, N) to (K, N)."""
         scaled = (points - self.means.unsqueeze(2)) / self.scales.unsqueeze(2)
         bent, log_det_inner = self.inner(scaled.transpose(1, 2))
-        z, log_det_outer = self.outer(bent @ self.whitening.transpose(1, 2))
+        white = torch.bmm(self.whitening, bent.transpose(1, 2))
+        z, log_det_outer = self.outer(white.transpose(1, 2))
         log_det = log_det_inner + log_det_outer + self.log_det.unsqueeze(1)
         if self.tail is not None:
-            z, log_slope = self.tail.forward(z)
-            log_det = log_det + log_slope.sum(2)
+            return log_det + self.tail.log_prob(z)
         log_base = torch.linalg.vecdot(z, z) + self.n_features * math.log(2 * math.pi)
         return log_det - 0.5 * log_base
 

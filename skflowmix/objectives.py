@@ -78,6 +78,16 @@ class Rows:
             self.mean_weight,
         )
 
+    def take(self, index: Tensor) -> "Rows":
+        """Rows by number; like indexing, but faster."""
+        return Rows(
+            self.x.index_select(0, index),
+            self.weights.index_select(0, index),
+            self.responsibilities.index_select(0, index),
+            None if self.allowed is None else self.allowed.index_select(0, index),
+            self.mean_weight,
+        )
+
     def rule_out(self, values: Tensor, low: float = -math.inf) -> Tensor:
         """Values (N, K), with `low` for components that are not allowed."""
         if self.allowed is None:
@@ -200,7 +210,7 @@ class MStepObjective(_Objective):
 
     def loss(self, rows: Tensor) -> Tensor:
         """Negative objective, in nats per row."""
-        batch = self.train[rows]
+        batch = self.train.take(rows)
         r = batch.responsibilities
         log_q = self.model.log_posterior(batch.x)
         expected = _expected_log_prob(self.model, batch, r, r > 0)
@@ -230,7 +240,7 @@ class PosteriorObjective:
 
     def loss(self, rows: Tensor) -> Tensor:
         """Cross-entropy, in nats per row."""
-        return self._cross_entropy(self.train[rows])
+        return self._cross_entropy(self.train.take(rows))
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
@@ -319,7 +329,7 @@ class ElboObjective(_Objective):
 
     def loss(self, rows: Tensor) -> Tensor:
         """Negative ELBO, in nats per row."""
-        model, batch = self.model, self.train[rows]
+        model, batch = self.model, self.train.take(rows)
         model.temperature.fill_(self.temperature(self.n_steps))
         log_q = model.log_posterior(batch.x)
         cross_entropy: Tensor | float = 0.0

@@ -75,6 +75,36 @@ class LogTail:
 
         return kept + torch.copysign(log_stretch, x), log_stretch.neg_(), backward
 
+    def log_prob(self, x: Tensor) -> Tensor:
+        r"""Log-density of points whose images are standard normal, in nats.
+
+        .. math:: \log t'(x) - \tfrac12 t(x)^2 - \tfrac12 \log 2 \pi
+
+        summed over columns.
+
+        Parameters
+        ----------
+        x : Tensor of shape (K, N, D)
+            The points.
+
+        Returns
+        -------
+        log_prob : Tensor of shape (K, N)
+            Their log-densities.
+        """
+
+        def record(x):
+            value, log_slope, map_backward = self._record(x)
+            normal = log_slope.addcmul(value, value, value=-0.5).sum(2)
+
+            def backward(grad):
+                grad = grad.unsqueeze(2)
+                return map_backward(-grad * value, grad)
+
+            return normal.sub_(x.shape[2] * 0.5 * math.log(2 * math.pi)), backward
+
+        return Recorded.apply(record, x)[0]
+
     def inverse(self, z: Tensor) -> Tensor:
         """Return the x whose value is z."""
         largest = math.log(torch.finfo(z.dtype).max) / 2  # leaves room to unwhiten
@@ -100,8 +130,8 @@ class Affine:
     def __init__(self, min_slope: float = 1e-3):
         self.min_slope = min_slope
 
-    def _damping(self, raw: Tensor) -> Tensor:
-        return raw.abs().mul_(-1 / math.log(self.min_slope)).add_(1).reciprocal_()
+    def _denominator(self, raw: Tensor) -> Tensor:
+        return torch.rsub(raw.abs(), 1, alpha=1 / math.log(self.min_slope))
 
     def forward(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         """Value and log-slope, both shaped as x."""
@@ -112,13 +142,14 @@ class Affine:
     ) -> tuple[Tensor, Tensor, MapBackward]:
         """`forward` without autograd, and its backward."""
         shift, raw = parameters.unbind(-2)
-        damping = self._damping(raw)
-        log_slope = raw * damping
+        denominator = self._denominator(raw)
+        log_slope = raw / denominator
         slope = log_slope.exp()
 
         def backward(grad_value: Tensor, grad_log: Tensor):
             on_x = grad_value * slope
-            on_raw = torch.addcmul(grad_log, on_x, x).mul_(damping).mul_(damping)
+            on_raw = torch.addcmul(grad_log, on_x, x)
+            on_raw.div_(denominator).div_(denominator)
             return on_x, torch.stack((grad_value, on_raw), -2)
 
         return torch.addcmul(shift, x, slope), log_slope, backward
@@ -126,7 +157,7 @@ class Affine:
     def inverse(self, z: Tensor, parameters: Tensor) -> Tensor:
         """Return the x whose value is z."""
         shift, raw = parameters.unbind(-2)
-        return (z - shift) * (raw * self._damping(raw)).neg_().exp_()
+        return (z - shift) * (raw / self._denominator(raw)).neg_().exp_()
 
 
 class RationalQuadraticSpline:
