@@ -71,20 +71,16 @@ class _Layer(nn.Module):
 def _evaluate(layers: Sequence[_Layer], x: Tensor) -> tuple[Tensor, Tensor]:
     """Images (K, N, D) of x under all layers, and log-determinants (K, N).
 
-    One function for autograd, which works on some rows at a time.
+    All layers are one function for autograd, whose nodes cost more than small layers.
     """
     needs_input = x.requires_grad
-    own_parameters = [layer.conditioner.effective_parameters() for layer in layers]
-    flat_parameters = [p for own in own_parameters for p in own]
+    of_layers = [layer.conditioner.effective_parameters() for layer in layers]
 
-    def record(x, *parameters):
-        remaining = iter(parameters)
+    def record(x, *_parameters):
         z = x.transpose(1, 2).contiguous()
         log_slopes, backwards = [], []
-        for layer, own in zip(layers, own_parameters, strict=True):
-            z, log_slope, layer_backward = layer.record(
-                z, [next(remaining) for _ in own]
-            )
+        for layer, parameters in zip(layers, of_layers, strict=True):
+            z, log_slope, layer_backward = layer.record(z, parameters)
             log_slopes.append(log_slope)
             backwards.append(layer_backward)
 
@@ -92,14 +88,14 @@ def _evaluate(layers: Sequence[_Layer], x: Tensor) -> tuple[Tensor, Tensor]:
             grad = grad_z.transpose(1, 2).contiguous()
             grad_log_det = grad_log_det.unsqueeze(1).contiguous()
             gradients: list[Tensor] = []
-            for i in reversed(range(len(layers))):
+            for i in reversed(range(len(backwards))):
                 grad, own = backwards[i](grad, grad_log_det, needs_input or i > 0)
                 gradients = own + gradients
             return grad.transpose(1, 2) if needs_input else None, *gradients
 
         return z.transpose(1, 2), torch.cat(log_slopes, 1).sum(1), backward
 
-    return Recorded.apply(record, x, *flat_parameters)
+    return Recorded.apply(record, x, *(p for own in of_layers for p in own))
 
 
 class Coupling(_Layer):
@@ -152,6 +148,7 @@ class Coupling(_Layer):
         self.register_buffer("changed", torch.nonzero(changed).flatten())
         # Columns split and join without copies where both halves are in one piece.
         self.changed_first = bool(changed[0])
+        self.sizes = self._in_order(len(self.changed), len(self.given))
         order = torch.cat(self._in_order(self.changed, self.given))
         self.in_pieces = bool((order.diff() != 1).any())
         self.register_buffer("places", order.argsort(), persistent=False)
@@ -198,8 +195,7 @@ class Coupling(_Layer):
     def _split(self, x: Tensor) -> tuple[Tensor, Tensor]:
         if self.in_pieces:
             return x.index_select(1, self.changed), x.index_select(1, self.given)
-        sizes = self._in_order(len(self.changed), len(self.given))
-        return self._in_order(*x.split(sizes, 1))
+        return self._in_order(*x.split_with_sizes(self.sizes, 1))
 
     def _join(self, changed: Tensor, given: Tensor) -> Tensor:
         x = torch.cat(self._in_order(changed, given), 1)
