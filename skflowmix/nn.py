@@ -100,9 +100,8 @@ class StackedLinear(nn.Module):
 
     def masked_weight(self) -> Tensor | None:
         """Weights of shape (K, n_outputs, n_inputs), None without inputs."""
-        if self.weight is None or self.mask is None:
-            return self.weight
-        return self.weight * self.mask
+        weight, mask = self.weight, self.mask
+        return weight if weight is None or mask is None else weight * mask
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x of shape (K, N, n_inputs) to (K, N, n_outputs)."""
@@ -171,7 +170,7 @@ class StackedMLP(nn.Module):
 
     def effective_parameters(self) -> list[Tensor]:
         """Bias and masked weight of every layer, in turns; without inputs one bias."""
-        linears = cast(list[StackedLinear], list(self.layers))
+        linears = cast(list[StackedLinear], self.layers)
         pairs = ((linear.bias, linear.masked_weight()) for linear in linears)
         return [p for pair in pairs for p in pair if p is not None]
 

@@ -11,6 +11,8 @@ from skflowmix.nn import Recorded
 
 __all__ = ["Affine", "ElementwiseMap", "LogTail", "RationalQuadraticSpline"]
 
+ONE = torch.ones(())
+
 # Gradients of x and of the parameters, given those of the value and of the log-slope;
 # the latter only has to broadcast.
 MapBackward = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -131,7 +133,7 @@ class Affine:
         self.min_slope = min_slope
 
     def _denominator(self, raw: Tensor) -> Tensor:
-        return torch.rsub(raw.abs(), 1, alpha=1 / math.log(self.min_slope))
+        return torch.add(ONE, raw.abs(), alpha=-1 / math.log(self.min_slope))
 
     def forward(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         """Value and log-slope, both shaped as x."""
