@@ -173,7 +173,7 @@ class Coupling(_Layer):
             on_changed, on_given = self._split(grad_z)
             on_changed, on_maps = map_backward(on_changed, grad_log)
             on_bounded, on_parameters = conditioner_backward(
-                on_maps.view(outputs.shape), needs_input
+                on_maps.flatten(1, 2), needs_input
             )
             if not needs_input:
                 return None, on_parameters
@@ -257,7 +257,7 @@ class Autoregressive(_Layer):
         def backward(grad_z: Tensor, grad_log: Tensor, needs_input: bool):
             on_x, on_maps = map_backward(grad_z, grad_log)
             on_bounded, on_parameters = conditioner_backward(
-                on_maps.view(outputs.shape), needs_input
+                on_maps.flatten(1, 2), needs_input
             )
             if on_bounded is not None:
                 on_x.add_(_clamp_backward(on_bounded, bounded))
