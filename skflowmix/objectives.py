@@ -98,13 +98,17 @@ class Rows:
         """Weighted mean of one value per row."""
         return torch.dot(values, self.weights) / self.weights.sum()
 
-    def batch_mean(self, values: Tensor) -> Tensor:
-        """Mean of weighted values, over batches the weighted mean of all rows.
+    def batch_weights(self) -> Tensor:
+        """Weights whose sum is one on average over batches.
 
         Divided by its own weights, a batch with a heavy row would count no more than
         any other.
         """
-        return torch.dot(values, self.weights) / (len(self) * self.mean_weight)
+        return self.weights / (len(self) * self.mean_weight)
+
+    def batch_mean(self, values: Tensor) -> Tensor:
+        """Mean of one value per row, over batches the weighted mean of all rows."""
+        return torch.dot(values, self.batch_weights())
 
 
 def robust_gain(rows: Rows, log_prob: Tensor, reference: Tensor) -> Tensor:
@@ -126,17 +130,16 @@ def robust_gain(rows: Rows, log_prob: Tensor, reference: Tensor) -> Tensor:
     return rows.mean((log_prob - reference).clamp(-bound, bound))
 
 
-def _expected_log_prob(
-    model: MixtureOfFlows, rows: Rows, q: Tensor, chosen: Tensor
+def _sum_log_prob(
+    model: MixtureOfFlows, x: Tensor, shares: Tensor, chosen: Tensor
 ) -> Tensor:
-    """Mean over rows of sum_k q_k log p(x|k); q must be zero outside `chosen`."""
+    """Sum of shares (N, K) times log p(x|k); they must be zero outside `chosen`."""
     if chosen.count_nonzero() < SPARSE_SHARE * chosen.numel():
         support = Support(chosen)
-        if support.rows.shape[1] < SPARSE_SHARE * len(rows):
-            log_prob = model.component_log_prob_on(rows.x, support)
-            shares = support.gather(q * rows.weights.unsqueeze(1)) * support.valid
-            return (shares * log_prob).sum() / (len(rows) * rows.mean_weight)
-    return rows.batch_mean((q * model.component_log_prob(rows.x)).sum(1))
+        if support.rows.shape[1] < SPARSE_SHARE * len(x):
+            log_prob = model.component_log_prob_on(x, support)
+            return (support.gather(shares) * support.valid * log_prob).sum()
+    return (shares * model.component_log_prob(x)).sum()
 
 
 class _Objective(ABC):
@@ -213,8 +216,9 @@ class MStepObjective(_Objective):
         batch = self.train.take(rows)
         r = batch.responsibilities
         log_q = self.model.log_posterior(batch.x)
-        expected = _expected_log_prob(self.model, batch, r, r > 0)
-        return -expected - batch.batch_mean((r * log_q).sum(1))
+        shares = r * batch.batch_weights().unsqueeze(1)
+        expected = _sum_log_prob(self.model, batch.x, shares, r > 0)
+        return -expected - (shares * log_q).sum()
 
 
 class PosteriorObjective:
@@ -347,11 +351,11 @@ class ElboObjective(_Objective):
         log_q = log_q.add((~chosen).to(log_q), alpha=LEFT_OUT)
         # Both from the logits, because exp is slow where it underflows.
         q, log_q = log_q.T.softmax(0).T, log_softmax(log_q)
-        expected = _expected_log_prob(model, batch, q, chosen)
+        shares = q * batch.batch_weights().unsqueeze(1)
+        expected = _sum_log_prob(model, batch.x, shares, chosen)
         log_prior = model.log_weights
         if self.label_noise < 1:
             agreement = batch.responsibilities * model.n_components
             odds = (1 - self.label_noise) * agreement + self.label_noise
             log_prior = log_prior + odds.log()
-        gain = (q * (log_prior - log_q)).sum(1)
-        return cross_entropy - expected - batch.batch_mean(gain)
+        return cross_entropy - expected - (shares * (log_prior - log_q)).sum()
