@@ -20,7 +20,10 @@ Examples::
 
     python benchmarks/speed.py --output speed.json --table speed.md
     python benchmarks/speed.py --quick --presets small
-    python benchmarks/speed.py --presets middle --sweep 2 5 10 20 50 --plot speed.png
+    python benchmarks/speed.py --presets --sweep 1 2 5 10 20 50 100 --plot speed.png
+    python benchmarks/speed.py --presets --sweep-axis n_features --sweep 2 10 30 100
+    python benchmarks/speed.py --presets --sweep --score-rows 1000 100000 10000000
+    python benchmarks/speed.py --sweep --memory
     python benchmarks/speed.py --presets --pinwheel
 """
 
@@ -30,6 +33,7 @@ import argparse
 import itertools
 import json
 import math
+import multiprocessing
 import os
 import platform
 import time
@@ -44,6 +48,7 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 from torch import nn
 
+from skflowmix._arrays import evaluate_in_chunks
 from skflowmix.gaussians import Gaussians
 from skflowmix.mixture import MixtureOfFlows
 from skflowmix.objectives import DENSE_EVERY, ElboObjective, Rows, Temperature
@@ -286,9 +291,8 @@ class Ours:
     def step(self):
         """Ascend the ELBO; the dense steps in between are left out."""
         self.objective.n_steps = 1
-        self.flat.gradients.zero_()
-        self.objective.loss(self.all_rows).backward()
-        self.optimizer.step(LEARNING_RATE)
+        loss = self.objective.loss(self.all_rows)
+        self.optimizer.step(self.flat.gradient(loss), LEARNING_RATE)
 
     @torch.inference_mode()
     def score(self):
@@ -407,18 +411,56 @@ def judge(results):
     return verdicts
 
 
-def sweep(preset, sizes, seconds, min_rounds):
-    """Milliseconds of a step at several K, dense and sparse; all take turns."""
+def sweep(preset, axis, sizes, names, seconds, min_rounds):
+    """Milliseconds of a step along one axis of a preset; all take turns."""
     functions = {}
-    for k in sizes:
-        models = contenders(preset._replace(n_components=k), ["dense", "sparse"])
+    for size in sizes:
+        models = contenders(preset._replace(**{axis: size}), names)
         for name, model in models.items():
-            functions[name, k] = model.step
+            functions[name, size] = model.step
     times = take_turns(functions, seconds, min_rounds)
-    return {
-        name: {k: 1e3 * float(np.median(times[name, k])) for k in sizes}
-        for name in ("dense", "sparse")
-    }
+    medians = {key: 1e3 * float(np.median(t)) for key, t in times.items()}
+    return {name: {size: medians[name, size] for size in sizes} for name in names}
+
+
+def seconds_to_score(preset, n_rows):
+    """Processor seconds for log p(x) of many rows, evaluated in chunks."""
+    model = contenders(preset, ["dense"])["dense"].model
+    rows = np.broadcast_to(np.float32(0.5), (n_rows, preset.n_features))
+    begin = time.process_time()
+    evaluate_in_chunks(
+        model.log_prob,
+        np.ascontiguousarray,
+        rows,
+        floats_per_row=model.floats_per_row,
+        dtype=torch.float32,
+        device=torch.device("cpu"),
+    )
+    return time.process_time() - begin
+
+
+def peak_memory(preset, name):
+    """MiB that three steps take beyond the bare model, in a process of their own."""
+    import resource
+
+    torch.set_num_threads(1)
+    model = contenders(preset, [name])[name]
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for _ in range(3):
+        model.step()
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+
+
+def peak_memories(presets, names):
+    """Peak memory of a step of every preset and contender."""
+    fresh = multiprocessing.get_context("spawn")
+    with fresh.Pool(1, maxtasksperchild=1) as pool:
+        return {
+            preset: {
+                name: pool.apply(peak_memory, (PRESETS[preset], name)) for name in names
+            }
+            for preset in presets
+        }
 
 
 # Time to a likelihood -----------------------------------------------------------------
@@ -537,11 +579,21 @@ def markdown(report):
                 lines.append(f"| {' | '.join(cells)} |")
     if report["sweep"]:
         sizes = list(report["sweep"]["dense"])
-        lines += ["", "| step, ms | " + " | ".join(f"K={k}" for k in sizes) + " |"]
+        heads = [f"{report['sweep_axis']}={size}" for size in sizes]
+        lines += ["", "| step, ms | " + " | ".join(heads) + " |"]
         lines.append("|---|" + "---:|" * len(sizes))
         for name, times in report["sweep"].items():
             cells = " | ".join(f"{ms:.1f}" for ms in times.values())
             lines.append(f"| {name} | {cells} |")
+    if report["score_seconds"]:
+        lines += ["", "| rows | seconds to score |", "|---:|---:|"]
+        for n_rows, seconds in report["score_seconds"].items():
+            lines.append(f"| {n_rows} | {seconds:.3g} |")
+    if report["memory"]:
+        lines += ["", "| preset | contender | peak of a step, MiB |", "|---|---|---:|"]
+        for name, peaks in report["memory"].items():
+            for contender, peak in peaks.items():
+                lines.append(f"| {name} | {contender} | {peak:.0f} |")
     lines += ["", "| bar | at least | found | met |", "|---|---:|---:|---|"]
     for verdict in report["bars"]:
         met = "yes" if verdict["met"] else "**no**"
@@ -552,8 +604,8 @@ def markdown(report):
     return "\n".join(lines) + "\n"
 
 
-def plot(times, path):
-    """Milliseconds of a step over K."""
+def plot(times, axis, path):
+    """Milliseconds of a step along an axis."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -562,7 +614,7 @@ def plot(times, path):
     figure, axes = plt.subplots(figsize=(5, 3.5), layout="constrained")
     for name, by_size in times.items():
         axes.plot(list(by_size), list(by_size.values()), "o-", label=name)
-    axes.set(xlabel="K", ylabel="training step, ms", ylim=(0, None))
+    axes.set(xlabel=axis, ylabel="training step, ms", ylim=(0, None))
     axes.legend()
     figure.savefig(path, dpi=150)
     plt.close(figure)
@@ -580,6 +632,15 @@ def parse(arguments=None):
         default=["zuko", "nflows", "normflows", "dense", "sparse", "products"],
     )
     parser.add_argument("--sweep", nargs="*", type=int, default=[5, 10, 20, 50])
+    parser.add_argument("--sweep-preset", choices=PRESETS, default="large")
+    parser.add_argument(
+        "--sweep-axis",
+        choices=("n_components", "n_features", "batch_size", "n_layers"),
+        default="n_components",
+    )
+    parser.add_argument("--sweep-contenders", nargs="+", default=["dense", "sparse"])
+    parser.add_argument("--score-rows", nargs="*", type=int, default=[])
+    parser.add_argument("--memory", action="store_true", help="peak of a step")
     parser.add_argument("--pinwheel", action="store_true", help="time to a likelihood")
     parser.add_argument("--seconds", type=float, default=20.0, help="per comparison")
     parser.add_argument("--rounds", type=int, default=7, help="at least")
@@ -597,20 +658,32 @@ def main(arguments=None):
     keep_freed_memory()  # for all contenders
     seconds, rounds = (0.0, 3) if options.quick else (options.seconds, options.rounds)
     report: dict[str, Any] = {"machine": machine(), "results": {}, "sweep": {}}
+    report["sweep_axis"] = options.sweep_axis
     for name in options.presets:
         report["results"][name] = measure(
             PRESETS[name], options.contenders, seconds, rounds
         )
     report["bars"] = judge(report["results"])
     if options.sweep:
-        preset = PRESETS["large"]
-        times = report["sweep"] = sweep(preset, options.sweep, seconds, rounds)
-        if {5, 50} <= times["sparse"].keys():
+        preset = PRESETS[options.sweep_preset]
+        names = options.sweep_contenders
+        times = report["sweep"] = sweep(
+            preset, options.sweep_axis, options.sweep, names, seconds, rounds
+        )
+        judged = preset == PRESETS["large"] and options.sweep_axis == "n_components"
+        if judged and {5, 50} <= times.get("sparse", {}).keys():
             found = times["sparse"][5] / times["sparse"][50]
             what = "sparse step at K=5 over that at K=50"
             report["bars"].append(
                 {"what": what, "bar": 1 / 3, "found": found, "met": found >= 1 / 3}
             )
+    report["score_seconds"] = {
+        n_rows: seconds_to_score(PRESETS["middle"], n_rows)
+        for n_rows in options.score_rows
+    }
+    report["memory"] = {}
+    if options.memory:
+        report["memory"] = peak_memories(options.presets, ["zuko", "dense", "sparse"])
     if options.pinwheel:
         limits = (500, 20, 5) if options.quick else (5000, 400, 40)
         report["pinwheel"] = time_to_likelihood(*limits)
@@ -622,7 +695,7 @@ def main(arguments=None):
     if options.table:
         options.table.write_text(table)
     if options.plot and options.sweep:
-        plot(report["sweep"], options.plot)
+        plot(report["sweep"], options.sweep_axis, options.plot)
 
 
 if __name__ == "__main__":

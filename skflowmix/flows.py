@@ -7,41 +7,98 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from skflowmix.nn import StackedLinear, StackedMLP, autoregressive_masks
-from skflowmix.transforms import (
-    Affine,
-    ElementwiseMap,
-    RationalQuadraticSpline,
-    Recorded,
-)
+from skflowmix.nn import Recorded, StackedLinear, StackedMLP, autoregressive_masks
+from skflowmix.transforms import Affine, ElementwiseMap, RationalQuadraticSpline
 
 __all__ = ["FLOWS", "Autoregressive", "Coupling", "FlowFamily", "FlowStack"]
 
 # Conditioners see no further than this; a map acts on everything.
 CONDITIONER_BOUND = 5.0
 
+# Gradients of a layer's input and of its conditioner's parameters, given those of its
+# output (K, D, N) and log-determinant (K, 1, N); the first only if asked for.
+LayerBackward = Callable[[Tensor, Tensor, bool], tuple[Tensor | None, list[Tensor]]]
 
-def _clamp_backward(grad: Tensor, x: Tensor) -> Tensor:
+
+def _clamp(x: Tensor) -> Tensor:
+    return x.clamp(-CONDITIONER_BOUND, CONDITIONER_BOUND)
+
+
+def _clamp_backward(grad: Tensor, clamped: Tensor) -> Tensor:
     bound = CONDITIONER_BOUND
-    return torch.ops.aten.hardtanh_backward(grad, x, -bound, bound)
+    return torch.ops.aten.hardtanh_backward(grad, clamped, -bound, bound)
 
 
-def _slices(index: list[int]) -> list[tuple[slice, slice]]:
-    """Slices that together copy column j to column index[j], with increasing index."""
-    slices = []
-    start = 0
-    while start < len(index):
-        step = index[start + 1] - index[start] if start + 1 < len(index) else 1
-        end = start + 1
-        while end < len(index) and index[end] - index[end - 1] == step:
-            end += 1
-        there = slice(index[start], index[end - 1] + 1, step)
-        slices.append((there, slice(start, end)))
-        start = end
-    return slices
+class _Layer(nn.Module):
+    """A conditioner and its element-wise map; arrays inside are (K, D, N)."""
+
+    conditioner: StackedMLP
+    elementwise: ElementwiseMap
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Map x (K, N, D) to z (K, N, D) and log-determinants (K, N)."""
+        return _evaluate([self], x)
+
+    def inverse(self, z: Tensor) -> Tensor:
+        """Return the x that `forward` maps to z."""
+        return self.invert(z.transpose(1, 2)).transpose(1, 2)
+
+    def record(
+        self, x: Tensor, parameters: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor, LayerBackward]:
+        """Map x to z and log-slopes, with a backward by hand.
+
+        `parameters` are the conditioner's effective ones.
+        """
+        raise NotImplementedError
+
+    def invert(self, z: Tensor) -> Tensor:
+        """Return the x that `record` maps to z."""
+        raise NotImplementedError
+
+    def _condition(self, bounded: Tensor) -> Tensor:
+        """Parameters (K, columns, n_parameters, N) of the maps."""
+        outputs = self.conditioner(bounded.transpose(1, 2)).transpose(1, 2)
+        return self._per_column(outputs)
+
+    def _per_column(self, outputs: Tensor) -> Tensor:
+        n_parameters = self.elementwise.n_parameters
+        n_components, n_outputs, n_rows = outputs.shape
+        shape = (n_components, n_outputs // n_parameters, n_parameters, n_rows)
+        return outputs.view(shape)
 
 
-class Coupling(nn.Module):
+def _evaluate(layers: Sequence[_Layer], x: Tensor) -> tuple[Tensor, Tensor]:
+    """Images (K, N, D) of x under all layers, and log-determinants (K, N).
+
+    All layers are one function for autograd, whose nodes cost more than small layers.
+    """
+    needs_input = x.requires_grad
+    of_layers = [layer.conditioner.effective_parameters() for layer in layers]
+
+    def record(x, *_parameters):
+        z = x.transpose(1, 2).contiguous()
+        log_slopes, backwards = [], []
+        for layer, parameters in zip(layers, of_layers, strict=True):
+            z, log_slope, layer_backward = layer.record(z, parameters)
+            log_slopes.append(log_slope)
+            backwards.append(layer_backward)
+
+        def backward(grad_z, grad_log_det):
+            grad = grad_z.transpose(1, 2).contiguous()
+            grad_log_det = grad_log_det.unsqueeze(1).contiguous()
+            gradients: list[Tensor] = []
+            for i in reversed(range(len(backwards))):
+                grad, own = backwards[i](grad, grad_log_det, needs_input or i > 0)
+                gradients = own + gradients
+            return grad.transpose(1, 2) if needs_input else None, *gradients
+
+        return z.transpose(1, 2), torch.cat(log_slopes, 1).sum(1), backward
+
+    return Recorded.apply(record, x, *(p for own in of_layers for p in own))
+
+
+class Coupling(_Layer):
     """Half of the columns parametrise the map of the other half.
 
     Layer ``position`` splits the columns by one bit of their index, so that any two
@@ -69,6 +126,7 @@ class Coupling(nn.Module):
 
     given: Tensor
     changed: Tensor
+    places: Tensor
 
     def __init__(
         self,
@@ -88,8 +146,12 @@ class Coupling(nn.Module):
             changed[:] = True
         self.register_buffer("given", torch.nonzero(~changed).flatten())
         self.register_buffer("changed", torch.nonzero(changed).flatten())
-        self._given_slices = _slices(self.given.tolist())
-        self._changed_slices = _slices(self.changed.tolist())
+        # Columns split and join without copies where both halves are in one piece.
+        self.changed_first = bool(changed[0])
+        self.sizes = self._in_order(len(self.changed), len(self.given))
+        order = torch.cat(self._in_order(self.changed, self.given))
+        self.in_pieces = bool((order.diff() != 1).any())
+        self.register_buffer("places", order.argsort(), persistent=False)
         self.elementwise = elementwise
         self.conditioner = StackedMLP(
             n_components,
@@ -99,57 +161,48 @@ class Coupling(nn.Module):
             generator=generator,
         )
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Map x (K, N, D) to z (K, N, D) and log-determinants (K, N)."""
-        needs_input = x.requires_grad
+    def record(self, x, parameters):
+        """See `_Layer`."""
+        changed, given = self._split(x)
+        bounded = _clamp(given)
+        outputs, conditioner_backward = self.conditioner.record(bounded, parameters)
+        maps = self._per_column(outputs)
+        value, log_slope, map_backward = self.elementwise.record(changed, maps)
 
-        def record(x, *_parameters):
-            changed, given = self._split(x)
-            bounded = given.clamp(-CONDITIONER_BOUND, CONDITIONER_BOUND)
-            outputs, conditioner_backward = self.conditioner.record(bounded)
-            value, log_slope, map_backward = self.elementwise.record(
-                changed, outputs.unflatten(2, (len(self.changed), -1))
+        def backward(grad_z: Tensor, grad_log: Tensor, needs_input: bool):
+            on_changed, on_given = self._split(grad_z)
+            on_changed, on_maps = map_backward(on_changed, grad_log)
+            on_bounded, on_parameters = conditioner_backward(
+                on_maps.flatten(1, 2), needs_input
             )
+            if not needs_input:
+                return None, on_parameters
+            if on_bounded is not None:
+                on_given = _clamp_backward(on_bounded, bounded).add_(on_given)
+            return self._join(on_changed, on_given), on_parameters
 
-            def backward(grad_z, grad_log_det):
-                on_changed, on_outputs = map_backward(
-                    grad_z.index_select(2, self.changed), grad_log_det.unsqueeze(2)
-                )
-                on_given, on_parameters = conditioner_backward(
-                    on_outputs.flatten(2), needs_input
-                )
-                if not needs_input:
-                    return None, *on_parameters
-                on_x = self._replace(grad_z, on_changed)
-                if on_given is not None:
-                    on_given = _clamp_backward(on_given, given)
-                    for there, here in self._given_slices:
-                        on_x[:, :, there] += on_given[:, :, here]
-                return on_x, *on_parameters
+        return self._join(value, given), log_slope, backward
 
-            return self._replace(x, value), log_slope.sum(2), backward
-
-        return Recorded.apply(record, x, *self.conditioner.trained())
-
-    def inverse(self, z: Tensor) -> Tensor:
-        """Return the x that `forward` maps to z."""
+    def invert(self, z: Tensor) -> Tensor:
+        """See `_Layer`."""
         changed, given = self._split(z)
-        bounded = given.clamp(-CONDITIONER_BOUND, CONDITIONER_BOUND)
-        parameters = self.conditioner(bounded).unflatten(2, (len(self.changed), -1))
-        return self._replace(z, self.elementwise.inverse(changed, parameters))
+        maps = self._condition(_clamp(given))
+        return self._join(self.elementwise.inverse(changed, maps), given)
+
+    def _in_order(self, changed, given):
+        return (changed, given) if self.changed_first else (given, changed)
 
     def _split(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return x.index_select(2, self.changed), x.index_select(2, self.given)
+        if self.in_pieces:
+            return x.index_select(1, self.changed), x.index_select(1, self.given)
+        return self._in_order(*x.split_with_sizes(self.sizes, 1))
 
-    def _replace(self, x: Tensor, changed: Tensor) -> Tensor:
-        """`index_copy`, which is slow, in slices."""
-        x = x.clone(memory_format=torch.contiguous_format)
-        for there, here in self._changed_slices:
-            x[:, :, there] = changed[:, :, here]
-        return x
+    def _join(self, changed: Tensor, given: Tensor) -> Tensor:
+        x = torch.cat(self._in_order(changed, given), 1)
+        return x.index_select(1, self.places) if self.in_pieces else x
 
 
-class Autoregressive(nn.Module):
+class Autoregressive(_Layer):
     """Each column's map is parametrised by the columns before it.
 
     Odd layers run through the columns backwards. For D = 1 (and for the first column
@@ -194,39 +247,29 @@ class Autoregressive(nn.Module):
             generator=generator,
         )
 
-    def _condition(self, x: Tensor) -> Tensor:
-        bounded = x.clamp(-CONDITIONER_BOUND, CONDITIONER_BOUND)
-        return self.conditioner(bounded).unflatten(2, (self.n_features, -1))
+    def record(self, x, parameters):
+        """See `_Layer`."""
+        bounded = _clamp(x)
+        outputs, conditioner_backward = self.conditioner.record(bounded, parameters)
+        maps = self._per_column(outputs)
+        value, log_slope, map_backward = self.elementwise.record(x, maps)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Map x (K, N, D) to z (K, N, D) and log-determinants (K, N)."""
-        needs_input = x.requires_grad
-
-        def record(x, *_parameters):
-            bounded = x.clamp(-CONDITIONER_BOUND, CONDITIONER_BOUND)
-            outputs, conditioner_backward = self.conditioner.record(bounded)
-            value, log_slope, map_backward = self.elementwise.record(
-                x, outputs.unflatten(2, (self.n_features, -1))
+        def backward(grad_z: Tensor, grad_log: Tensor, needs_input: bool):
+            on_x, on_maps = map_backward(grad_z, grad_log)
+            on_bounded, on_parameters = conditioner_backward(
+                on_maps.flatten(1, 2), needs_input
             )
+            if on_bounded is not None:
+                on_x.add_(_clamp_backward(on_bounded, bounded))
+            return on_x, on_parameters
 
-            def backward(grad_z, grad_log_det):
-                on_x, on_outputs = map_backward(grad_z, grad_log_det.unsqueeze(2))
-                on_bounded, on_parameters = conditioner_backward(
-                    on_outputs.flatten(2), needs_input
-                )
-                if on_bounded is not None:
-                    on_x.add_(_clamp_backward(on_bounded, x))
-                return on_x, *on_parameters
+        return value, log_slope, backward
 
-            return value, log_slope.sum(2), backward
-
-        return Recorded.apply(record, x, *self.conditioner.trained())
-
-    def inverse(self, z: Tensor) -> Tensor:
-        """Return the x that `forward` maps to z, column after column: D passes."""
+    def invert(self, z: Tensor) -> Tensor:
+        """See `_Layer`; column after column, in D passes."""
         x = torch.zeros_like(z)
         for _ in range(self.n_features):
-            x = self.elementwise.inverse(z, self._condition(x))
+            x = self.elementwise.inverse(z, self._condition(_clamp(x)))
         return x
 
 
@@ -314,19 +357,19 @@ class FlowStack(nn.Module):
         log_abs_det_jacobian : Tensor of shape (K, N)
             Log-determinants of the Jacobian, in nats.
         """
-        log_dets = []
-        for layer in self.layers:
-            x, log_det = layer(x)
-            log_dets.append(log_det)
-        if not log_dets:
-            return x, x.new_zeros(x.shape[:2])
-        return x, torch.stack(log_dets).sum(0)
+        layers = self._layers
+        return _evaluate(layers, x) if layers else (x, x.new_zeros(x.shape[:2]))
 
     def inverse(self, z: Tensor) -> Tensor:
         """Map latent points of shape (K, N, D) back to data."""
-        for layer in reversed(list(self.layers)):
-            z = cast(Coupling | Autoregressive, layer).inverse(z)
-        return z
+        z = z.transpose(1, 2)
+        for layer in reversed(self._layers):
+            z = layer.invert(z)
+        return z.transpose(1, 2)
+
+    @property
+    def _layers(self) -> list[_Layer]:
+        return cast(list[_Layer], list(self.layers))
 
     @property
     def n_parameters(self) -> int:

@@ -12,7 +12,7 @@ from skflowmix.gaussians import Gaussians
 from skflowmix.nn import PosteriorNet
 from skflowmix.transforms import LogTail
 
-__all__ = ["MixtureOfFlows", "Support", "elbo_terms"]
+__all__ = ["MixtureOfFlows", "Support", "elbo_terms", "log_softmax"]
 
 # The posterior network sees standardised rows no further out than this.
 POSTERIOR_BOUND = 10.0
@@ -48,6 +48,11 @@ class Support:
     def gather(self, table: Tensor) -> Tensor:
         """Entries (K, C) of a table (N, K)."""
         return table.T.gather(1, self.rows)
+
+
+def log_softmax(logits: Tensor) -> Tensor:
+    """Log-softmax over the columns of (N, K), by columns: short rows are slow."""
+    return logits.T.log_softmax(0).T
 
 
 def elbo_terms(
@@ -215,16 +220,17 @@ class MixtureOfFlows(nn.Module):
         return y.squeeze(0), log_det.squeeze(0)
 
     def _log_prob_of(self, points: Tensor) -> Tensor:
-        """Component k's log-density at its own points: (K, N, D) to (K, N)."""
-        scaled = (points - self.means.unsqueeze(1)) / self.scales.unsqueeze(1)
-        bent, log_det_inner = self.inner(scaled)
-        z, log_det_outer = self.outer(bent @ self.whitening.transpose(1, 2))
+        """Component k's log-density at its own points: (K, D, N) to (K, N)."""
+        scaled = (points - self.means.unsqueeze(2)) / self.scales.unsqueeze(2)
+        bent, log_det_inner = self.inner(scaled.transpose(1, 2))
+        white = torch.bmm(self.whitening, bent.transpose(1, 2))
+        z, log_det_outer = self.outer(white.transpose(1, 2))
         log_det = log_det_inner + log_det_outer + self.log_det.unsqueeze(1)
-        flat, log_det_shared = self.shared(z.reshape(1, -1, self.n_features))
-        z, log_det = flat.view_as(z), log_det + log_det_shared.view_as(log_det)
+        if len(self.shared.layers):
+            flat, log_det_shared = self.shared(z.reshape(1, -1, self.n_features))
+            z, log_det = flat.view_as(z), log_det + log_det_shared.view_as(log_det)
         if self.tail is not None:
-            z, log_slope = self.tail.forward(z)
-            log_det = log_det + log_slope.sum(2)
+            return log_det + self.tail.log_prob(z)
         log_base = torch.linalg.vecdot(z, z) + self.n_features * math.log(2 * math.pi)
         return log_det - 0.5 * log_base
 
@@ -242,13 +248,14 @@ class MixtureOfFlows(nn.Module):
             log p(x|k), in nats.
         """
         y, log_det = self._in_common(x)
-        log_prob = self._log_prob_of(y.expand(self.n_components, -1, -1))
+        log_prob = self._log_prob_of(y.T.expand(self.n_components, -1, -1))
         return (log_prob + log_det).T
 
     def component_log_prob_on(self, x: Tensor, support: Support) -> Tensor:
         """Return the same on a support only: of shape (K, C)."""
         y, log_det = self._in_common(x)
-        return self._log_prob_of(y[support.rows]) + log_det[support.rows]
+        log_prob = self._log_prob_of(y[support.rows].transpose(1, 2))
+        return log_prob + log_det[support.rows]
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Log-density log p(x) of the mixture, in nats: (N, D) to (N,)."""
@@ -266,7 +273,7 @@ class MixtureOfFlows(nn.Module):
         """Component, ELBO and log p(x) of each row: (N, D) to (N, 3)."""
         log_prob = self.component_log_prob(x)
         log_joint = log_prob + self.log_weights
-        log_q = self.posterior_logits(x).log_softmax(1)
+        log_q = self.log_posterior(x)
         elbo = torch.stack(elbo_terms(log_prob, self.log_weights, log_q)).sum(0)
         labels = log_joint.argmax(1).to(elbo)
         return torch.stack((labels, elbo, log_joint.logsumexp(1)), 1)
@@ -283,6 +290,10 @@ class MixtureOfFlows(nn.Module):
         """Logits of the amortised q(z|x), over the temperature: (N, D) to (N, K)."""
         bounded = x.clamp(-POSTERIOR_BOUND, POSTERIOR_BOUND)
         return self.posterior(bounded) / self.temperature
+
+    def log_posterior(self, x: Tensor) -> Tensor:
+        """Amortised log q(z=k|x): (N, D) to (N, K)."""
+        return log_softmax(self.posterior_logits(x))
 
     def sample(self, component: Tensor, generator: torch.Generator) -> Tensor:
         """Draw one standardised row from each of the given components.

@@ -6,11 +6,38 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-__all__ = ["PosteriorNet", "StackedLinear", "StackedMLP", "autoregressive_masks"]
+__all__ = [
+    "PosteriorNet",
+    "Recorded",
+    "StackedLinear",
+    "StackedMLP",
+    "autoregressive_masks",
+]
 
 # Gradients of an MLP's input and of its parameters, given that of its output; the
 # first is not computed unless asked for.
 MLPBackward = Callable[[Tensor, bool], tuple[Tensor | None, list[Tensor]]]
+
+
+class Recorded(torch.autograd.Function):
+    """A function with a backward by hand: fewer kernels than autograd's.
+
+    ``Recorded.apply(record, *inputs)`` calls ``record(*inputs)``, which returns its
+    outputs and a function of their gradients that returns those of the inputs. That
+    one must leave alone what it was given, since autograd may call it again.
+    """
+
+    @staticmethod
+    def forward(ctx, record, *inputs):
+        """Call `record` and keep its backward."""
+        *outputs, ctx.by_hand = record(*inputs)
+        return tuple(outputs)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, *gradients):
+        """Gradients of the inputs, none for `record`."""
+        return None, *ctx.by_hand(*gradients)
 
 
 def _uniform(shape: Sequence[int], bound: float, generator: torch.Generator) -> Tensor:
@@ -73,20 +100,15 @@ class StackedLinear(nn.Module):
 
     def masked_weight(self) -> Tensor | None:
         """Weights of shape (K, n_outputs, n_inputs), None without inputs."""
-        if self.weight is None or self.mask is None:
-            return self.weight
-        return self.weight * self.mask
+        weight, mask = self.weight, self.mask
+        return weight if weight is None or mask is None else weight * mask
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x of shape (K, N, n_inputs) to (K, N, n_outputs)."""
-        return self.apply_weight(x, self.masked_weight())
-
-    def apply_weight(self, x: Tensor, weight: Tensor | None) -> Tensor:
-        """`forward` with the weights that `masked_weight` gave."""
-        bias = self.bias.unsqueeze(1)
+        bias, weight = self.bias.unsqueeze(1), self.masked_weight()
         if weight is None:
             return bias.expand(-1, x.shape[1], -1)
-        return torch.bmm(x, weight.transpose(1, 2)).add_(bias)  # baddbmm copies first
+        return torch.baddbmm(bias, x, weight.transpose(1, 2))
 
 
 class StackedMLP(nn.Module):
@@ -133,50 +155,65 @@ class StackedMLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x of shape (K, N, n_inputs) to (K, N, n_outputs)."""
-        for layer in self.layers[:-1]:
-            x = layer(x).relu_()
-        return self.layers[-1](x)
+        needs_input = x.requires_grad
 
-    def trained(self) -> list[Tensor]:
-        """All parameters, found faster than by `parameters`."""
-        pairs = ((layer.bias, layer.weight) for layer in self._linears)
+        def record(x, *parameters):
+            outputs, backward = self.record(x.transpose(1, 2), parameters)
+
+            def by_hand(grad):
+                on_x, on_parameters = backward(grad.transpose(1, 2), needs_input)
+                return None if on_x is None else on_x.transpose(1, 2), *on_parameters
+
+            return outputs.transpose(1, 2), by_hand
+
+        return Recorded.apply(record, x, *self.effective_parameters())[0]
+
+    def effective_parameters(self) -> list[Tensor]:
+        """Bias and masked weight of every layer, in turns; without inputs one bias."""
+        linears = cast(list[StackedLinear], self.layers)
+        pairs = ((linear.bias, linear.masked_weight()) for linear in linears)
         return [p for pair in pairs for p in pair if p is not None]
 
-    @property
-    def _linears(self) -> list[StackedLinear]:
-        return cast(list[StackedLinear], list(self.layers))
+    @staticmethod
+    def record(x: Tensor, parameters: Sequence[Tensor]) -> tuple[Tensor, MLPBackward]:
+        """Map x of shape (K, n_inputs, N) to (K, n_outputs, N), without autograd.
 
-    def record(self, x: Tensor) -> tuple[Tensor, MLPBackward]:
-        """`forward`, and a backward by hand with the gradients of `trained`.
+        The long axis comes last, where narrow layers make wide products.
 
-        Fewer kernels than autograd's, and no new memory for what it can overwrite.
+        Parameters
+        ----------
+        x : Tensor of shape (K, n_inputs, N)
+            Inputs.
+        parameters : sequence of Tensor
+            What `effective_parameters` gave.
+
+        Returns
+        -------
+        outputs : Tensor of shape (K, n_outputs, N)
+            Outputs.
+        backward : callable
+            Gradients of the input and of `parameters`.
         """
-        layers = self._linears
-        weights = [layer.masked_weight() for layer in layers]
+        biases = [bias.unsqueeze(2) for bias in parameters[::2]]
+        weights = parameters[1::2]
+        if not weights:
+            outputs = biases[0].expand(-1, -1, x.shape[2])
+            return outputs, lambda grad, _: (None, [grad.sum(2)])
         inputs: list[Tensor] = []
-        for layer, weight in zip(layers, weights, strict=True):
+        for bias, weight in zip(biases, weights, strict=True):
             if inputs:
                 x = x.relu_()
             inputs.append(x)
-            x = layer.apply_weight(x, weight)
+            x = torch.baddbmm(bias, weight, x)
 
         def backward(grad: Tensor, needs_input: bool):
             gradients: list[Tensor] = []
             for i in reversed(range(len(weights))):
-                weight, mask = weights[i], layers[i].mask
-                on_parameters = [grad.sum(1)]
-                if weight is None:
-                    return None, on_parameters
-                # A product with more rows than columns is the slower one.
-                if grad.shape[2] > inputs[i].shape[2]:
-                    on_weight = (inputs[i].transpose(1, 2) @ grad).transpose(1, 2)
-                else:
-                    on_weight = grad.transpose(1, 2) @ inputs[i]
-                on_parameters.append(on_weight if mask is None else on_weight * mask)
-                gradients = on_parameters + gradients
+                on_weight = torch.bmm(grad, inputs[i].transpose(1, 2))
+                gradients = [grad.sum(2), on_weight, *gradients]
                 if i == 0 and not needs_input:
                     return None, gradients
-                grad = grad @ weight
+                grad = torch.bmm(weights[i].transpose(1, 2), grad)
                 if i:
                     torch.ops.aten.threshold_backward.grad_input(
                         grad, inputs[i], 0, grad_input=grad

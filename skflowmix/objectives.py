@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-from skflowmix.mixture import MixtureOfFlows, Support, elbo_terms
+from skflowmix.mixture import MixtureOfFlows, Support, elbo_terms, log_softmax
 
 __all__ = [
     "ElboObjective",
@@ -19,6 +19,10 @@ __all__ = [
 
 # The sparse ELBO leaves out pairs (x, k) with a smaller q(k|x).
 MIN_POSTERIOR = 1e-3
+
+# Added to the logarithm of q for pairs that are left out: a share of zero, without
+# infinities, whose products with it would be undefined.
+LEFT_OUT = -1e4
 
 # The sparse path is taken when it evaluates at most this share of all pairs.
 SPARSE_SHARE = 0.8
@@ -74,23 +78,37 @@ class Rows:
             self.mean_weight,
         )
 
-    def rule_out(self, values: Tensor) -> Tensor:
-        """Values (N, K), with -inf for components that are not allowed."""
+    def take(self, index: Tensor) -> "Rows":
+        """Rows by number; like indexing, but faster."""
+        return Rows(
+            self.x.index_select(0, index),
+            self.weights.index_select(0, index),
+            self.responsibilities.index_select(0, index),
+            None if self.allowed is None else self.allowed.index_select(0, index),
+            self.mean_weight,
+        )
+
+    def rule_out(self, values: Tensor, low: float = -math.inf) -> Tensor:
+        """Values (N, K), with `low` for components that are not allowed."""
         if self.allowed is None:
             return values
-        return values.masked_fill(~self.allowed, -math.inf)
+        return values.masked_fill(~self.allowed, low)
 
     def mean(self, values: Tensor) -> Tensor:
         """Weighted mean of one value per row."""
         return torch.dot(values, self.weights) / self.weights.sum()
 
-    def batch_mean(self, values: Tensor) -> Tensor:
-        """Mean of weighted values, over batches the weighted mean of all rows.
+    def batch_weights(self) -> Tensor:
+        """Weights whose sum is one on average over batches.
 
         Divided by its own weights, a batch with a heavy row would count no more than
         any other.
         """
-        return torch.dot(values, self.weights) / (len(self) * self.mean_weight)
+        return self.weights / (len(self) * self.mean_weight)
+
+    def batch_mean(self, values: Tensor) -> Tensor:
+        """Mean of one value per row, over batches the weighted mean of all rows."""
+        return torch.dot(values, self.batch_weights())
 
 
 def robust_gain(rows: Rows, log_prob: Tensor, reference: Tensor) -> Tensor:
@@ -112,17 +130,16 @@ def robust_gain(rows: Rows, log_prob: Tensor, reference: Tensor) -> Tensor:
     return rows.mean((log_prob - reference).clamp(-bound, bound))
 
 
-def _expected_log_prob(
-    model: MixtureOfFlows, rows: Rows, q: Tensor, chosen: Tensor
+def _sum_log_prob(
+    model: MixtureOfFlows, x: Tensor, shares: Tensor, chosen: Tensor
 ) -> Tensor:
-    """Mean over rows of sum_k q_k log p(x|k); q must be zero outside `chosen`."""
+    """Sum of shares (N, K) times log p(x|k); they must be zero outside `chosen`."""
     if chosen.count_nonzero() < SPARSE_SHARE * chosen.numel():
         support = Support(chosen)
-        if support.rows.shape[1] < SPARSE_SHARE * len(rows):
-            log_prob = model.component_log_prob_on(rows.x, support)
-            shares = support.gather(q * rows.weights.unsqueeze(1)) * support.valid
-            return (shares * log_prob).sum() / (len(rows) * rows.mean_weight)
-    return rows.batch_mean((q * model.component_log_prob(rows.x)).sum(1))
+        if support.rows.shape[1] < SPARSE_SHARE * len(x):
+            log_prob = model.component_log_prob_on(x, support)
+            return (support.gather(shares) * support.valid * log_prob).sum()
+    return (shares * model.component_log_prob(x)).sum()
 
 
 class _Objective(ABC):
@@ -144,7 +161,7 @@ class _Objective(ABC):
     def _figures(self) -> dict[str, float]:
         model, rows = self.model, self._sample
         log_prob = model.component_log_prob(rows.x)
-        log_q = model.posterior_logits(rows.x).log_softmax(1)
+        log_q = model.log_posterior(rows.x)
         terms = elbo_terms(log_prob, model.log_weights, log_q)
         names = ("elbo_reconstruction", "elbo_prior", "elbo_entropy")
         figures = {
@@ -196,11 +213,12 @@ class MStepObjective(_Objective):
 
     def loss(self, rows: Tensor) -> Tensor:
         """Negative objective, in nats per row."""
-        batch = self.train[rows]
+        batch = self.train.take(rows)
         r = batch.responsibilities
-        log_q = self.model.posterior_logits(batch.x).log_softmax(1)
-        expected = _expected_log_prob(self.model, batch, r, r > 0)
-        return -expected - batch.batch_mean((r * log_q).sum(1))
+        log_q = self.model.log_posterior(batch.x)
+        shares = r * batch.batch_weights().unsqueeze(1)
+        expected = _sum_log_prob(self.model, batch.x, shares, r > 0)
+        return -expected - (shares * log_q).sum()
 
 
 class PosteriorObjective:
@@ -221,12 +239,12 @@ class PosteriorObjective:
         self.n_rows = len(train)
 
     def _cross_entropy(self, rows: Rows) -> Tensor:
-        log_q = self.model.posterior_logits(rows.x).log_softmax(1)
+        log_q = self.model.log_posterior(rows.x)
         return -rows.batch_mean((rows.responsibilities * log_q).sum(1))
 
     def loss(self, rows: Tensor) -> Tensor:
         """Cross-entropy, in nats per row."""
-        return self._cross_entropy(self.train[rows])
+        return self._cross_entropy(self.train.take(rows))
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
@@ -320,31 +338,35 @@ class ElboObjective(_Objective):
 
     def loss(self, rows: Tensor) -> Tensor:
         """Negative ELBO, in nats per row."""
-        model, batch = self.model, self.train[rows]
+        model, batch = self.model, self.train.take(rows)
         model.temperature.fill_(self.temperature(self.n_steps))
-        log_q = model.posterior_logits(batch.x).log_softmax(1)
+        log_q = model.log_posterior(batch.x)
         cross_entropy: Tensor | float = 0.0
         if batch.allowed is not None:
             log_class = batch.rule_out(log_q).logsumexp(1)
             cross_entropy = -batch.batch_mean(log_class)
-            log_q = batch.rule_out(log_q - log_class.unsqueeze(1))
+            log_q = batch.rule_out(log_q - log_class.unsqueeze(1), LEFT_OUT)
+        known = log_q.detach()
         # At least the likeliest, where all of many components are unlikely.
-        likeliest = log_q.detach().amax(1, keepdim=True)
-        chosen = log_q.detach() >= likeliest.clamp(max=math.log(MIN_POSTERIOR))
+        likeliest = known.amax(1, keepdim=True)
+        chosen = known >= likeliest.clamp(max=math.log(MIN_POSTERIOR))
         if self.n_steps % DENSE_EVERY == 0:
-            chosen = log_q.detach() > -math.inf
+            chosen = known > LEFT_OUT
         self.n_steps += 1
-        log_q = log_q.masked_fill(~chosen, -math.inf).log_softmax(1)
-        q = log_q.exp()
-        expected = _expected_log_prob(model, batch, q, chosen)
-        agreement = batch.responsibilities * model.n_components
-        log_labels = torch.log((1 - self.label_noise) * agreement + self.label_noise)
-        log_prior = model.log_weights + log_labels
-        log_ratio = (log_prior - log_q).masked_fill(~chosen, 0.0)
+        log_q = log_q.add((~chosen).to(log_q), alpha=LEFT_OUT)
+        # Both from the logits, because exp is slow where it underflows.
+        q, log_q = log_q.T.softmax(0).T, log_softmax(log_q)
+        shares = q * batch.batch_weights().unsqueeze(1)
+        expected = _sum_log_prob(model, batch.x, shares, chosen)
+        log_prior = model.log_weights
+        if self.label_noise < 1:
+            agreement = batch.responsibilities * model.n_components
+            odds = (1 - self.label_noise) * agreement + self.label_noise
+            log_prior = log_prior + odds.log()
         log_dirichlet = (self.concentration - 1) * model.log_weights.sum()
         return (
             cross_entropy
             - expected
-            - batch.batch_mean((q * log_ratio).sum(1))
+            - (shares * (log_prior - log_q)).sum()
             - log_dirichlet / self.n_rows
         )

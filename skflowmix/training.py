@@ -86,23 +86,29 @@ class Outcome:
 
 
 class _FlatParameters:
-    """Parameters and their gradients as views of two long vectors.
+    """Parameters as views of one long vector.
 
-    One kernel then serves all of them: clipping, Adam, snapshots.
+    One kernel then serves all of them: clipping, Adam, snapshots. Weight matrices come
+    first, then what else has a gradient, then what has none.
     """
 
     def __init__(self, parameters: Sequence[Tensor]):
-        sizes = [p.numel() for p in parameters]
-        self.values = torch.cat([p.detach().flatten() for p in parameters])
-        self.gradients = torch.zeros_like(self.values)
-        self.is_matrix = torch.cat(
-            [torch.full_like(p.detach().flatten(), p.ndim == 3) for p in parameters]
+        trained = [p for p in parameters if p.requires_grad]
+        self.trained = sorted(trained, key=lambda p: p.ndim != 3)
+        ordered = self.trained + [p for p in parameters if not p.requires_grad]
+        self.values = torch.cat([p.detach().flatten() for p in ordered])
+        views = self.values.split([p.numel() for p in ordered])
+        for parameter, view in zip(ordered, views, strict=True):
+            parameter.data = view.view_as(parameter)
+        self.n_decaying = sum(p.numel() for p in trained if p.ndim == 3)
+        self.n_trained = sum(p.numel() for p in trained)
+
+    def gradient(self, loss: Tensor) -> Tensor:
+        """Gradient of a loss, in the order of the values."""
+        gradients = torch.autograd.grad(
+            loss, self.trained, allow_unused=True, materialize_grads=True
         )
-        views = zip(self.values.split(sizes), self.gradients.split(sizes), strict=True)
-        for parameter, (value, gradient) in zip(parameters, views, strict=True):
-            parameter.data = value.view_as(parameter)
-            if parameter.requires_grad:
-                parameter.grad = gradient.view_as(parameter)
+        return torch.cat([gradient.flatten() for gradient in gradients])
 
 
 class _AdamW:
@@ -116,44 +122,45 @@ class _AdamW:
     algorithm 2.
     """
 
-    BETAS = (0.9, 0.999)
-    EPSILON = 1e-8
-    BLOCK = 2**16  # values whose update fits in a processor's cache
-
     def __init__(self, flat: _FlatParameters, config: TrainingConfig):
-        self.flat, self.config = flat, config
-        self.first = torch.zeros_like(flat.values)
-        self.second = torch.zeros_like(flat.values)
-        vectors = (flat.values, flat.gradients, flat.is_matrix, self.first, self.second)
-        size = self.BLOCK if flat.values.device.type == "cpu" else len(flat.values)
-        self.blocks = list(zip(*(v.split(size) for v in vectors), strict=True))
-        self.n_steps = 0
+        self.config = config
+        self.values = flat.values[: flat.n_trained]
+        self.first = torch.zeros_like(self.values)
+        self.second = torch.zeros_like(self.values)
+        self.n_steps = torch.zeros((), device=self.values.device)
+        self.sizes = (flat.n_decaying, flat.n_trained - flat.n_decaying)
 
     def reset(self) -> None:
         """Forget the moments of the gradient."""
         self.first.zero_()
         self.second.zero_()
-        self.n_steps = 0
+        self.n_steps.zero_()
 
-    def step(self, step_size: float) -> None:
-        """Update the parameters by their gradients."""
-        norm = torch.linalg.vector_norm(self.flat.gradients)
-        clip = (self.config.max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
+    def step(self, gradient: Tensor, step_size: float) -> None:
+        """Update the parameters."""
+        norm = torch.linalg.vector_norm(gradient)
+        excess = ((norm + 1e-6) / self.config.max_grad_norm).clamp(min=1.0)
         self.n_steps += 1
-        beta1, beta2 = self.BETAS
-        decay = step_size * self.config.weight_decay
-        scale = math.sqrt(1 - beta2**self.n_steps)
-        step_size *= scale / (1 - beta1**self.n_steps)
-        for values, gradients, is_matrix, first, second in self.blocks:
-            gradients *= clip
-            first.lerp_(gradients, 1 - beta1)
-            second.mul_(beta2).addcmul_(gradients, gradients, value=1 - beta2)
-            if decay:
-                values.addcmul_(values, is_matrix, value=-decay)
-            # Roots of zero are slow, and many gradients are.
-            roots = second.clamp(min=1e-36).sqrt_()
-            denominator = roots.add_(self.EPSILON * scale)
-            values.addcdiv_(first, denominator, value=-step_size)
+        vectors = (self.values, gradient, self.first, self.second)
+        parts = zip(*(v.split(self.sizes) for v in vectors), strict=True)
+        for part, decay in zip(parts, (self.config.weight_decay, 0.0), strict=True):
+            values, gradients, first, second = ([vector] for vector in part)
+            torch._fused_adamw_(
+                values,
+                gradients,
+                first,
+                second,
+                [],
+                [self.n_steps],
+                lr=step_size,
+                beta1=0.9,
+                beta2=0.999,
+                weight_decay=decay,
+                eps=1e-8,
+                amsgrad=False,
+                maximize=False,
+                grad_scale=excess.float(),
+            )
 
 
 class _Batches:
@@ -236,10 +243,8 @@ def train(
     for epoch in range(1, config.max_epochs + 1):
         total = torch.zeros((), device=generator.device)
         for _ in range(n_steps):
-            flat.gradients.zero_()
             loss = objective.loss(batches.next())
-            loss.backward()
-            optimizer.step(step_size)
+            optimizer.step(flat.gradient(loss), step_size)
             total += loss.detach()
         record = {"epoch": epoch, "learning_rate": step_size}
         record |= {"train_loss": float(total) / n_steps, **objective.evaluate()}
@@ -274,6 +279,4 @@ def train(
             flat.values.copy_(best)
             step_size *= config.drop
     flat.values.copy_(best)
-    for parameter in parameters:
-        parameter.grad = None
     return outcome

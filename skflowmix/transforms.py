@@ -7,50 +7,28 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-__all__ = [
-    "Affine",
-    "ElementwiseMap",
-    "LogTail",
-    "RationalQuadraticSpline",
-    "Recorded",
-]
+from skflowmix.nn import Recorded
+
+__all__ = ["Affine", "ElementwiseMap", "LogTail", "RationalQuadraticSpline"]
+
+ONE = torch.ones(())
 
 # Gradients of x and of the parameters, given those of the value and of the log-slope;
 # the latter only has to broadcast.
 MapBackward = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
-class Recorded(torch.autograd.Function):
-    """A function with a backward by hand: fewer kernels than autograd's.
-
-    ``Recorded.apply(record, *inputs)`` calls ``record(*inputs)``, which returns two
-    outputs and a function of their gradients that returns those of the inputs. That
-    one must leave alone what it was given, since autograd may call it again.
-    """
-
-    @staticmethod
-    def forward(ctx, record, *inputs):
-        """Call `record` and keep its backward."""
-        *outputs, ctx.by_hand = record(*inputs)
-        return tuple(outputs)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, *gradients):
-        """Gradients of the inputs, none for `record`."""
-        return None, *ctx.by_hand(*gradients)
-
-
 class ElementwiseMap(Protocol):
     """What a flow family needs from an element-wise map.
 
-    Zero parameters give the identity.
+    Points have shape (..., N) and their parameters (..., n_parameters, N). Zero
+    parameters give the identity.
     """
 
     n_parameters: int
 
     def forward(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        """Value and log-slope, both shaped as x; parameters (..., n_parameters)."""
+        """Value and log-slope, both shaped as x."""
         ...
 
     def record(
@@ -99,6 +77,36 @@ class LogTail:
 
         return kept + torch.copysign(log_stretch, x), log_stretch.neg_(), backward
 
+    def log_prob(self, x: Tensor) -> Tensor:
+        r"""Log-density of points whose images are standard normal, in nats.
+
+        .. math:: \log t'(x) - \tfrac12 t(x)^2 - \tfrac12 \log 2 \pi
+
+        summed over columns.
+
+        Parameters
+        ----------
+        x : Tensor of shape (K, N, D)
+            The points.
+
+        Returns
+        -------
+        log_prob : Tensor of shape (K, N)
+            Their log-densities.
+        """
+
+        def record(x):
+            value, log_slope, map_backward = self._record(x)
+            normal = log_slope.addcmul(value, value, value=-0.5).sum(2)
+
+            def backward(grad):
+                grad = grad.unsqueeze(2)
+                return map_backward(-grad * value, grad)
+
+            return normal.sub_(x.shape[2] * 0.5 * math.log(2 * math.pi)), backward
+
+        return Recorded.apply(record, x)[0]
+
     def inverse(self, z: Tensor) -> Tensor:
         """Return the x whose value is z."""
         largest = math.log(torch.finfo(z.dtype).max) / 2  # leaves room to unwhiten
@@ -124,36 +132,34 @@ class Affine:
     def __init__(self, min_slope: float = 1e-3):
         self.min_slope = min_slope
 
-    def _damping(self, raw: Tensor) -> Tensor:
-        return raw.abs().mul_(-1 / math.log(self.min_slope)).add_(1).reciprocal_()
+    def _denominator(self, raw: Tensor) -> Tensor:
+        return torch.add(ONE, raw.abs(), alpha=-1 / math.log(self.min_slope))
 
     def forward(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        """Value and log-slope, both shaped as x; parameters (..., 2)."""
+        """Value and log-slope, both shaped as x."""
         return Recorded.apply(self.record, x, parameters)
 
     def record(
         self, x: Tensor, parameters: Tensor
     ) -> tuple[Tensor, Tensor, MapBackward]:
         """`forward` without autograd, and its backward."""
-        shift, raw = parameters.unbind(-1)
-        damping = self._damping(raw)
-        log_slope = raw * damping
+        shift, raw = parameters.unbind(-2)
+        denominator = self._denominator(raw)
+        log_slope = raw / denominator
         slope = log_slope.exp()
 
         def backward(grad_value: Tensor, grad_log: Tensor):
             on_x = grad_value * slope
-            on_log_slope = torch.addcmul(grad_log, on_x, x)
-            on_parameters = torch.empty_like(parameters)
-            on_parameters[..., 0] = grad_value
-            torch.mul(on_log_slope.mul_(damping), damping, out=on_parameters[..., 1])
-            return on_x, on_parameters
+            on_raw = torch.addcmul(grad_log, on_x, x)
+            on_raw.div_(denominator).div_(denominator)
+            return on_x, torch.stack((grad_value, on_raw), -2)
 
         return torch.addcmul(shift, x, slope), log_slope, backward
 
     def inverse(self, z: Tensor, parameters: Tensor) -> Tensor:
         """Return the x whose value is z."""
-        shift, raw = parameters.unbind(-1)
-        return (z - shift) * (raw * self._damping(raw)).neg_().exp_()
+        shift, raw = parameters.unbind(-2)
+        return (z - shift) * (raw / self._denominator(raw)).neg_().exp_()
 
 
 class RationalQuadraticSpline:
@@ -185,21 +191,20 @@ class RationalQuadraticSpline:
         self.n_parameters = 3 * n_bins - 1
 
     def forward(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        """Value and log-slope, both shaped as x; parameters (..., n_parameters)."""
+        """Value and log-slope, both shaped as x."""
         return Recorded.apply(self.record, x, parameters)
 
     def record(
         self, x: Tensor, parameters: Tensor
     ) -> tuple[Tensor, Tensor, MapBackward]:
         """`forward` without autograd, and its backward."""
-        flat = x.reshape(-1)
-        segment = _Segment(self, parameters.reshape(-1, self.n_parameters), flat, 0)
+        flat, segment = self._segment(x, parameters, 0)
         inside = segment.inside
         value, log_slope = segment.forward(flat)
 
         def backward(grad_value: Tensor, grad_log: Tensor):
-            grad_value = grad_value.reshape(-1)
-            grad_log = grad_log.expand(x.shape).reshape(-1)
+            grad_value = grad_value.reshape(flat.shape)
+            grad_log = grad_log.expand(x.shape).reshape(flat.shape)
             on_x, on_raw = segment.backward(grad_value * inside, grad_log * inside)
             on_x = torch.where(inside, on_x, grad_value)
             return on_x.view(x.shape), on_raw.view(parameters.shape)
@@ -209,17 +214,25 @@ class RationalQuadraticSpline:
 
     def inverse(self, z: Tensor, parameters: Tensor) -> Tensor:
         """Return the x whose value is z."""
-        flat = z.reshape(-1)
-        segment = _Segment(self, parameters.reshape(-1, self.n_parameters), flat, 1)
+        flat, segment = self._segment(z, parameters, 1)
         return torch.where(segment.inside, segment.inverse(flat), flat).view(z.shape)
+
+    def _segment(
+        self, point: Tensor, parameters: Tensor, side: int
+    ) -> tuple[Tensor, "_Segment"]:
+        """Points as (M, N), and the bins that they fall in."""
+        n_points = point.shape[-1]
+        flat = point.reshape(-1, n_points)
+        raw = parameters.reshape(-1, self.n_parameters, n_points)
+        return flat, _Segment(self, raw, flat, side)
 
 
 class _Segment:
-    """The bin of each of M splines that its point falls in.
+    """The bin of each of M x N splines that its point falls in.
 
     ``side`` says whether the points are values of x (0) or of z (1). Arrays named
-    ``sizes`` and ``ends`` are (M, 2, n_bins), widths then heights, before
-    normalisation; everything else is (M,) or (M, 2).
+    ``sizes`` and ``ends`` are (M, 2, n_bins, N), widths then heights, before
+    normalisation; everything else is (M, N) or (M, 2, N).
     """
 
     def __init__(
@@ -228,18 +241,18 @@ class _Segment:
         n_bins, bound = spline.n_bins, spline.bound
         self.spline, self.raw = spline, raw
         clip = -math.log(spline.min_slope)
-        sides = raw[:, : 2 * n_bins].unflatten(-1, (2, n_bins))
+        sides = raw[:, : 2 * n_bins].unflatten(1, (2, n_bins))
         # The soft clip bounds the exponent: the softmax needs no maximum.
         self.damping = sides.abs().mul_(2 / clip).add_(1).reciprocal_()
         self.sizes = (sides * self.damping).exp_()
-        cumulate = raw.new_ones(n_bins, n_bins).triu_()
-        ends = (self.sizes.view(-1, n_bins) @ cumulate).view_as(self.sizes)
+        ends = self._cumulate(self.sizes, raw.new_ones(n_bins, n_bins).tril_())
         self.per_size = 2 * bound / ends[:, :, -1]
         self.inside = point.abs() < bound
         position = (point + bound) / self.per_size[:, side]
-        passed = ends[:, side, :-1] <= position.unsqueeze(-1)
-        self.bin = passed.view(torch.uint8).sum(-1, dtype=torch.uint8).long()
-        index = self.bin.view(-1, 1, 1).expand(-1, 2, 1)
+        # In floating point, which torch compares much faster than it makes booleans.
+        passed = ends[:, side, :-1].clone().le_(position.unsqueeze(1))
+        self.bin = passed.sum(1).long()
+        index = self._of_both(self.bin)
         size = self.sizes.gather(2, index).squeeze(2)
         end = ends.gather(2, index).squeeze(2)
         self.lengths = size * self.per_size
@@ -250,6 +263,17 @@ class _Segment:
         self.slope1, self.damping1 = self._knot_slope(self.bin, clip)
         self.secant = self.height / self.width
         self.bend = self.slope0 + self.slope1 - 2 * self.secant
+
+    @staticmethod
+    def _cumulate(sizes: Tensor, triangle: Tensor) -> Tensor:
+        """Sum over bins by a product, which is faster than `cumsum`."""
+        flat = sizes.flatten(0, 1)
+        return torch.bmm(triangle.expand(len(flat), -1, -1), flat).view_as(sizes)
+
+    @staticmethod
+    def _of_both(knot: Tensor) -> Tensor:
+        """Repeat an index into bins, shared by widths and heights."""
+        return knot[:, None, None].expand(-1, 2, -1, -1)
 
     def _knot_column(self, knot: Tensor) -> Tensor:
         n_bins = self.spline.n_bins
@@ -333,19 +357,19 @@ class _Segment:
         # A size moves the starts of the bins after it, the length of its own, and
         # through the normalisation all of them: three steps of a reversed cumsum.
         steps = torch.zeros_like(self.sizes)
-        index = self.bin.view(-1, 1, 1).expand(-1, 2, 1)
         on_all = (on_starts * (self.starts + bound)).addcmul_(on_lengths, self.lengths)
         steps[:, :, -1] = on_all * self.per_size.neg() / (2 * bound)
         on_lengths, on_starts = on_lengths * self.per_size, on_starts * self.per_size
-        steps.scatter_add_(2, index, on_lengths.unsqueeze(2))
+        steps.scatter_add_(2, self._of_both(self.bin), on_lengths.unsqueeze(2))
         before = (on_starts - on_lengths) * (self.bin > 0).unsqueeze(1)
-        steps.scatter_add_(2, (index - 1).clamp_(min=0), before.unsqueeze(2))
-        cumulate = self.raw.new_ones(n_bins, n_bins).tril_()
-        on_sizes = (steps.view(-1, n_bins) @ cumulate).view_as(steps)
+        previous = (self.bin - 1).clamp_(min=0)
+        steps.scatter_add_(2, self._of_both(previous), before.unsqueeze(2))
+        triangle = self.raw.new_ones(n_bins, n_bins).triu_()
+        on_sizes = self._cumulate(steps, triangle).mul_(self.sizes)
         torch.mul(
-            on_sizes.mul_(self.sizes),
+            on_sizes,
             self.damping.square(),
-            out=grad[:, : 2 * n_bins].unflatten(-1, (2, n_bins)),
+            out=grad[:, : 2 * n_bins].unflatten(1, (2, n_bins)),
         )
         for knot, on_slope, slope, damping in (
             (self.bin - 1, on_slope0, self.slope0, self.damping0),
