@@ -23,7 +23,11 @@ class Results:
 
     def __init__(self, path: Path, settings: dict[str, Any]):
         self.path = path
-        self.data = {"settings": settings, "environments": [], "records": {}}
+        self.data: dict[str, Any] = {
+            "settings": settings,
+            "environments": [],
+            "records": {},
+        }
         self._read()
         if self.data["settings"] != settings:
             raise SystemExit(
@@ -60,7 +64,7 @@ class Results:
 
 def environment() -> dict[str, Any]:
     """The machine and the versions that a result was made with."""
-    versions = {}
+    versions: dict[str, str | None] = {}
     for package in PACKAGES:
         try:
             versions[package] = metadata.version(package)
