@@ -3,9 +3,10 @@
 import warnings
 
 import numpy as np
+from sklearn.cluster import KMeans
 
 from skflowmix.graphs import Landmarks
-from skflowmix.initialization import rescale_columns, spectral_labels
+from skflowmix.initialization import rescale_columns
 
 __all__ = ["count_clusters"]
 
@@ -14,21 +15,25 @@ __all__ = ["count_clusters"]
 # So many pairs of neighbours must meet there to tell, a pair in which only one row is
 # among the other's neighbours counts this much, and so small a share of an average
 # group is no cluster.
-MIN_CONTACT = 0.02
+MIN_CONTACT = 0.03
 MIN_CONTACT_PAIRS = 10
 ONE_WAY_WEIGHT = 0.1
 MIN_GROUP_SHARE = 0.25
+
+# Groups to start from, unless more clusters are allowed or rows are few.
+N_GROUPS = 20
+MIN_ROWS_PER_GROUP = 10
 
 
 def count_clusters(
     x, sample_weight, max_clusters, random_state, column_scales=None
 ) -> int:
-    """Find how many clusters there are, by merging too many.
+    """Find how many clusters there are, by merging too many groups.
 
-    The rows are cut into `max_clusters` groups. Where a cut goes through a cluster,
-    the rows along it lie as densely as others; where it goes through a valley, they
-    are the outermost rows of their groups. Groups of the first kind are merged, those
-    with the densest contact first.
+    The groups are those of k-means, which cuts across clusters rather than along their
+    borders. Where a cut goes through a cluster, the rows along it lie as densely as
+    others; where it goes through a valley, they are the outermost rows of their
+    groups. Groups of the first kind are merged, those with the densest contact first.
 
     Parameters
     ----------
@@ -37,7 +42,7 @@ def count_clusters(
     sample_weight : ndarray of shape (n,)
         Positive, mean one.
     max_clusters : int
-        Groups to start from.
+        The most there can be.
     random_state : RandomState
         The only source of randomness.
     column_scales : ndarray of shape (D,), optional
@@ -48,23 +53,25 @@ def count_clusters(
     n_clusters : int
         Between 1 and `max_clusters`.
     """
-    if max_clusters == 1 or len(x) <= max_clusters:
-        return max_clusters
     x = rescale_columns(x, sample_weight, column_scales)
     landmarks = Landmarks(x, sample_weight, random_state)
+    n_groups = min(max(N_GROUPS, max_clusters), landmarks.n // MIN_ROWS_PER_GROUP)
+    if max_clusters == 1 or n_groups < 2:
+        return max_clusters
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        labels = spectral_labels(landmarks, max_clusters, random_state)
-    labels = _absorb_fragments(landmarks, labels, max_clusters)
+        warnings.simplefilter("ignore")  # k-means', of equal rows
+        model = KMeans(n_groups, n_init=3, random_state=random_state)
+        labels = model.fit_predict(landmarks.x, sample_weight=landmarks.weight)
+    labels = _absorb_fragments(landmarks, labels, n_groups)
     n_clusters = len(np.unique(labels))
     while n_clusters > 1:
-        contact = _contact(landmarks, labels, max_clusters)
+        contact = _contact(landmarks, labels, n_groups)
         one, other = np.unravel_index(contact.argmax(), contact.shape)
         if contact[one, other] < MIN_CONTACT:
             break
         labels[labels == other] = one
         n_clusters -= 1
-    return n_clusters
+    return min(n_clusters, max_clusters)
 
 
 def _absorb_fragments(landmarks, labels, n_groups):

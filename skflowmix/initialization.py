@@ -232,7 +232,7 @@ def _random(x, sample_weight, n_components, random_state):
 
 def _spectral(x, sample_weight, n_components, random_state):
     landmarks = Landmarks(x, sample_weight, random_state)
-    labels = spectral_labels(landmarks, n_components, random_state)
+    labels = _spectral_labels(landmarks, n_components, random_state)
     return landmarks.spread(labels, n_components)
 
 
@@ -294,7 +294,7 @@ def _split_to(labels, x, n_components, random_state):
     return labels
 
 
-def spectral_labels(landmarks, n_components, random_state):
+def _spectral_labels(landmarks, n_components, random_state):
     """Normalised cut of the k-NN graph with locally scaled weights.
 
     References
@@ -418,7 +418,7 @@ def _ranked_candidates(x, sample_weight, n_components, random_state):
     landmarks = Landmarks(x, sample_weight, random_state)
     model = KMeans(n_components, n_init=3, random_state=random_state)
     starts = {
-        "spectral": spectral_labels(landmarks, n_components, random_state),
+        "spectral": _spectral_labels(landmarks, n_components, random_state),
         "linkage": _linkage_labels(landmarks, n_components),
         "kmeans": model.fit_predict(landmarks.x, sample_weight=landmarks.weight),
     }
