@@ -42,10 +42,13 @@ SPREADING_PEERS = {
     for alpha in (0.05, 0.2, 0.8)
 }
 SELF_TRAINING_PEERS = {
-    f"SelfTraining(QDA), reg {reg}, threshold {threshold}": SelfTrainingClassifier(
-        QuadraticDiscriminantAnalysis(reg_param=reg), threshold=threshold
+    f"SelfTraining(QDA), shrinkage {shrinkage}, threshold {threshold}": (
+        SelfTrainingClassifier(
+            QuadraticDiscriminantAnalysis(solver="eigen", shrinkage=shrinkage),
+            threshold=threshold,
+        )
     )
-    for reg in (0.05, 0.2, 0.5)
+    for shrinkage in (0.05, 0.2, 0.5, 0.9)
     for threshold in (0.75, 0.95)
 }
 
@@ -76,13 +79,10 @@ def run_log_loss(seed):
         for model_name, model in {
             "ours": FlowMixtureClassifier(random_state=seed),
             "GaussianNB": GaussianNB(),
-            "QDA": QuadraticDiscriminantAnalysis(),
+            "QDA": QuadraticDiscriminantAnalysis(solver="eigen", shrinkage="auto"),
         }.items():
-            try:
-                proba = model.fit(X, y).predict_proba(X_test)
-                scores[f"{name} {model_name}"] = float(log_loss(y_test, proba))
-            except np.linalg.LinAlgError:  # singular covariances
-                scores[f"{name} {model_name}"] = np.nan
+            proba = model.fit(X, y).predict_proba(X_test)
+            scores[f"{name} {model_name}"] = float(log_loss(y_test, proba))
     return scores
 
 
@@ -137,8 +137,8 @@ def main():
                 warnings.simplefilter("ignore")
                 record = RUNS[name](seed)
             results[name].append(record)
-            shown = {k: round(v, 4) for k, v in record.items() if "(" not in k}
-            shown = {k: v for k, v in shown.items() if "alpha" not in k}
+            peers = SPREADING_PEERS | SELF_TRAINING_PEERS
+            shown = {k: round(v, 4) for k, v in record.items() if k not in peers}
             print(f"{name}, seed {seed}: {shown}", flush=True)
         means = {
             key: float(np.mean([r[key] for r in results[name]]))

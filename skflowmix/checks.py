@@ -79,7 +79,9 @@ def check_parameters(estimator, X):
                 f"warm_start needs the {estimator.module_.n_features} columns of the "
                 f"fitted model, got {n_features}."
             )
-    n_layers = estimator.n_transforms + estimator.n_common_transforms
+    n_layers = estimator.n_transforms
+    if n_layers:
+        n_layers += estimator.n_common_transforms
     outputs = FLOWS[estimator.flow].elementwise().n_parameters * n_features
     widths = [n_features, *estimator.hidden_units, outputs]
     posterior_widths = [n_features, *estimator.posterior_units, n_components]
@@ -92,7 +94,8 @@ def check_parameters(estimator, X):
     require_memory(
         8 * (6 * n_weights + n_activations),
         f"A model with n_components={n_components}, n_transforms="
-        f"{estimator.n_transforms}, hidden_units={estimator.hidden_units}, "
+        f"{estimator.n_transforms}, n_common_transforms="
+        f"{estimator.n_common_transforms}, hidden_units={estimator.hidden_units}, "
         f"posterior_units={estimator.posterior_units} for {n_features} columns is too "
         "large. Reduce these, batch_size, or the number of columns (PCA).",
     )

@@ -195,10 +195,11 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, BaseEstimator
         Family of the flows.
     n_transforms : int, default=3
         Layers of each flow. With 0 classes are Gaussian, or mixtures of Gaussians.
-    n_common_transforms : int, default=1
+    n_common_transforms : int, default=0
         Further layers between the columns and the flows, the same for all components:
         they learn what the columns have in common, such as steps, bounds and tails,
-        from all rows. Without `n_transforms` there are none.
+        from all rows. Densities gain by them, but with few labels classes can lose.
+        Without `n_transforms` there are none.
     n_shared_transforms : int, default=0
         How many of the `n_transforms` layers, those next to the base distribution, are
         one and the same for all components: for clusters of the same shape, moved and
@@ -318,7 +319,7 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, BaseEstimator
         *,
         flow="nsf-ar",
         n_transforms=3,
-        n_common_transforms=1,
+        n_common_transforms=0,
         n_shared_transforms=0,
         hidden_units=(64, 64),
         posterior_units=(64, 64),

@@ -51,13 +51,13 @@ def count_clusters(
     Returns
     -------
     n_clusters : int
-        Between 1 and `max_clusters`.
+        Between 1 and `max_clusters`; 1 where fewer than twenty rows cannot tell.
     """
     x = rescale_columns(x, sample_weight, column_scales)
     landmarks = Landmarks(x, sample_weight, random_state)
     n_groups = min(max(N_GROUPS, max_clusters), landmarks.n // MIN_ROWS_PER_GROUP)
     if max_clusters == 1 or n_groups < 2:
-        return max_clusters
+        return 1
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # k-means', of equal rows
         model = KMeans(n_groups, n_init=3, random_state=random_state)

@@ -57,7 +57,7 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
     Parameters
     ----------
     n_components : int, default=1
-        Number of components.
+        Number of components; with `weight_concentration_prior` the most there can be.
     flow : {"realnvp", "maf", "nsf", "nsf-ar"}, default="nsf-ar"
         Family of the flows. Coupling layers (`"realnvp"`, `"nsf"`) sample in one
         pass, autoregressive ones (`"maf"`, `"nsf-ar"`) need one pass per column;
@@ -108,8 +108,9 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
         None uses all `n_components`. A number makes them the most there can be: the
         number of clusters is found by merging groups that no valley separates, the
         weights have a Dirichlet prior of this concentration (below 1 small components
-        shrink), and components that expect less than one row are dropped. Where the
-        start is given, only the prior acts.
+        shrink), and components that expect less than one row are dropped. With a
+        clusterer as `init_params` clusters are not counted, and where the start is
+        given only the prior acts.
     max_iter : int, default=200
         Largest number of epochs on the ELBO. An epoch has at most 256 steps, less
         than a pass over more than 262 144 rows.
@@ -429,7 +430,7 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
         if not (warm or self._start_is_given()):
             best.sort()
             if self.weight_concentration_prior is not None:
-                best.drop_unused(int(kept.sum()))
+                best.drop_unused(len(rows.x))
         for name, value in self._fitted_attributes(best, rows).items():
             setattr(self, name, value)
         self._sample_seeds = LockedSeeds(int(random_state.randint(2**31)))
@@ -448,6 +449,14 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
 
     # The classifier's mixture replaces this: there labels are part of a row.
     _merge_rows = staticmethod(merge_identical_rows)
+
+    def _counts_components(self):
+        """Whether the number of clusters is found: a start says it by itself."""
+        return (
+            self.weight_concentration_prior is not None
+            and isinstance(self.init_params, str)
+            and not self._start_is_given()
+        )
 
     def _start_is_given(self):
         return (
@@ -469,7 +478,7 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
             return [nearest_mean_responsibilities(rows.x, means)]
         if isinstance(init, str) or hasattr(init, "fit_predict"):
             n_components = self.n_components
-            if self.weight_concentration_prior is not None:
+            if self._counts_components():
                 n_components = count_clusters(
                     rows.x, rows.weights, n_components, random_state, standardizer.scale
                 )

@@ -161,9 +161,10 @@ class Candidate:
 
     def drop_unused(self, n_rows: int) -> None:
         """Drop components that expect less than one of so many rows."""
-        expected_rows = self.model.log_weights.exp() * n_rows
-        expected_rows[expected_rows.argmax()] = n_rows
-        self._take(torch.nonzero(expected_rows >= 1).flatten())
+        log_weights = self.model.log_weights
+        used = log_weights.exp() * n_rows >= 1
+        used[log_weights.argmax()] = True
+        self._take(torch.nonzero(used).flatten())
 
     def _take(self, index: Tensor) -> None:
         self.model.permute_(index)
@@ -366,7 +367,9 @@ def fit_candidate(
                 fit.held_out,
                 temperature,
                 settings.label_noise,
-                settings.weight_concentration_prior or 1.0,
+                1.0
+                if settings.weight_concentration_prior is None
+                else settings.weight_concentration_prior,
             ),
             [*fit.trained, working.weight_logits, working.temperature],
             settings.max_iter,

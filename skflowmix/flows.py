@@ -73,7 +73,7 @@ def _evaluate(layers: Sequence[_Layer], x: Tensor) -> tuple[Tensor, Tensor]:
 
     All layers are one function for autograd, whose nodes cost more than small layers.
     """
-    needs_input = x.requires_grad
+    needs_input, keeps = x.requires_grad, torch.is_grad_enabled()
     of_layers = [layer.conditioner.effective_parameters() for layer in layers]
 
     def record(x, *_parameters):
@@ -82,7 +82,9 @@ def _evaluate(layers: Sequence[_Layer], x: Tensor) -> tuple[Tensor, Tensor]:
         for layer, parameters in zip(layers, of_layers, strict=True):
             z, log_slope, layer_backward = layer.record(z, parameters)
             log_slopes.append(log_slope)
-            backwards.append(layer_backward)
+            if keeps:  # it holds on to the layer's activations
+                backwards.append(layer_backward)
+            del layer_backward
 
         def backward(grad_z, grad_log_det):
             grad = grad_z.transpose(1, 2).contiguous()

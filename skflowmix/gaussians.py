@@ -15,7 +15,6 @@ MAX_ROWS = 10_000
 # column.
 LOSS_BOUND = 10.0
 
-
 # No row counts for more than this in a skewness, in standard deviations.
 SKEW_BOUND = 4.0
 

@@ -201,7 +201,7 @@ class FittedMixture(BaseEstimator):
         Raises
         ------
         ValueError
-            If `n_samples` is not positive or there is no such component.
+            If `n_samples` is not positive or no such component is in use.
         """
         check_is_fitted(self)
         if not isinstance(n_samples, (int, np.integer)) or n_samples < 1:
@@ -220,8 +220,8 @@ class FittedMixture(BaseEstimator):
             labels = np.full(n_samples, int(component))
         else:
             raise ValueError(
-                f"component must be an integer from 0 to {n_components - 1} or None, "
-                f"got {component!r}."
+                f"component must be an integer from 0 to {n_components - 1}, the "
+                f"components in use, or None, got {component!r}."
             )
         generator = torch_generator(random_state)
         rows = np.empty((n_samples, self.n_features_in_))

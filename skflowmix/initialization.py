@@ -31,8 +31,8 @@ INIT_METHODS = ("auto", "kmeans", "k-means++", "gmm", "spectral", "linkage", "ra
 MAX_MODEL_ROWS = 20_000
 GINI_THRESHOLD = 0.3
 SAME_PARTITION_ARI = 0.98
-# Columns whose spreads in data units differ by less than this factor are taken to be
-# measured in one unit.
+# Columns whose spreads in data units differ by less than this factor, save the quarter
+# of them that varies least, are taken to be measured in one unit.
 COMMENSURATE_RATIO = 8.0
 # Nats per row by which Gaussians may lose to a kernel estimate and still be believed.
 GAUSSIAN_TOLERANCE = 0.01
@@ -181,7 +181,9 @@ def rescale_columns(x, sample_weight, column_scales=None):
     scale = np.where(varies, spread, 1.0)
     if column_scales is not None and varies.any():
         in_units = spread[varies] * column_scales[varies]
-        if in_units.max() / COMMENSURATE_RATIO <= in_units.min():
+        # Pixels at an image's edge hardly vary: a quarter of the columns may not.
+        low = np.quantile(in_units, 0.25, method="lower")
+        if in_units.max() / COMMENSURATE_RATIO <= low:
             # Over the largest one: squares of extreme units leave the floats' range.
             largest = in_units.max()
             common = np.sqrt(np.mean((in_units / largest) ** 2))

@@ -246,6 +246,7 @@ def train(
             loss = objective.loss(batches.next())
             optimizer.step(flat.gradient(loss), step_size)
             total += loss.detach()
+            del loss  # and with it the step's activations
         record = {"epoch": epoch, "learning_rate": step_size}
         record |= {"train_loss": float(total) / n_steps, **objective.evaluate()}
         score = record["score"]

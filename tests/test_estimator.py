@@ -102,6 +102,15 @@ def test_training_goes_on_with_the_components_in_use(spare):
     assert adjusted_rand_score(y, further.predict(X)) == 1
 
 
+def test_a_start_says_the_number_of_components_itself():
+    X, _ = blobs()
+    prior = {"weight_concentration_prior": 0.5}
+    found = small(7, init_params=KMeans(4, n_init=1, random_state=0), **prior).fit(X)
+    assert found.n_components_in_use_ == 7
+    weights = small(7, weights_init=np.full(7, 1 / 7), **prior).fit(X)
+    assert weights.n_components_in_use_ == 7
+
+
 def test_without_the_prior_all_components_are_used():
     X, _ = blobs()
     model = small(5).fit(X)
