@@ -13,12 +13,11 @@
 
 import argparse
 import json
-import platform
 import warnings
 
 import numpy as np
 import torch
-from sklearn import __version__ as sklearn_version
+from _results import environment
 from sklearn import datasets
 from sklearn.discriminant_analysis import QuadraticDiscriminantAnalysis
 from sklearn.metrics import log_loss, roc_auc_score
@@ -30,7 +29,6 @@ from skflowmix import (
     FlowMixture,
     FlowMixtureClassifier,
     FlowMixtureOutlierDetector,
-    __version__,
 )
 
 N_LABELS = 5
@@ -121,13 +119,7 @@ def main():
     parser.add_argument("--output", help="JSON file for the figures")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    machine = {
-        "skflowmix": __version__,
-        "torch": torch.__version__,
-        "scikit-learn": sklearn_version,
-        "python": platform.python_version(),
-        "machine": platform.processor() or platform.machine(),
-    }
+    machine = environment()
     print(machine)
     results = {}
     for name in arguments.runs:
