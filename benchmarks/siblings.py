@@ -121,7 +121,7 @@ def main():
     torch.set_num_threads(1)
     machine = environment()
     print(machine)
-    results = {}
+    results: dict[str, list[dict[str, float]]] = {}
     for name in arguments.runs:
         results[name] = []
         for seed in range(arguments.seeds):

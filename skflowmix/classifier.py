@@ -32,7 +32,7 @@ UNLABELLED = -1
 MAX_SPREAD_ROWS = 20_000
 
 # Share of a row's label that comes from its neighbours, and rounds of spreading.
-SPREADING = 0.99
+SPREADING = 0.97
 N_ROUNDS = 500
 
 
