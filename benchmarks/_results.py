@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 PACKAGES = ("skflowmix", "numpy", "scipy", "scikit-learn", "torch", "zuko")
+PACKAGES += ("nflows", "normflows")
 
 
 class Results:

@@ -6,20 +6,19 @@ One thread; quiet machine for the times.
 
 import argparse
 import json
-import platform
 import subprocess
 import sys
 import time
 
 import numpy as np
 import torch
+from _results import environment
 from scipy.optimize import brentq
 from scipy.special import logsumexp
-from sklearn import __version__ as sklearn_version
 from sklearn.datasets import make_blobs, make_circles
 from sklearn.metrics import adjusted_rand_score
 
-from skflowmix import FlowMixture, __version__
+from skflowmix import FlowMixture
 
 WINGS, RADIAL, TANGENTIAL, RATE = 5, 0.3, 0.05, 0.4
 
@@ -131,13 +130,7 @@ def main():
     parser.add_argument("--output", help="JSON file for the figures")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    machine = {
-        "skflowmix": __version__,
-        "torch": torch.__version__,
-        "scikit-learn": sklearn_version,
-        "python": platform.python_version(),
-        "machine": platform.processor() or platform.machine(),
-    }
+    machine = environment()
     print(machine)
     results = {"import seconds": import_seconds()}
     print(f"import beyond torch and sklearn: {results['import seconds']:.2f} s")

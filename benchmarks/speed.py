@@ -35,16 +35,15 @@ import json
 import math
 import multiprocessing
 import os
-import platform
 import time
 import warnings
 from collections.abc import Callable
-from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from _results import environment
 from sklearn.exceptions import ConvergenceWarning
 from torch import nn
 
@@ -61,8 +60,6 @@ from skflowmix.training import (
 
 LEARNING_RATE = 1e-3
 POSTERIOR_UNITS = (64,)
-PACKAGES = ("skflowmix", "numpy", "scikit-learn", "torch", "zuko", "nflows")
-PACKAGES += ("normflows",)
 
 
 class Preset(NamedTuple):
@@ -538,29 +535,8 @@ def time_to_likelihood(n_rows, max_epochs, patience, seed=0):
 
 def machine():
     """What a timing depends on."""
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            versions[package] = None
-    return {
-        "versions": {"python": platform.python_version(), **versions},
-        "platform": platform.platform(),
-        "processor": _processor(),
-        "n_cores": os.cpu_count(),
-        "load": os.getloadavg() if hasattr(os, "getloadavg") else None,
-        "threads": torch.get_num_threads(),
-        "time": time.strftime("%Y-%m-%dT%H:%M:%S"),
-    }
-
-
-def _processor():
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(": ")[1] for line in lines if line.startswith("model n"))
-    except (OSError, StopIteration, IndexError):
-        return platform.processor()
+    load = os.getloadavg() if hasattr(os, "getloadavg") else None
+    return environment() | {"load": load, "time": time.strftime("%Y-%m-%dT%H:%M:%S")}
 
 
 def markdown(report):

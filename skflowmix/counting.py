@@ -53,10 +53,12 @@ def count_clusters(
     n_clusters : int
         Between 1 and `max_clusters`; 1 where fewer than twenty rows cannot tell.
     """
+    if max_clusters == 1:
+        return 1
     x = rescale_columns(x, sample_weight, column_scales)
     landmarks = Landmarks(x, sample_weight, random_state)
     n_groups = min(max(N_GROUPS, max_clusters), landmarks.n // MIN_ROWS_PER_GROUP)
-    if max_clusters == 1 or n_groups < 2:
+    if n_groups < 2:
         return 1
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # k-means', of equal rows

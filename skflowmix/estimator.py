@@ -514,7 +514,11 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
             start = None
             try:
                 gaussians = Gaussians.fit(
-                    rows.x, rows.weights, responsibilities, self.reg_covar
+                    rows.x,
+                    rows.weights,
+                    responsibilities,
+                    self.reg_covar,
+                    turned=self.n_shared_transforms > 0,
                 )
                 np.linalg.cholesky(gaussians.covariances)
             except np.linalg.LinAlgError as error:

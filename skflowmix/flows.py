@@ -1,6 +1,7 @@
 """Flows: conditioners times element-wise maps, stacked over K components."""
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, cast
 
@@ -29,7 +30,7 @@ def _clamp_backward(grad: Tensor, clamped: Tensor) -> Tensor:
     return torch.ops.aten.hardtanh_backward(grad, clamped, -bound, bound)
 
 
-class _Layer(nn.Module):
+class _Layer(nn.Module, ABC):
     """A conditioner and its element-wise map; arrays inside are (K, D, N)."""
 
     conditioner: StackedMLP
@@ -43,6 +44,7 @@ class _Layer(nn.Module):
         """Return the x that `forward` maps to z."""
         return self.invert(z.transpose(1, 2)).transpose(1, 2)
 
+    @abstractmethod
     def record(
         self, x: Tensor, parameters: Sequence[Tensor]
     ) -> tuple[Tensor, Tensor, LayerBackward]:
@@ -50,11 +52,10 @@ class _Layer(nn.Module):
 
         `parameters` are the conditioner's effective ones.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def invert(self, z: Tensor) -> Tensor:
         """Return the x that `record` maps to z."""
-        raise NotImplementedError
 
     def _condition(self, bounded: Tensor) -> Tensor:
         """Parameters (K, columns, n_parameters, N) of the maps."""

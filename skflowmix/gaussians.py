@@ -32,14 +32,14 @@ class Gaussians:
         Positive definite covariances.
     axes : ndarray of shape (n_components, n_features, n_features), optional
         Principal axes as rows, the longest first, each pointing where the rows are
-        skewed to; by default where the eigenvectors happen to point.
+        skewed to. Where they are known, `whitening` turns the components to them.
     """
 
     def __init__(self, weights, means, covariances, axes=None):
         self.weights = weights
         self.means = means
         self.covariances = covariances
-        self.axes = _principal_axes(covariances) if axes is None else axes
+        self.axes = axes
 
     def __getitem__(self, index):
         """Return the Gaussians of some components."""
@@ -47,11 +47,11 @@ class Gaussians:
             self.weights[index],
             self.means[index],
             self.covariances[index],
-            self.axes[index],
+            None if self.axes is None else self.axes[index],
         )
 
     @classmethod
-    def fit(cls, x, sample_weight, responsibilities, reg_covar):
+    def fit(cls, x, sample_weight, responsibilities, reg_covar, turned=False):
         r"""Weighted moments of each component's rows, covariances shrunk.
 
         .. math::
@@ -75,6 +75,8 @@ class Gaussians:
             Share of each row that belongs to each component.
         reg_covar : float
             Added to the diagonals.
+        turned : bool, default=False
+            Whether to find the principal axes.
 
         Returns
         -------
@@ -87,27 +89,23 @@ class Gaussians:
         totals, means, scatter = _moments(x, sample_weight, responsibilities)
         covariances = _shrink(totals, scatter, strength, diagonality, reg_covar)
         weights = np.maximum(totals / totals.sum(), 1e-6)
-        axes = _principal_axes(covariances)
-        for k, mean in enumerate(means):
-            along = (x - mean) @ axes[k].T
-            spread = np.sqrt(np.einsum("ij,jk,ik->i", axes[k], covariances[k], axes[k]))
-            shares = responsibilities[:, k] * sample_weight
-            skewness = shares @ np.clip(along / spread, -SKEW_BOUND, SKEW_BOUND) ** 3
-            axes[k, skewness < 0] *= -1
-        return cls(weights / weights.sum(), means, covariances, axes)
+        gaussians = cls(weights / weights.sum(), means, covariances)
+        if turned:
+            gaussians.axes = _principal_axes(
+                gaussians, x, responsibilities * sample_weight[:, None]
+            )
+        return gaussians
 
     def scales(self):
         """Return the columns' standard deviations (n_components, n_features)."""
         return np.sqrt(np.diagonal(self.covariances, axis1=1, axis2=2))
 
-    def whitening(self, turned):
+    def whitening(self):
         """Matrices W that whiten rows which `scales` has divided.
 
-        Parameters
-        ----------
-        turned : bool
-            Whether to turn the components to their principal axes; otherwise the
-            matrices are triangular and leave each column as near to itself as can be.
+        They turn the components to their principal axes where these are known;
+        otherwise they are triangular and leave each column as near to itself as can
+        be.
 
         Returns
         -------
@@ -115,7 +113,7 @@ class Gaussians:
             ``W @ correlation @ W.T`` is the identity.
         """
         scales = self.scales()
-        if turned:
+        if self.axes is not None:
             spread = np.sqrt(
                 np.einsum("kij,kjl,kil->ki", self.axes, self.covariances, self.axes)
             )
@@ -124,8 +122,16 @@ class Gaussians:
         return np.linalg.inv(np.linalg.cholesky(correlations))
 
 
-def _principal_axes(covariances):
-    return np.linalg.eigh(covariances)[1].transpose(0, 2, 1)[:, ::-1].copy()
+def _principal_axes(gaussians, x, shares):
+    """Eigenvectors, the longest axis first, pointing where the rows are skewed to."""
+    variances, vectors = np.linalg.eigh(gaussians.covariances)
+    axes = vectors.transpose(0, 2, 1)[:, ::-1].copy()
+    spreads = np.sqrt(variances[:, ::-1])
+    for k, mean in enumerate(gaussians.means):
+        along = (x - mean) @ axes[k].T / spreads[k]
+        skewness = shares[:, k] @ np.clip(along, -SKEW_BOUND, SKEW_BOUND) ** 3
+        axes[k, skewness < 0] *= -1
+    return axes
 
 
 def _moments(x, sample_weight, responsibilities):

@@ -60,6 +60,8 @@ class FittedMixture(BaseEstimator):
         """One column per component; those not in use are not evaluated."""
         table = self._evaluate(self._check_rows(X), question)
         n_unused = len(self.weights_) - self.module_.n_components
+        if not n_unused:
+            return table
         return np.pad(table, ((0, 0), (0, n_unused)), constant_values=unused)
 
     def component_log_prob(self, X):

@@ -196,7 +196,7 @@ class MixtureOfFlows(nn.Module):
         )
         self.double()
         scales = gaussians.scales()
-        whitening = gaussians.whitening(turned=n_shared_transforms > 0)
+        whitening = gaussians.whitening()
         log_det = np.linalg.slogdet(whitening)[1] - np.log(scales).sum(1)
         self.register_buffer("means", torch.from_numpy(gaussians.means))
         self.register_buffer("scales", torch.from_numpy(scales))

@@ -36,14 +36,17 @@ def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-def random_gaussians(n_components, n_features, seed=0):
+def random_gaussians(n_components, n_features, seed=0, turned=False):
     """Weights from 1:1 to 1:K, means within some deviations, full covariances."""
     rng = np.random.default_rng(seed)
     weights = np.arange(1.0, n_components + 1)
     means = rng.normal(size=(n_components, n_features))
     factors = 0.3 * rng.normal(size=(n_components, n_features, n_features))
     covariances = factors @ factors.transpose(0, 2, 1) + 0.3 * np.eye(n_features)
-    return Gaussians(weights / weights.sum(), means, covariances)
+    axes = np.linalg.eigh(covariances)[1].transpose(0, 2, 1)[:, ::-1].copy()
+    return Gaussians(
+        weights / weights.sum(), means, covariances, axes if turned else None
+    )
 
 
 def make_model(
@@ -57,7 +60,9 @@ def make_model(
 ):
     """A mixture whose flows and q are perturbed by noise of the given size."""
     model = MixtureOfFlows(
-        random_gaussians(n_components, n_features, seed),
+        random_gaussians(
+            n_components, n_features, seed, turned="n_shared_transforms" in sharing
+        ),
         flow=flow,
         n_transforms=n_transforms,
         hidden_units=(16,),
@@ -285,7 +290,7 @@ def test_shared_transforms_learn_from_all_components(flow):
 @each_family
 def test_all_transforms_shared_give_every_component_one_shape(flow):
     """Turned to its principal axes, each looks like the others."""
-    gaussians = random_gaussians(3, 2)
+    gaussians = random_gaussians(3, 2, turned=True)
     model = make_model(flow, n_shared_transforms=3)
     z = rows(50)
     white = torch.from_numpy(gaussians.axes) / torch.from_numpy(
@@ -305,8 +310,8 @@ def test_all_transforms_shared_give_every_component_one_shape(flow):
 
 @pytest.mark.parametrize("turned", [False, True])
 def test_whitening_takes_covariances_to_the_identity(turned):
-    gaussians = random_gaussians(3, 4)
-    whole = gaussians.whitening(turned) / gaussians.scales()[:, None, :]
+    gaussians = random_gaussians(3, 4, turned=turned)
+    whole = gaussians.whitening() / gaussians.scales()[:, None, :]
     white = whole @ gaussians.covariances @ whole.transpose(0, 2, 1)
     np.testing.assert_allclose(white, np.tile(np.eye(4), (3, 1, 1)), atol=1e-10)
 
@@ -318,7 +323,7 @@ def test_principal_axes_turn_with_the_rows():
     turn = np.array([[np.cos(2.0), -np.sin(2.0)], [np.sin(2.0), np.cos(2.0)]])
     responsibilities = np.repeat(np.eye(2), 500, axis=0)
     both = np.concatenate([x, x @ turn.T + 50])
-    gaussians = Gaussians.fit(both, np.ones(1000), responsibilities, 0.0)
+    gaussians = Gaussians.fit(both, np.ones(1000), responsibilities, 0.0, turned=True)
     np.testing.assert_allclose(gaussians.axes[0] @ turn.T, gaussians.axes[1], atol=1e-4)
     along = (x - gaussians.means[0]) @ gaussians.axes[0].T
     assert (stats.skew(along) > 0).all()
