@@ -10,6 +10,11 @@ from torch import Tensor
 
 __all__ = ["Objective", "Outcome", "TrainingConfig", "train"]
 
+# Of the weights that set a component apart from the others, beside those of their
+# common part: factors of the step size and of the decay.
+DEVIATION_RATE = 0.5
+DEVIATION_DECAY = 3.0
+
 
 class Objective(Protocol):
     """What `train` needs to know of what it trains."""
@@ -88,31 +93,69 @@ class Outcome:
 class _FlatParameters:
     """Parameters as views of one long vector.
 
-    One kernel then serves all of them: clipping, Adam, snapshots. Weight matrices come
-    first, then what else has a gradient, then what has none.
+    One kernel then serves all of them: clipping, Adam, snapshots. Weight matrices of
+    several components come first, as a matrix with a row for each component; then
+    other weight matrices, what else has a gradient, and what has none.
     """
 
     def __init__(self, parameters: Sequence[Tensor]):
         trained = [p for p in parameters if p.requires_grad]
-        self.trained = sorted(trained, key=lambda p: p.ndim != 3)
-        ordered = self.trained + [p for p in parameters if not p.requires_grad]
-        self.values = torch.cat([p.detach().flatten() for p in ordered])
-        views = self.values.split([p.numel() for p in ordered])
+        self.stacked = [p for p in trained if p.ndim == 3 and len(p) > 1]
+        single = [p for p in trained if p.ndim == 3 and len(p) == 1]
+        rest = [p for p in trained if p.ndim != 3]
+        self.trained = self.stacked + single + rest
+        ordered = single + rest + [p for p in parameters if not p.requires_grad]
+        self.n_components = len(self.stacked[0]) if self.stacked else 1
+        rows = [p.detach().flatten(1) for p in self.stacked]
+        matrix = torch.cat(rows, 1) if rows else ordered[0].new_empty(1, 0)
+        vectors = [p.detach().flatten() for p in ordered]
+        self.values = torch.cat([matrix.flatten(), *vectors])
+        self.n_stacked = matrix.numel()
+        self.n_decaying = self.n_stacked + sum(p.numel() for p in single)
+        self.n_trained = self.n_decaying + sum(p.numel() for p in rest)
+        parts = self.of_components(self.values).split([r.shape[1] for r in rows], 1)
+        for parameter, part in zip(self.stacked, parts, strict=True):
+            parameter.data = part.unflatten(1, parameter.shape[1:])
+        views = self.values[self.n_stacked :].split([v.numel() for v in vectors])
         for parameter, view in zip(ordered, views, strict=True):
             parameter.data = view.view_as(parameter)
-        self.n_decaying = sum(p.numel() for p in trained if p.ndim == 3)
-        self.n_trained = sum(p.numel() for p in trained)
+
+    def of_components(self, vector: Tensor) -> Tensor:
+        """Part of a vector that holds the stacked weights: a row per component."""
+        return vector[: self.n_stacked].view(self.n_components, -1)
 
     def gradient(self, loss: Tensor) -> Tensor:
         """Gradient of a loss, in the order of the values."""
         gradients = torch.autograd.grad(
             loss, self.trained, allow_unused=True, materialize_grads=True
         )
-        return torch.cat([gradient.flatten() for gradient in gradients])
+        n = len(self.stacked)
+        vector = self.values.new_empty(self.n_trained)
+        if n:
+            rows = [gradient.flatten(1) for gradient in gradients[:n]]
+            torch.cat(rows, 1, out=self.of_components(vector))
+        others = [gradient.flatten() for gradient in gradients[n:]]
+        torch.cat(others, out=vector[self.n_stacked :])
+        return vector
+
+
+class _Moments:
+    """A vector that Adam trains, and the moments of its gradient."""
+
+    def __init__(self, values: Tensor, rate: float, decay: float):
+        self.values, self.rate, self.decay = values, rate, decay
+        self.first = torch.zeros_like(values)
+        self.second = torch.zeros_like(values)
 
 
 class _AdamW:
-    """Adam with decoupled weight decay on one vector, after clipping.
+    r"""Adam with decoupled weight decay on one vector, after clipping.
+
+    Weight matrices of several components are trained as :math:`W_k = \bar W +
+    \Delta_k`, each part by Adam: what all components gain from moves
+    :math:`\bar W`, learnt from all rows, and only what sets one apart has to be
+    learnt from its share. The common part starts at zero. Deviations learn at
+    `DEVIATION_RATE` of the step size and decay `DEVIATION_DECAY` times as fast.
 
     torch.optim would import the compiler first, which takes seconds.
 
@@ -120,47 +163,74 @@ class _AdamW:
     ----------
     I. Loshchilov and F. Hutter, Decoupled Weight Decay Regularization, ICLR 2019,
     algorithm 2.
+
+    A. Gelman and J. Hill, Data Analysis Using Regression and Multilevel/Hierarchical
+    Models, 2007, chapter 12, for partial pooling.
     """
 
     def __init__(self, flat: _FlatParameters, config: TrainingConfig):
-        self.config = config
-        self.values = flat.values[: flat.n_trained]
-        self.first = torch.zeros_like(self.values)
-        self.second = torch.zeros_like(self.values)
-        self.n_steps = torch.zeros((), device=self.values.device)
-        self.sizes = (flat.n_decaying, flat.n_trained - flat.n_decaying)
+        self.flat, self.config = flat, config
+        self.n_steps = torch.zeros((), device=flat.values.device)
+        decay, n_stacked = config.weight_decay, flat.n_stacked
+        matrix = flat.of_components(flat.values)
+        self.common = _Moments(torch.zeros_like(matrix[0]), 1.0, decay)
+        self.deviations = _Moments(
+            torch.empty_like(matrix),
+            DEVIATION_RATE,
+            decay * DEVIATION_DECAY / DEVIATION_RATE,
+        )
+        decaying = flat.values[n_stacked : flat.n_decaying]
+        self.decaying = _Moments(decaying, 1.0, decay)
+        self.others = _Moments(flat.values[flat.n_decaying : flat.n_trained], 1.0, 0.0)
+        self.split()
+
+    def split(self) -> None:
+        """Take the deviations from the stacked weights as they stand."""
+        if self.flat.n_stacked:
+            whole = self.flat.of_components(self.flat.values)
+            torch.sub(whole, self.common.values, out=self.deviations.values)
 
     def reset(self) -> None:
         """Forget the moments of the gradient."""
-        self.first.zero_()
-        self.second.zero_()
+        for part in (self.common, self.deviations, self.decaying, self.others):
+            part.first.zero_()
+            part.second.zero_()
         self.n_steps.zero_()
 
     def step(self, gradient: Tensor, step_size: float) -> None:
         """Update the parameters."""
+        flat = self.flat
         norm = torch.linalg.vector_norm(gradient)
-        excess = ((norm + 1e-6) / self.config.max_grad_norm).clamp(min=1.0)
+        excess = ((norm + 1e-6) / self.config.max_grad_norm).clamp(min=1.0).float()
         self.n_steps += 1
-        vectors = (self.values, gradient, self.first, self.second)
-        parts = zip(*(v.split(self.sizes) for v in vectors), strict=True)
-        for part, decay in zip(parts, (self.config.weight_decay, 0.0), strict=True):
-            values, gradients, first, second = ([vector] for vector in part)
+        pairs = [
+            (self.decaying, gradient[flat.n_stacked : flat.n_decaying]),
+            (self.others, gradient[flat.n_decaying :]),
+        ]
+        if flat.n_stacked:
+            of_components = flat.of_components(gradient)
+            pairs.append((self.common, of_components.sum(0)))
+            pairs.append((self.deviations, of_components))
+        for part, part_gradient in pairs:
             torch._fused_adamw_(
-                values,
-                gradients,
-                first,
-                second,
+                [part.values],
+                [part_gradient],
+                [part.first],
+                [part.second],
                 [],
                 [self.n_steps],
-                lr=step_size,
+                lr=step_size * part.rate,
                 beta1=0.9,
                 beta2=0.999,
-                weight_decay=decay,
+                weight_decay=part.decay,
                 eps=1e-8,
                 amsgrad=False,
                 maximize=False,
-                grad_scale=excess.float(),
+                grad_scale=excess,
             )
+        if flat.n_stacked:
+            whole = flat.of_components(flat.values)
+            torch.add(self.deviations.values, self.common.values, out=whole)
 
 
 class _Batches:
@@ -240,6 +310,11 @@ def train(
     step_size = config.learning_rate
     n_drops = n_failures = n_stale = 0
     patience = config.patience
+
+    def restore():
+        flat.values.copy_(best)
+        optimizer.split()
+
     for epoch in range(1, config.max_epochs + 1):
         total = torch.zeros((), device=generator.device)
         for _ in range(n_steps):
@@ -252,7 +327,7 @@ def train(
         score = record["score"]
         if not (math.isfinite(record["train_loss"]) and math.isfinite(score)):
             n_failures += 1
-            flat.values.copy_(best)
+            restore()
             if n_failures > 3:
                 raise FloatingPointError(
                     "Training diverged: the loss is not finite even with a thousandth "
@@ -277,7 +352,7 @@ def train(
             n_drops += 1
             n_stale = 0
             patience = -(-config.patience // 2)
-            flat.values.copy_(best)
+            restore()
             step_size *= config.drop
     flat.values.copy_(best)
     return outcome

@@ -13,7 +13,7 @@ from sklearn.mixture import GaussianMixture
 
 from skflowmix import FlowMixture
 from skflowmix.flows import FLOWS
-from skflowmix.gaussians import DIAGONALITIES, STRENGTHS, Gaussians
+from skflowmix.gaussians import BLENDS, DIAGONALITIES, STRENGTHS, Gaussians
 from skflowmix.mixture import MixtureOfFlows, Support, elbo_terms
 from skflowmix.transforms import LogTail
 
@@ -348,21 +348,30 @@ def test_fitted_gaussians_are_numpys_weighted_moments_shrunk(n_features, soft, n
 
     totals = weights @ shares
     np.testing.assert_allclose(gaussians.weights, totals / totals.sum())
-    covariances = np.empty((3, n_features, n_features))
-    for k in range(3):
-        own = weights * shares[:, k]
-        mean = np.average(x, axis=0, weights=own)
-        np.testing.assert_allclose(gaussians.means[k], mean)
-        covariances[k] = np.cov(x.T, aweights=own, ddof=0)
-    pooled = np.average(covariances, axis=0, weights=totals)
 
-    def shrunk(strength, diagonality):
+    def moments(blend):
+        """Means and covariances where all components get that share of every row."""
+        blended = (1 - blend) * shares + blend * totals / totals.sum()
+        own = [weights * column for column in blended.T]
+        covariances = [np.cov(x.T, aweights=w, ddof=0) for w in own]
+        return (
+            np.stack([np.average(x, axis=0, weights=w) for w in own]),
+            np.reshape(covariances, (3, n_features, n_features)),
+        )
+
+    def shrunk(covariances, strength, diagonality):
+        pooled = np.average(covariances, axis=0, weights=totals)
         prior = np.where(np.eye(n_features), pooled, (1 - diagonality) * pooled)
         nu, n = strength * n_features, totals[:, None, None]
         return (n * covariances + nu * prior) / (n + nu) + 0.05 * np.eye(n_features)
 
-    choices = list(itertools.product(STRENGTHS, DIAGONALITIES))
-    errors = [np.abs(gaussians.covariances - shrunk(*c)).max() for c in choices]
+    errors = []
+    for blend in reversed(BLENDS):
+        means, covariances = moments(blend)
+        error = np.abs(gaussians.means - means).max()
+        for choice in itertools.product(STRENGTHS, DIAGONALITIES):
+            differences = gaussians.covariances - shrunk(covariances, *choice)
+            errors.append(max(np.abs(differences).max(), error))
     assert min(errors) < 1e-9
     if n_rows == 8:  # too few to choose by
         assert errors[-1] < 1e-9

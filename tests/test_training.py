@@ -7,7 +7,13 @@ import pytest
 import torch
 from torch import nn
 
-from skflowmix.training import Outcome, TrainingConfig, train
+from skflowmix.training import (
+    DEVIATION_DECAY,
+    DEVIATION_RATE,
+    Outcome,
+    TrainingConfig,
+    train,
+)
 
 
 def seeded(seed=0):
@@ -306,7 +312,7 @@ class Curved:
 
     def __init__(self):
         generator = seeded(3)
-        shapes = [(2, 3, 4), (2, 3), (3,), ()]
+        shapes = [(2, 3, 4), (2, 3), (3,), (), (1, 2, 3), (2, 5, 2)]
         self.parameters = [
             nn.Parameter(torch.randn(s, generator=generator, dtype=torch.float64))
             for s in shapes
@@ -315,8 +321,10 @@ class Curved:
         self.n_epochs = 0
 
     def loss(self, rows):
-        matrix, vector, _, scalar = self.parameters
-        return (matrix.cos() * 30).sum() + vector.pow(4).sum() + scalar.square()
+        matrix, vector, _, scalar, single, other = self.parameters
+        uneven = (matrix.cos() * 30).sum() + (matrix[0] * matrix[1]).sum()
+        rest = scalar.square() + single.sin().sum() + (other[0] - other[1]).cos().sum()
+        return uneven + vector.pow(4).sum() + rest
 
     def evaluate(self):
         self.n_epochs += 1
@@ -326,18 +334,38 @@ class Curved:
 @pytest.mark.parametrize("max_grad_norm", [1.0, math.inf])
 @pytest.mark.parametrize("weight_decay", [0.0, 0.5])
 def test_steps_are_those_of_torchs_adamw(max_grad_norm, weight_decay):
-    """After clipping, with weight decay for matrices (K, n_outputs, n_inputs) only."""
+    """After clipping, on a common part and deviations where components are stacked.
+
+    Only matrices (K, n_outputs, n_inputs) decay.
+    """
     ours, theirs = Curved(), Curved()
     changes = {"max_grad_norm": max_grad_norm, "weight_decay": weight_decay}
     train(ours, ours.parameters, config(max_epochs=20, **changes), seeded())
     trained = [p for p in theirs.parameters if p.requires_grad]
-    groups = [{"params": trained[:1]}, {"params": trained[1:], "weight_decay": 0.0}]
+    stacked = [p for p in trained if p.ndim == 3 and len(p) == 2]
+    (single,) = (p for p in trained if p.ndim == 3 and len(p) == 1)
+    common = [torch.zeros_like(p[0]) for p in stacked]
+    deviations = [p.detach().clone() for p in stacked]
+    groups = [
+        {"params": [single, *common]},
+        {
+            "params": deviations,
+            "lr": 0.1 * DEVIATION_RATE,
+            "weight_decay": weight_decay * DEVIATION_DECAY / DEVIATION_RATE,
+        },
+        {"params": [p for p in trained if p.ndim != 3], "weight_decay": 0.0},
+    ]
     optimizer = torch.optim.AdamW(groups, lr=0.1, weight_decay=weight_decay)
     for _ in range(20):
-        optimizer.zero_grad()
         theirs.loss(None).backward()
         torch.nn.utils.clip_grad_norm_(trained, max_grad_norm)
+        for whole, mean, own in zip(stacked, common, deviations, strict=True):
+            mean.grad, own.grad = whole.grad.sum(0), whole.grad
         optimizer.step()
+        for whole, mean, own in zip(stacked, common, deviations, strict=True):
+            whole.data = mean + own
+            whole.grad = None
+        optimizer.zero_grad()
     for one, other in zip(ours.parameters, theirs.parameters, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
     assert torch.equal(ours.parameters[2], Curved().parameters[2])
