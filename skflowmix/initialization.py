@@ -34,6 +34,9 @@ SAME_PARTITION_ARI = 0.98
 # Columns whose spreads in data units differ by less than this factor, save the quarter
 # of them that varies least, are taken to be measured in one unit.
 COMMENSURATE_RATIO = 8.0
+# Groups that start merging: so many at least, of so many rows on average.
+MIN_GROUPS = 40
+GROUP_ROWS = 8
 # Nats per row by which Gaussians may lose to a kernel estimate and still be believed.
 GAUSSIAN_TOLERANCE = 0.01
 
@@ -423,6 +426,7 @@ def _ranked_candidates(x, sample_weight, n_components, random_state):
         "spectral": _spectral_labels(landmarks, n_components, random_state),
         "linkage": _linkage_labels(landmarks, n_components),
         "kmeans": model.fit_predict(landmarks.x, sample_weight=landmarks.weight),
+        "merging": _merging_labels(landmarks, n_components, random_state),
     }
     starts = {name: one_hot(labels, n_components) for name, labels in starts.items()}
     candidates = [(name, starts[name]) for name in ("spectral", "linkage")]
@@ -447,11 +451,88 @@ def _ranked_candidates(x, sample_weight, n_components, random_state):
     return proposals
 
 
-def _gaussian_log_joint(x, weight, responsibilities, queries):
-    """Evaluate log p(k) + log N(query; mean_k, covariance_k): (m, K).
+def _merging_labels(landmarks, n_components, random_state):
+    """Merge k-means groups as long as one Gaussian describes two of them best.
 
-    Covariances of few rows lean towards a diagonal between theirs and that of all.
+    Likelihoods do not depend on the columns' scales, as distances do, and find groups
+    of very different sizes.
+
+    References
+    ----------
+    C. Fraley, *Algorithms for model-based Gaussian hierarchical clustering*, SIAM
+    Journal on Scientific Computing 20, 1998, the criterion of unequal covariances.
     """
+    x, weight = landmarks.x, landmarks.weight
+    n_groups = min(max(4 * n_components, MIN_GROUPS), landmarks.n // GROUP_ROWS)
+    n_groups = max(n_groups, n_components)
+    model = KMeans(n_groups, n_init=1, random_state=random_state)
+    labels = model.fit_predict(x, sample_weight=weight)
+    labels = np.unique(labels, return_inverse=True)[1]
+    overall = np.var(x, axis=0)
+    hard = one_hot(labels, labels.max() + 1)
+    mass = weight @ hard
+    means = (hard * weight[:, None]).T @ x / mass[:, None]
+    centred = x - means[labels]
+    scatter = np.stack(
+        [
+            (weight[rows, None] * centred[rows]).T @ centred[rows]
+            for rows in (labels == k for k in range(len(mass)))
+        ]
+    )
+
+    def cost(mass, scatter):
+        covariances = _lean(scatter / mass[:, None, None], mass, overall)
+        log_det = np.linalg.slogdet(covariances)[1]
+        return mass * (0.5 * log_det - np.log(mass))
+
+    def merged(k):
+        """Mass, mean and scatter of group k with each of the others."""
+        total = mass + mass[k]
+        between = means - means[k]
+        spread = np.einsum("gi,gj->gij", between, between)
+        factor = (mass * mass[k] / total)[:, None, None]
+        mean = (means * mass[:, None] + means[k] * mass[k]) / total[:, None]
+        return total, mean, scatter + scatter[k] + factor * spread
+
+    def increase(k):
+        total, _, joint = merged(k)
+        return cost(total, joint) - own - own[k]
+
+    own = cost(mass, scatter)
+    increases = np.stack([increase(k) for k in range(len(mass))])
+    np.fill_diagonal(increases, np.inf)
+    n_left = len(mass)
+    while n_left > n_components:
+        i, j = np.unravel_index(increases.argmin(), increases.shape)
+        labels[labels == j] = i
+        total, mean, joint = merged(i)
+        mass[i], means[i], scatter[i] = total[j], mean[j], joint[j]
+        gone = np.isinf(increases).all(1)
+        gone[j] = True
+        own[i] = cost(mass[i : i + 1], scatter[i : i + 1])[0]
+        increases[i] = increase(i)
+        increases[i, i] = np.inf
+        increases[i, gone] = np.inf
+        increases[:, i] = increases[i]
+        increases[j], increases[:, j] = np.inf, np.inf
+        n_left -= 1
+    labels = np.unique(labels, return_inverse=True)[1]
+    return _split_to(labels, x, n_components, random_state)
+
+
+def _lean(covariances, mass, overall):
+    """Covariances of few rows lean towards a diagonal between theirs and of all."""
+    n_features = len(overall)
+    shrinkage = ((n_features + 1) / (mass + n_features + 1))[:, None]
+    diagonals = np.diagonal(covariances, axis1=1, axis2=2)
+    target = shrinkage * (0.5 * diagonals + 0.05 * overall) + 1e-4
+    leaning = (1.0 - shrinkage[:, :, None]) * covariances
+    leaning[:, *np.diag_indices(n_features)] += target
+    return leaning
+
+
+def _gaussian_log_joint(x, weight, responsibilities, queries):
+    """Evaluate log p(k) + log N(query; mean_k, covariance_k): (m, K)."""
     n_features = x.shape[1]
     overall = np.var(x, axis=0)
     log_joint = np.empty((len(queries), responsibilities.shape[1]))
@@ -461,11 +542,8 @@ def _gaussian_log_joint(x, weight, responsibilities, queries):
         mean = w @ x / mass
         centred = x - mean
         covariance = (w[:, None] * centred).T @ centred / mass
-        shrinkage = (n_features + 1) / (mass + n_features + 1)
-        target = 0.5 * covariance.diagonal() + 0.05 * overall
-        covariance *= 1.0 - shrinkage
-        covariance.flat[:: n_features + 1] += shrinkage * target + 1e-4
-        factor = np.linalg.cholesky(covariance)
+        leaning = _lean(covariance[None], mass[None], overall)[0]
+        factor = np.linalg.cholesky(leaning)
         z = solve_triangular(factor, (queries - mean).T, lower=True)
         log_joint[:, k] = (
             np.log(mass / weight.sum())
