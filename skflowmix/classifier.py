@@ -237,7 +237,8 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, BaseEstimator
     learning_rate : float, default=5e-3
         First step size of Adam.
     weight_decay : float, default=1.0
-        Decoupled weight decay of the networks' weight matrices.
+        Decoupled weight decay of the networks' weight matrices, three times as fast
+        for what sets a component apart from the others.
     dtype : {"float32", "float64"}, default="float32"
         Precision of the training. Scores have the precision of the X they are for.
     device : str, default="cpu"

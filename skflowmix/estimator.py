@@ -81,7 +81,8 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
             default="auto"
         Where the components start.
 
-        - "auto": the best of several partitions, see `skflowmix.initialization`;
+        - "auto": the best of several partitions (spectral, tree linkage, and Gaussian
+          mixtures that start from these, from k-means and from merged groups);
         - "kmeans", "k-means++", "gmm", "spectral", "linkage", "random": a partition
           by that method;
         - any scikit-learn clusterer, which is cloned and sees the rows standardised;
@@ -108,9 +109,9 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
         None uses all `n_components`. A number makes them the most there can be: the
         number of clusters is found by merging groups that no valley separates, the
         weights have a Dirichlet prior of this concentration (below 1 small components
-        shrink), and components that expect less than one row are dropped. With a
-        clusterer as `init_params` clusters are not counted, and where the start is
-        given only the prior acts.
+        shrink), and components that expect less than one distinct row are dropped.
+        With a clusterer as `init_params` clusters are not counted, and where the start
+        is given only the prior acts.
     max_iter : int, default=200
         Largest number of epochs on the ELBO. An epoch has at most 256 steps, less
         than a pass over more than 262 144 rows.
@@ -130,7 +131,8 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
     learning_rate : float, default=5e-3
         First step size of Adam.
     weight_decay : float, default=1.0
-        Decoupled weight decay of the networks' weight matrices.
+        Decoupled weight decay of the networks' weight matrices. What sets a component
+        apart from the others decays three times as fast as what they have in common.
     dtype : {"float32", "float64"}, default="float32"
         Precision of the training. Scores have the precision of the X they are for.
     device : str, default="cpu"
@@ -177,8 +179,8 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
         Figures of every epoch: `phase`, `epoch`, `learning_rate`, `train_loss`,
         `train_log_likelihood`, `validation_log_likelihood`, `elbo` with its terms
         `elbo_reconstruction`, `elbo_prior` and `elbo_entropy`, `temperature`,
-        `n_components_in_use` (expecting at least one row) and `score`, the held-out
-        gain. Log-likelihoods are those of standardised rows, in nats.
+        `n_components_in_use` (expecting at least one distinct row) and `score`, the
+        held-out gain. Log-likelihoods are those of standardised rows, in nats.
     module_ : torch.nn.Module
         The fitted model of standardised rows, in float64 on the CPU.
     n_features_in_ : int

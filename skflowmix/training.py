@@ -142,8 +142,8 @@ class _FlatParameters:
 class _Moments:
     """A vector that Adam trains, and the moments of its gradient."""
 
-    def __init__(self, values: Tensor, rate: float, decay: float):
-        self.values, self.rate, self.decay = values, rate, decay
+    def __init__(self, values: Tensor):
+        self.values = values
         self.first = torch.zeros_like(values)
         self.second = torch.zeros_like(values)
 
@@ -171,17 +171,11 @@ class _AdamW:
     def __init__(self, flat: _FlatParameters, config: TrainingConfig):
         self.flat, self.config = flat, config
         self.n_steps = torch.zeros((), device=flat.values.device)
-        decay, n_stacked = config.weight_decay, flat.n_stacked
         matrix = flat.of_components(flat.values)
-        self.common = _Moments(torch.zeros_like(matrix[0]), 1.0, decay)
-        self.deviations = _Moments(
-            torch.empty_like(matrix),
-            DEVIATION_RATE,
-            decay * DEVIATION_DECAY / DEVIATION_RATE,
-        )
-        decaying = flat.values[n_stacked : flat.n_decaying]
-        self.decaying = _Moments(decaying, 1.0, decay)
-        self.others = _Moments(flat.values[flat.n_decaying : flat.n_trained], 1.0, 0.0)
+        self.common = _Moments(torch.zeros_like(matrix[0]))
+        self.deviations = _Moments(torch.empty_like(matrix))
+        self.decaying = _Moments(flat.values[flat.n_stacked : flat.n_decaying])
+        self.others = _Moments(flat.values[flat.n_decaying : flat.n_trained])
         self.split()
 
     def split(self) -> None:
@@ -199,30 +193,31 @@ class _AdamW:
 
     def step(self, gradient: Tensor, step_size: float) -> None:
         """Update the parameters."""
-        flat = self.flat
+        flat, decay = self.flat, self.config.weight_decay
         norm = torch.linalg.vector_norm(gradient)
         excess = ((norm + 1e-6) / self.config.max_grad_norm).clamp(min=1.0).float()
         self.n_steps += 1
-        pairs = [
-            (self.decaying, gradient[flat.n_stacked : flat.n_decaying]),
-            (self.others, gradient[flat.n_decaying :]),
-        ]
+        weights = [(self.decaying, gradient[flat.n_stacked : flat.n_decaying])]
+        groups = [(weights, step_size, decay)]
+        groups.append(([(self.others, gradient[flat.n_decaying :])], step_size, 0.0))
         if flat.n_stacked:
             of_components = flat.of_components(gradient)
-            pairs.append((self.common, of_components.sum(0)))
-            pairs.append((self.deviations, of_components))
-        for part, part_gradient in pairs:
+            weights.append((self.common, of_components.sum(0)))
+            own_size = step_size * DEVIATION_RATE
+            own_decay = decay * DEVIATION_DECAY / DEVIATION_RATE
+            groups.append(([(self.deviations, of_components)], own_size, own_decay))
+        for pairs, size, weight_decay in groups:
             torch._fused_adamw_(
-                [part.values],
-                [part_gradient],
-                [part.first],
-                [part.second],
+                [part.values for part, _ in pairs],
+                [part_gradient for _, part_gradient in pairs],
+                [part.first for part, _ in pairs],
+                [part.second for part, _ in pairs],
                 [],
-                [self.n_steps],
-                lr=step_size * part.rate,
+                [self.n_steps] * len(pairs),
+                lr=size,
                 beta1=0.9,
                 beta2=0.999,
-                weight_decay=part.decay,
+                weight_decay=weight_decay,
                 eps=1e-8,
                 amsgrad=False,
                 maximize=False,
