@@ -34,7 +34,7 @@ SAME_PARTITION_ARI = 0.98
 # Columns whose spreads in data units differ by less than this factor, save the quarter
 # of them that varies least, are taken to be measured in one unit.
 COMMENSURATE_RATIO = 8.0
-# Groups that start merging: so many at least, of so many rows on average.
+# Groups that start merging: so many if there are enough rows, of so many on average.
 MIN_GROUPS = 40
 GROUP_ROWS = 8
 # Nats per row by which Gaussians may lose to a kernel estimate and still be believed.
@@ -339,8 +339,14 @@ def _ranked_candidates(x, sample_weight, n_components, random_state):
         "spectral": _spectral_labels(landmarks, n_components, random_state),
         "linkage": linkage_labels(landmarks.distances, n_components),
         "kmeans": model.fit_predict(landmarks.x, sample_weight=landmarks.weight),
-        "merging": _merging_labels(landmarks, n_components, random_state),
     }
+    # A group needs more rows than columns to show its shape.
+    most = landmarks.n // max(GROUP_ROWS, x.shape[1] + 1)
+    n_groups = min(max(4 * n_components, MIN_GROUPS), most)
+    if n_groups > n_components:
+        starts["merging"] = _merging_labels(
+            landmarks, n_components, n_groups, random_state
+        )
     starts = {name: one_hot(labels, n_components) for name, labels in starts.items()}
     candidates = [(name, starts[name]) for name in ("spectral", "linkage")]
     for name, start in starts.items():
@@ -364,7 +370,7 @@ def _ranked_candidates(x, sample_weight, n_components, random_state):
     return proposals
 
 
-def _merging_labels(landmarks, n_components, random_state):
+def _merging_labels(landmarks, n_components, n_groups, random_state):
     """Merge k-means groups as long as one Gaussian describes two of them best.
 
     Likelihoods do not depend on the columns' scales, as distances do, and find groups
@@ -376,8 +382,6 @@ def _merging_labels(landmarks, n_components, random_state):
     Journal on Scientific Computing 20, 1998, the criterion of unequal covariances.
     """
     x, weight = landmarks.x, landmarks.weight
-    n_groups = min(max(4 * n_components, MIN_GROUPS), landmarks.n // GROUP_ROWS)
-    n_groups = max(n_groups, n_components)
     model = KMeans(n_groups, n_init=1, random_state=random_state)
     labels = model.fit_predict(x, sample_weight=weight)
     labels = np.unique(labels, return_inverse=True)[1]

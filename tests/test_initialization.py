@@ -132,6 +132,17 @@ def test_auto_believes_overlapping_gaussians_where_they_describe_the_density():
     assert ari(labels, best) > 0.6
 
 
+@pytest.mark.parametrize("scales", [(1.0, 1.0), (0.2, 1.0), (1.0, 0.2)])
+def test_auto_finds_gaussians_of_very_different_sizes(scales):
+    """However the columns are scaled, which moves all distances."""
+    rng = np.random.RandomState(0)
+    y = np.repeat(np.arange(6), [600, 600, 40, 40, 40, 40])
+    centres = np.array([[0, 0], [4, 0], [14, 2], [14, -2], [18, 2], [18, -2.0]])
+    widths = np.where(y < 2, 1.0, 0.4)[:, None]
+    x = (centres[y] + widths * rng.normal(size=(len(y), 2))) * scales
+    assert ari(y, propose(x, 6, "auto", column_scales=np.ones(2))[0]) > 0.85
+
+
 def test_auto_proposes_different_partitions_best_first():
     x, _ = SHAPES["circles"]
     proposals = propose(x, 2, "auto")
