@@ -10,7 +10,7 @@ file as soon as it is there; what the file holds already is not run again.
   scored. With several labelings, each has its own K and the best index counts.
 - ``anomaly``: area under the ROC curve, K = 5, in two protocols: *contaminated*
   (fitted to a bootstrap of all rows, all scored) and *clean* (fitted to half of the
-  normal rows, the rest scored).
+  normal rows, the rest scored). *detector* is our `FlowMixtureOutlierDetector`.
 
 Every model sees standardised columns, and constant ones are dropped.
 
@@ -77,6 +77,17 @@ def our_scorer(overrides: dict[str, Any]) -> Callable:
 
         parameters = {"n_components": N_COMPONENTS, "random_state": seed}
         return FlowMixture(**parameters | overrides)
+
+    return make
+
+
+def our_detector() -> Callable:
+    """`make(seed)` of the outlier detector with K = 5, imported when called."""
+
+    def make(seed):
+        from skflowmix import FlowMixtureOutlierDetector
+
+        return FlowMixtureOutlierDetector(N_COMPONENTS, random_state=seed)
 
     return make
 
@@ -217,6 +228,8 @@ def run_all(args, results: Results) -> None:
 def models_of(task: str, args) -> dict[str, Callable]:
     """The models asked for that this task has, ours under its label."""
     known = {**PEERS[task], "ours": our_model(task, args.ours)}
+    if PEERS[task] is _peers.ANOMALY:
+        known["detector"] = our_detector()
     wanted = args.models or list(known)
     return {
         args.label if name == "ours" else name: known[name]
@@ -452,7 +465,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--threads", type=int, default=1)
     args = parser.parse_args()
     args.tasks = check_names(parser, expand(args.tasks), TASKS)
-    known = {"ours"}.union(*PEERS.values())
+    known = {"ours", "detector"}.union(*PEERS.values())
     check_names(parser, args.models or [], known)
     check_names(parser, args.sets or [], all_sets(args.data))
     if args.label != "ours" and args.label in known:
