@@ -158,7 +158,8 @@ class StackedMLP(nn.Module):
         needs_input = x.requires_grad
 
         def record(x, *parameters):
-            outputs, backward = self.record(x.transpose(1, 2), parameters)
+            columns = x.transpose(1, 2).contiguous()  # else the products are slow
+            outputs, backward = self.record(columns, parameters)
 
             def by_hand(grad):
                 on_x, on_parameters = backward(grad.transpose(1, 2), needs_input)

@@ -119,24 +119,23 @@ class _FlatParameters:
         views = self.values[self.n_stacked :].split([v.numel() for v in vectors])
         for parameter, view in zip(ordered, views, strict=True):
             parameter.data = view.view_as(parameter)
+        self.gradient_vector = torch.empty_like(self.values[: self.n_trained])
+        self.gradient_parts = [
+            self.gradient_vector.as_strided(p.shape, p.stride(), p.storage_offset())
+            for p in self.trained
+        ]
 
     def of_components(self, vector: Tensor) -> Tensor:
         """Part of a vector that holds the stacked weights: a row per component."""
         return vector[: self.n_stacked].view(self.n_components, -1)
 
     def gradient(self, loss: Tensor) -> Tensor:
-        """Gradient of a loss, in the order of the values."""
+        """Gradient of a loss in the order of the values, until the next one."""
         gradients = torch.autograd.grad(
             loss, self.trained, allow_unused=True, materialize_grads=True
         )
-        n = len(self.stacked)
-        vector = self.values.new_empty(self.n_trained)
-        if n:
-            rows = [gradient.flatten(1) for gradient in gradients[:n]]
-            torch.cat(rows, 1, out=self.of_components(vector))
-        others = [gradient.flatten() for gradient in gradients[n:]]
-        torch.cat(others, out=vector[self.n_stacked :])
-        return vector
+        torch._foreach_copy_(self.gradient_parts, gradients)
+        return self.gradient_vector
 
 
 class _Moments:
