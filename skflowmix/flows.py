@@ -3,6 +3,7 @@
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import NamedTuple, cast
 
 import torch
@@ -16,9 +17,9 @@ __all__ = ["FLOWS", "Autoregressive", "Coupling", "FlowFamily", "FlowStack"]
 # Conditioners see no further than this; a map acts on everything.
 CONDITIONER_BOUND = 5.0
 
-# Gradients of a layer's input and of its conditioner's parameters, given those of its
-# output (K, D, N) and log-determinant (K, 1, N); the first only if asked for.
-LayerBackward = Callable[[Tensor, Tensor, bool], tuple[Tensor | None, list[Tensor]]]
+# Gradients of the input and of the conditioners' parameters, given those of the output
+# (K, D, N) and of the log-determinant (K, 1, N); the first only if asked for.
+FlowBackward = Callable[[Tensor, Tensor, bool], tuple[Tensor | None, list[Tensor]]]
 
 
 def _clamp(x: Tensor) -> Tensor:
@@ -47,7 +48,7 @@ class _Layer(nn.Module, ABC):
     @abstractmethod
     def record(
         self, x: Tensor, parameters: Sequence[Tensor]
-    ) -> tuple[Tensor, Tensor, LayerBackward]:
+    ) -> tuple[Tensor, Tensor, FlowBackward]:
         """Map x to z and log-slopes, with a backward by hand.
 
         `parameters` are the conditioner's effective ones.
@@ -69,36 +70,55 @@ class _Layer(nn.Module, ABC):
         return outputs.view(shape)
 
 
-def _evaluate(layers: Sequence[_Layer], x: Tensor) -> tuple[Tensor, Tensor]:
-    """Images (K, N, D) of x under all layers, and log-determinants (K, N).
+def _record(
+    layers: Sequence[_Layer],
+    x: Tensor,
+    parameters: Sequence[Sequence[Tensor]],
+    keeps: bool,
+) -> tuple[Tensor, list[Tensor], FlowBackward]:
+    """Images (K, D, N) of x under all layers and their log-slopes, without autograd.
 
-    All layers are one function for autograd, whose nodes cost more than small layers.
+    `parameters` are the effective ones of the layers' conditioners. Only what `keeps`
+    has a backward: it holds on to the activations.
     """
+    log_slopes, backwards = [], []
+    for layer, own in zip(layers, parameters, strict=True):
+        x, log_slope, layer_backward = layer.record(x, own)
+        log_slopes.append(log_slope)
+        if keeps:
+            backwards.append(layer_backward)
+        del layer_backward
+
+    def backward(grad: Tensor, grad_log: Tensor, needs_input: bool):
+        gradients: list[Tensor] = []
+        for i in reversed(range(len(backwards))):
+            grad, own = backwards[i](grad, grad_log, needs_input or i > 0)
+            gradients = own + gradients
+        return grad, gradients
+
+    return x, log_slopes, backward
+
+
+def _evaluate(layers: Sequence[_Layer], x: Tensor) -> tuple[Tensor, Tensor]:
+    """Images (K, N, D) of x under all layers, and log-determinants (K, N)."""
     needs_input, keeps = x.requires_grad, torch.is_grad_enabled()
-    of_layers = [layer.conditioner.effective_parameters() for layer in layers]
+    parameters = [layer.conditioner.effective_parameters() for layer in layers]
 
     def record(x, *_parameters):
-        z = x.transpose(1, 2).contiguous()
-        log_slopes, backwards = [], []
-        for layer, parameters in zip(layers, of_layers, strict=True):
-            z, log_slope, layer_backward = layer.record(z, parameters)
-            log_slopes.append(log_slope)
-            if keeps:  # it holds on to the layer's activations
-                backwards.append(layer_backward)
-            del layer_backward
+        columns = x.transpose(1, 2).contiguous()
+        z, log_slopes, backward = _record(layers, columns, parameters, keeps)
 
-        def backward(grad_z, grad_log_det):
-            grad = grad_z.transpose(1, 2).contiguous()
-            grad_log_det = grad_log_det.unsqueeze(1).contiguous()
-            gradients: list[Tensor] = []
-            for i in reversed(range(len(backwards))):
-                grad, own = backwards[i](grad, grad_log_det, needs_input or i > 0)
-                gradients = own + gradients
-            return grad.transpose(1, 2) if needs_input else None, *gradients
+        def by_hand(grad_z, grad_log_det):
+            on_x, gradients = backward(
+                grad_z.transpose(1, 2).contiguous(),
+                grad_log_det.unsqueeze(1).contiguous(),
+                needs_input,
+            )
+            return None if on_x is None else on_x.transpose(1, 2), *gradients
 
-        return z.transpose(1, 2), torch.cat(log_slopes, 1).sum(1), backward
+        return z.transpose(1, 2), torch.cat(log_slopes, 1).sum(1), by_hand
 
-    return Recorded.apply(record, x, *(p for own in of_layers for p in own))
+    return Recorded.apply(record, x, *chain.from_iterable(parameters))
 
 
 class Coupling(_Layer):
@@ -362,6 +382,35 @@ class FlowStack(nn.Module):
         """
         layers = self._layers
         return _evaluate(layers, x) if layers else (x, x.new_zeros(x.shape[:2]))
+
+    def effective_parameters(self) -> list[list[Tensor]]:
+        """Return those of every layer's conditioner."""
+        return [layer.conditioner.effective_parameters() for layer in self._layers]
+
+    def record(
+        self, x: Tensor, parameters: Sequence[Sequence[Tensor]], keeps: bool = True
+    ) -> tuple[Tensor, list[Tensor], FlowBackward]:
+        """Map data to latent space without autograd.
+
+        Parameters
+        ----------
+        x : Tensor of shape (K, D, N)
+            Points; rows come last.
+        parameters : sequence of sequence of Tensor
+            What `effective_parameters` gave.
+        keeps : bool, default=True
+            Whether to keep what the backward needs.
+
+        Returns
+        -------
+        z : Tensor of shape (K, D, N)
+            Their images.
+        log_slopes : list of Tensor of shape (K, n_columns, N)
+            Their sum over the list and over columns is the log-determinant.
+        backward : callable
+            Gradients of x and of the parameters.
+        """
+        return _record(self._layers, x, parameters, keeps)
 
     def inverse(self, z: Tensor) -> Tensor:
         """Map latent points of shape (K, N, D) back to data."""

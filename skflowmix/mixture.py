@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from skflowmix.flows import FlowStack
 from skflowmix.gaussians import Gaussians
-from skflowmix.nn import PosteriorNet
+from skflowmix.nn import PosteriorNet, Recorded
 from skflowmix.transforms import LogTail
 
-__all__ = ["MixtureOfFlows", "Support", "elbo_terms", "log_softmax"]
+__all__ = ["AllPairs", "MixtureOfFlows", "Support", "elbo_terms", "log_softmax"]
 
 # The posterior network sees standardised rows no further out than this.
 POSTERIOR_BOUND = 10.0
@@ -46,8 +46,54 @@ class Support:
         self.valid = torch.arange(capacity, device=row.device) < counts.unsqueeze(1)
 
     def gather(self, table: Tensor) -> Tensor:
-        """Entries (K, C) of a table (N, K)."""
-        return table.T.gather(1, self.rows)
+        """Entries (K, C) of a table (K, N), zero on the padding."""
+        return table.gather(1, self.rows).mul_(self.valid)
+
+    def scatter(self, entries: Tensor, n_rows: int) -> Tensor:
+        """Table (K, N) of entries (K, C), zero elsewhere."""
+        table = entries.new_zeros(len(entries), n_rows)
+        return table.scatter_add_(1, self.rows, entries * self.valid)
+
+    def spread(self, columns: Tensor) -> Tensor:
+        """Copy columns (D, N) to the components whose pairs they are in: (K, D, C)."""
+        rows = self.rows.unsqueeze(1).expand(-1, len(columns), -1)
+        return columns.expand(len(rows), -1, -1).gather(2, rows)
+
+    def collect(self, parts: Tensor, n_rows: int) -> Tensor:
+        """Add up over components what `spread` copied: (K, D, C) to (D, N)."""
+        n_columns = parts.shape[1]
+        flat = parts.transpose(0, 1).flatten(1)
+        rows = self.rows.flatten().expand(n_columns, -1)
+        return parts.new_zeros(n_columns, n_rows).scatter_add_(1, rows, flat)
+
+
+class AllPairs:
+    """Every row with every component: a `Support` that leaves out nothing.
+
+    Parameters
+    ----------
+    n_components : int
+        Number K of components.
+    """
+
+    def __init__(self, n_components: int):
+        self.n_components = n_components
+
+    def gather(self, table: Tensor) -> Tensor:
+        """See `Support`."""
+        return table
+
+    def scatter(self, entries: Tensor, n_rows: int) -> Tensor:
+        """See `Support`."""
+        return entries
+
+    def spread(self, columns: Tensor) -> Tensor:
+        """See `Support`."""
+        return columns.expand(self.n_components, -1, -1)
+
+    def collect(self, parts: Tensor, n_rows: int) -> Tensor:
+        """See `Support`."""
+        return parts.sum(0)
 
 
 def log_softmax(logits: Tensor) -> Tensor:
@@ -214,25 +260,94 @@ class MixtureOfFlows(nn.Module):
         """Log mixture weights, of shape (K,)."""
         return self.weight_logits.log_softmax(0)
 
-    def _in_common(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what all components see of x (N, D), and log-determinants (N,)."""
-        y, log_det = self.common(x.unsqueeze(0))
-        return y.squeeze(0), log_det.squeeze(0)
+    def _log_prob_of(self, x: Tensor, pairs: Support | AllPairs) -> Tensor:
+        """Log-densities (K, C) of pairs of rows x (N, D) and components.
 
-    def _log_prob_of(self, points: Tensor) -> Tensor:
-        """Component k's log-density at its own points: (K, D, N) to (K, N)."""
-        scaled = (points - self.means.unsqueeze(2)) / self.scales.unsqueeze(2)
-        bent, log_det_inner = self.inner(scaled.transpose(1, 2))
-        white = torch.bmm(self.whitening, bent.transpose(1, 2))
-        z, log_det_outer = self.outer(white.transpose(1, 2))
-        log_det = log_det_inner + log_det_outer + self.log_det.unsqueeze(1)
-        if len(self.shared.layers):
-            flat, log_det_shared = self.shared(z.reshape(1, -1, self.n_features))
-            z, log_det = flat.view_as(z), log_det + log_det_shared.view_as(log_det)
-        if self.tail is not None:
-            return log_det + self.tail.log_prob(z)
-        log_base = torch.linalg.vecdot(z, z) + self.n_features * math.log(2 * math.pi)
-        return log_det - 0.5 * log_base
+        All of it is one function for autograd, whose nodes cost more than small layers.
+        """
+        parameters = [stack.effective_parameters() for stack in self.flows()]
+        needs_input, keeps = x.requires_grad, torch.is_grad_enabled()
+
+        def record(x, *_parameters):
+            return self._record(x, pairs, parameters, needs_input, keeps)
+
+        flat = (p for of_stack in parameters for own in of_stack for p in own)
+        return Recorded.apply(record, x, *flat)[0]
+
+    def _record(self, x, pairs, parameters, needs_input, keeps):
+        of_common, of_inner, of_outer, of_shared = parameters
+        scales = self.scales.unsqueeze(2)
+        needs_points = needs_input or len(of_common) > 0
+        columns = x.T.unsqueeze(0).contiguous()
+        y, common_slopes, common_backward = self.common.record(
+            columns, of_common, keeps
+        )
+        points = pairs.spread(y.squeeze(0))
+        scaled = (points - self.means.unsqueeze(2)).div_(scales)
+        bent, inner_slopes, inner_backward = self.inner.record(scaled, of_inner, keeps)
+        white = torch.bmm(self.whitening, bent)
+        z, outer_slopes, outer_backward = self.outer.record(white, of_outer, keeps)
+        z, shared_slopes, shared_backward = self._record_shared(z, of_shared, keeps)
+        log_density, base_backward = self._record_base(z)
+        terms = [*inner_slopes, *outer_slopes, *shared_slopes, log_density]
+        log_prob = torch.cat(terms, 1).sum(1).add_(self._log_constant())
+        if common_slopes:
+            log_prob += pairs.spread(torch.cat(common_slopes, 1).sum(1)).squeeze(1)
+
+        def backward(grad):
+            grad_log = grad.unsqueeze(1).contiguous()
+            grad = base_backward(grad_log)
+            grad, on_shared = shared_backward(grad, grad_log, True)
+            grad, on_outer = outer_backward(grad, grad_log, True)
+            grad = torch.bmm(self.whitening.transpose(1, 2), grad)
+            grad, on_inner = inner_backward(grad, grad_log, needs_points)
+            own = on_inner + on_outer + on_shared
+            if not needs_points:
+                return None, *own
+            grad, grad_log = (
+                pairs.collect(part, len(x)).unsqueeze(0)
+                for part in (grad / scales, grad_log)
+            )
+            on_x, on_common = common_backward(grad, grad_log, needs_input)
+            return on_x.squeeze(0).T if needs_input else None, *on_common, *own
+
+        return log_prob, backward
+
+    def _record_shared(self, z, parameters, keeps):
+        """Map z (K, D, N) by the shared flow, which sees the rows of all as its own."""
+        if not parameters:
+            return z, [], lambda grad, grad_log, needs_input: (grad, [])
+
+        def joined(parts):
+            return parts.transpose(0, 1).flatten(1).unsqueeze(0)
+
+        def parted(whole):
+            return whole.squeeze(0).unflatten(1, (len(z), -1)).transpose(0, 1)
+
+        flat, log_slopes, flat_backward = self.shared.record(
+            joined(z), parameters, keeps
+        )
+
+        def backward(grad, grad_log, needs_input):
+            grad, own = flat_backward(joined(grad), joined(grad_log), needs_input)
+            return parted(grad).contiguous(), own
+
+        return parted(flat), [parted(part) for part in log_slopes], backward
+
+    def _record_base(self, z):
+        """Log-densities (K, D, N) of the base distribution, up to a constant."""
+        if self.tail is None:
+            return -0.5 * z.square(), lambda grad_log: -grad_log * z
+        value, log_slope, tail_backward = self.tail.record(z)
+
+        def backward(grad_log):
+            return tail_backward(-grad_log * value, grad_log)[0]
+
+        return log_slope.addcmul(value, value, value=-0.5), backward
+
+    def _log_constant(self):
+        """Log-density (K, 1) at the mean, but for the transforms."""
+        return (self.log_det - self.n_features * 0.5 * math.log(2 * math.pi))[:, None]
 
     def component_log_prob(self, x: Tensor) -> Tensor:
         """Log-density of every component at every row.
@@ -247,15 +362,11 @@ class MixtureOfFlows(nn.Module):
         log_prob : Tensor of shape (N, K)
             log p(x|k), in nats.
         """
-        y, log_det = self._in_common(x)
-        log_prob = self._log_prob_of(y.T.expand(self.n_components, -1, -1))
-        return (log_prob + log_det).T
+        return self._log_prob_of(x, AllPairs(self.n_components)).T
 
     def component_log_prob_on(self, x: Tensor, support: Support) -> Tensor:
         """Return the same on a support only: of shape (K, C)."""
-        y, log_det = self._in_common(x)
-        log_prob = self._log_prob_of(y[support.rows].transpose(1, 2))
-        return log_prob + log_det[support.rows]
+        return self._log_prob_of(x, support)
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Log-density log p(x) of the mixture, in nats: (N, D) to (N,)."""

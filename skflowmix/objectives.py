@@ -6,7 +6,14 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-from skflowmix.mixture import MixtureOfFlows, Support, elbo_terms, log_softmax
+from skflowmix.mixture import (
+    AllPairs,
+    MixtureOfFlows,
+    Support,
+    elbo_terms,
+    log_softmax,
+)
+from skflowmix.nn import Recorded
 
 __all__ = [
     "ElboObjective",
@@ -130,16 +137,64 @@ def robust_gain(rows: Rows, log_prob: Tensor, reference: Tensor) -> Tensor:
     return rows.mean((log_prob - reference).clamp(-bound, bound))
 
 
-def _sum_log_prob(
-    model: MixtureOfFlows, x: Tensor, shares: Tensor, chosen: Tensor
-) -> Tensor:
-    """Sum of shares (N, K) times log p(x|k); they must be zero outside `chosen`."""
+def _log_prob_of(
+    model: MixtureOfFlows, x: Tensor, chosen: Tensor
+) -> tuple[Tensor, Support | AllPairs]:
+    """Log p(x|k) of at least the `chosen` pairs (N, K), and which ones those are."""
     if chosen.count_nonzero() < SPARSE_SHARE * chosen.numel():
         support = Support(chosen)
         if support.rows.shape[1] < SPARSE_SHARE * len(x):
-            log_prob = model.component_log_prob_on(x, support)
-            return (support.gather(shares) * support.valid * log_prob).sum()
-    return (shares * model.component_log_prob(x)).sum()
+            return model.component_log_prob_on(x, support), support
+    return model.component_log_prob(x).T, AllPairs(model.n_components)
+
+
+def _expected_gain(
+    logits: Tensor,
+    log_q: Tensor,
+    log_prob: Tensor,
+    pairs: Support | AllPairs,
+    log_prior: Tensor,
+    weights: Tensor,
+) -> Tensor:
+    r"""Sum over rows of :math:`w \sum_k q_k (\log p(x|k) + \log p(k) - \log q_k)`.
+
+    One function for autograd, in place of a score of small ones.
+
+    Parameters
+    ----------
+    logits : Tensor of shape (N, K)
+        What the gradient with respect to q arrives at.
+    log_q : Tensor of shape (K, N)
+        log q(k|x) of these logits, without autograd.
+    log_prob : Tensor of shape (K, C)
+        log p(x|k) of `pairs`, which hold all pairs to which q gives anything.
+    pairs : Support or AllPairs
+        The pairs.
+    log_prior : Tensor of shape (K, 1) or (K, N)
+        log p(k).
+    weights : Tensor of shape (N,)
+        Weights w.
+
+    Returns
+    -------
+    gain : Tensor of shape ()
+        In nats.
+    """
+
+    def record(_logits, log_prob, log_prior):
+        q = log_q.softmax(0)  # exp is slow where it underflows
+        shares = q * weights
+        gain = (pairs.scatter(log_prob, len(weights)) + log_prior).sub_(log_q)
+
+        def backward(grad):
+            on_gain = shares * grad
+            on_logits = on_gain * (gain - (q * gain).sum(0))
+            on_prior = on_gain if log_prior.shape[1] > 1 else on_gain.sum(1, True)
+            return on_logits.T, pairs.gather(on_gain), on_prior
+
+        return (shares * gain).sum(), backward
+
+    return Recorded.apply(record, logits, log_prob, log_prior)[0]
 
 
 class _Objective(ABC):
@@ -217,7 +272,8 @@ class MStepObjective(_Objective):
         r = batch.responsibilities
         log_q = self.model.log_posterior(batch.x)
         shares = r * batch.batch_weights().unsqueeze(1)
-        expected = _sum_log_prob(self.model, batch.x, shares, r > 0)
+        log_prob, pairs = _log_prob_of(self.model, batch.x, r > 0)
+        expected = (pairs.gather(shares.T) * log_prob).sum()
         return -expected - (shares * log_q).sum()
 
 
@@ -340,33 +396,32 @@ class ElboObjective(_Objective):
         """Negative ELBO, in nats per row."""
         model, batch = self.model, self.train.take(rows)
         model.temperature.fill_(self.temperature(self.n_steps))
-        log_q = model.log_posterior(batch.x)
-        cross_entropy: Tensor | float = 0.0
+        logits = model.posterior_logits(batch.x)
+        log_q = log_softmax(logits.detach())
+        log_class = None
         if batch.allowed is not None:
-            log_class = batch.rule_out(log_q).logsumexp(1)
-            cross_entropy = -batch.batch_mean(log_class)
-            log_q = batch.rule_out(log_q - log_class.unsqueeze(1), LEFT_OUT)
-        known = log_q.detach()
+            log_class = batch.rule_out(log_softmax(logits)).logsumexp(1)
+            log_q = batch.rule_out(log_q - log_class.detach().unsqueeze(1), LEFT_OUT)
         # At least the likeliest, where all of many components are unlikely.
-        likeliest = known.amax(1, keepdim=True)
-        chosen = known >= likeliest.clamp(max=math.log(MIN_POSTERIOR))
+        likeliest = log_q.amax(1, keepdim=True)
+        chosen = log_q >= likeliest.clamp(max=math.log(MIN_POSTERIOR))
         if self.n_steps % DENSE_EVERY == 0:
-            chosen = known > LEFT_OUT
+            chosen = log_q > LEFT_OUT
         self.n_steps += 1
-        log_q = log_q.add((~chosen).to(log_q), alpha=LEFT_OUT)
-        # Both from the logits, because exp is slow where it underflows.
-        q, log_q = log_q.T.softmax(0).T, log_softmax(log_q)
-        shares = q * batch.batch_weights().unsqueeze(1)
-        expected = _sum_log_prob(model, batch.x, shares, chosen)
-        log_prior = model.log_weights
+        log_q = log_softmax(log_q.masked_fill(~chosen, LEFT_OUT))
+        log_prob, pairs = _log_prob_of(model, batch.x, chosen)
+        log_weights = model.log_weights
+        log_prior = log_weights.unsqueeze(1)
         if self.label_noise < 1:
             agreement = batch.responsibilities * model.n_components
             odds = (1 - self.label_noise) * agreement + self.label_noise
-            log_prior = log_prior + odds.log()
-        log_dirichlet = (self.concentration - 1) * model.log_weights.sum()
-        return (
-            cross_entropy
-            - expected
-            - (shares * (log_prior - log_q)).sum()
-            - log_dirichlet / self.n_rows
+            log_prior = log_prior + odds.log_().T
+        loss = -_expected_gain(
+            logits, log_q.T, log_prob, pairs, log_prior, batch.batch_weights()
         )
+        if log_class is not None:
+            loss = loss - batch.batch_mean(log_class)
+        if self.concentration != 1:
+            log_dirichlet = (self.concentration - 1) * log_weights.sum()
+            loss = loss - log_dirichlet / self.n_rows
+        return loss

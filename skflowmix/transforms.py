@@ -62,9 +62,10 @@ class LogTail:
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Value and log-slope, both shaped as x."""
-        return Recorded.apply(self._record, x)
+        return Recorded.apply(self.record, x)
 
-    def _record(self, x: Tensor):
+    def record(self, x: Tensor):
+        """`forward` without autograd, and its backward."""
         largest = torch.finfo(x.dtype).max  # where the maps before it overflow
         excess = (x.abs() - self.bound).clamp_(0, largest)
         log_stretch = excess.log1p()
@@ -76,36 +77,6 @@ class LogTail:
             return (on_x.div_(excess + 1),)
 
         return kept + torch.copysign(log_stretch, x), log_stretch.neg_(), backward
-
-    def log_prob(self, x: Tensor) -> Tensor:
-        r"""Log-density of points whose images are standard normal, in nats.
-
-        .. math:: \log t'(x) - \tfrac12 t(x)^2 - \tfrac12 \log 2 \pi
-
-        summed over columns.
-
-        Parameters
-        ----------
-        x : Tensor of shape (K, N, D)
-            The points.
-
-        Returns
-        -------
-        log_prob : Tensor of shape (K, N)
-            Their log-densities.
-        """
-
-        def record(x):
-            value, log_slope, map_backward = self._record(x)
-            normal = log_slope.addcmul(value, value, value=-0.5).sum(2)
-
-            def backward(grad):
-                grad = grad.unsqueeze(2)
-                return map_backward(-grad * value, grad)
-
-            return normal.sub_(x.shape[2] * 0.5 * math.log(2 * math.pi)), backward
-
-        return Recorded.apply(record, x)[0]
 
     def inverse(self, z: Tensor) -> Tensor:
         """Return the x whose value is z."""

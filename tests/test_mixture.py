@@ -467,7 +467,7 @@ def test_log_prob_on_a_support_equals_the_dense_table(flow, share, sharing):
     torch.testing.assert_close(
         table, dense.masked_fill(~chosen, 0.0), rtol=0, atol=1e-10
     )
-    gathered = support.gather(dense)[support.valid]
+    gathered = support.gather(dense.T)[support.valid]
     torch.testing.assert_close(gathered, packed[support.valid], rtol=0, atol=1e-10)
 
 
