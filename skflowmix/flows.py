@@ -89,7 +89,7 @@ def _record(
             backwards.append(layer_backward)
         del layer_backward
 
-    def backward(grad: Tensor, grad_log: Tensor, needs_input: bool):
+    def backward(grad, grad_log, needs_input):
         gradients: list[Tensor] = []
         for i in reversed(range(len(backwards))):
             grad, own = backwards[i](grad, grad_log, needs_input or i > 0)

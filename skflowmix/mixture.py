@@ -309,7 +309,8 @@ class MixtureOfFlows(nn.Module):
                 for part in (grad / scales, grad_log)
             )
             on_x, on_common = common_backward(grad, grad_log, needs_input)
-            return on_x.squeeze(0).T if needs_input else None, *on_common, *own
+            on_x = None if on_x is None else on_x.squeeze(0).T
+            return on_x, *on_common, *own
 
         return log_prob, backward
 

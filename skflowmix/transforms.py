@@ -171,17 +171,18 @@ class RationalQuadraticSpline:
         """`forward` without autograd, and its backward."""
         flat, segment = self._segment(x, parameters, 0)
         inside = segment.inside
+        acts = inside.to(flat)
         value, log_slope = segment.forward(flat)
 
         def backward(grad_value: Tensor, grad_log: Tensor):
             grad_value = grad_value.reshape(flat.shape)
             grad_log = grad_log.expand(x.shape).reshape(flat.shape)
-            on_x, on_raw = segment.backward(grad_value * inside, grad_log * inside)
+            on_x, on_raw = segment.backward(grad_value * acts, grad_log * acts)
             on_x = torch.where(inside, on_x, grad_value)
             return on_x.view(x.shape), on_raw.view(parameters.shape)
 
         value = torch.where(inside, value, flat).view(x.shape)
-        return value, log_slope.mul_(inside).view(x.shape), backward
+        return value, log_slope.mul_(acts).view(x.shape), backward
 
     def inverse(self, z: Tensor, parameters: Tensor) -> Tensor:
         """Return the x whose value is z."""
@@ -203,7 +204,11 @@ class _Segment:
 
     ``side`` says whether the points are values of x (0) or of z (1). Arrays named
     ``sizes`` and ``ends`` are (M, 2, n_bins, N), widths then heights, before
-    normalisation; everything else is (M, N) or (M, 2, N).
+    normalisation; pairs for widths and heights, or for the knots on the left and on
+    the right, are (M, 2, N); everything else is (M, N).
+
+    Small splines cost what their operations' number costs, and a Python scalar is one
+    operation more: hence `ONE`, and factors as ``alpha`` and ``value``.
     """
 
     def __init__(
@@ -212,63 +217,64 @@ class _Segment:
         n_bins, bound = spline.n_bins, spline.bound
         self.spline, self.raw = spline, raw
         clip = -math.log(spline.min_slope)
-        sides = raw[:, : 2 * n_bins].unflatten(1, (2, n_bins))
+        sides = raw[:, : 2 * n_bins].view(len(raw), 2, n_bins, -1)
         # The soft clip bounds the exponent: the softmax needs no maximum.
-        self.damping = sides.abs().mul_(2 / clip).add_(1).reciprocal_()
+        self.damping = torch.add(ONE, sides.abs(), alpha=2 / clip).reciprocal_()
         self.sizes = (sides * self.damping).exp_()
         ends = self._cumulate(self.sizes, raw.new_ones(n_bins, n_bins).tril_())
-        self.per_size = 2 * bound / ends[:, :, -1]
+        self.total = ends[:, :, -1]
+        self.per_size = 2 * bound / self.total
         self.inside = point.abs() < bound
-        position = (point + bound) / self.per_size[:, side]
+        position = (point + bound).div_(self.per_size[:, side])
         # In floating point, which torch compares much faster than it makes booleans.
         passed = ends[:, side, :-1].clone().le_(position.unsqueeze(1))
-        self.bin = passed.sum(1).long()
-        index = self._of_both(self.bin)
-        size = self.sizes.gather(2, index).squeeze(2)
-        end = ends.gather(2, index).squeeze(2)
+        current = passed.sum(1, keepdim=True).long()
+        self.bin = current.unsqueeze(1).expand(-1, 2, -1, -1)
+        size = self.sizes.gather(2, self.bin).squeeze(2)
+        end = ends.gather(2, self.bin).squeeze(2)
         self.lengths = size * self.per_size
-        self.starts = (end - size).mul_(self.per_size).sub_(bound)
+        self.offsets = end.sub_(size).mul_(self.per_size)
         self.width, self.height = self.lengths.unbind(1)
-        self.x0, self.z0 = self.starts.unbind(1)
-        self.slope0, self.damping0 = self._knot_slope(self.bin - 1, clip)
-        self.slope1, self.damping1 = self._knot_slope(self.bin, clip)
+        self.x0, self.z0 = (self.offsets - bound).unbind(1)
+        # Slopes at the inner knots 0..n_bins-2 are free; at the two ends they are one.
+        knots = torch.cat((current - 1, current), 1)
+        self.columns = knots.clamp(0, n_bins - 2)
+        inner = (self.columns == knots).to(raw)
+        self.columns += 2 * n_bins
+        slopes = raw.gather(1, self.columns)
+        damping = torch.add(ONE, slopes.abs(), alpha=1 / clip).reciprocal_()
+        self.slope_damping = damping.mul_(inner)
+        self.slopes = slopes.mul_(self.slope_damping).exp_()
+        self.slope0, self.slope1 = self.slopes.unbind(1)
         self.secant = self.height / self.width
-        self.bend = self.slope0 + self.slope1 - 2 * self.secant
+        self.bend = torch.add(self.slope0, self.slope1).sub_(self.secant, alpha=2)
 
     @staticmethod
     def _cumulate(sizes: Tensor, triangle: Tensor) -> Tensor:
         """Sum over bins by a product, which is faster than `cumsum`."""
+        n_splines, n_sides, _, n_points = sizes.shape
         flat = sizes.flatten(0, 1)
-        return torch.bmm(triangle.expand(len(flat), -1, -1), flat).view_as(sizes)
-
-    @staticmethod
-    def _of_both(knot: Tensor) -> Tensor:
-        """Repeat an index into bins, shared by widths and heights."""
-        return knot[:, None, None].expand(-1, 2, -1, -1)
-
-    def _knot_column(self, knot: Tensor) -> Tensor:
-        n_bins = self.spline.n_bins
-        return knot.clamp(0, n_bins - 2).add_(2 * n_bins).unsqueeze(1)
-
-    def _knot_slope(self, knot: Tensor, clip: float) -> tuple[Tensor, Tensor]:
-        """Slopes at the inner knots 0..n_bins-2; one at the two ends."""
-        inner = (knot >= 0) & (knot < self.spline.n_bins - 1)
-        raw = self.raw.gather(1, self._knot_column(knot)).squeeze(1) * inner
-        damping = raw.abs().mul_(1 / clip).add_(1).reciprocal_()
-        return (raw * damping).exp_(), damping * inner
+        sums = torch.bmm(triangle.expand(len(flat), -1, -1), flat)
+        return sums.view(n_splines, n_sides, len(triangle), n_points)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Value and log-slope of points inside the interval."""
         # Rounding may put a point just outside its bin.
-        self.theta = theta = ((x - self.x0) / self.width).clamp_(0, 1)
-        self.mixed = theta * (1 - theta)
-        self.denominator = torch.addcmul(self.secant, self.bend, self.mixed)
-        self.ratio = torch.addcmul(
-            self.slope0 * self.mixed, self.secant, theta.square()
-        ).div_(self.denominator)
-        self.rise = torch.addcmul(
-            2 * self.secant * self.mixed, self.slope1, theta.square()
-        ).addcmul_(self.slope0, (1 - theta).square())
+        self.theta = theta = (x - self.x0).div_(self.width).clamp_(0, 1)
+        self.rest = rest = ONE - theta
+        self.mixed = mixed = theta * rest
+        self.squared, self.rest_squared = theta.square(), rest.square()
+        self.denominator = torch.addcmul(self.secant, self.bend, mixed)
+        self.ratio = (
+            torch.mul(self.slope0, mixed)
+            .addcmul_(self.secant, self.squared)
+            .div_(self.denominator)
+        )
+        self.rise = (
+            torch.mul(self.slope1, self.squared)
+            .addcmul_(self.slope0, self.rest_squared)
+            .addcmul_(self.secant, mixed, value=2)
+        )
         value = torch.addcmul(self.z0, self.height, self.ratio)
         log_slope = (self.secant / self.denominator).square_().mul_(self.rise).log_()
         return value, log_slope
@@ -286,66 +292,70 @@ class _Segment:
 
     def backward(self, grad_value: Tensor, grad_log: Tensor) -> tuple[Tensor, Tensor]:
         """Gradients with respect to x and to the raw parameters."""
-        theta, mixed, secant = self.theta, self.mixed, self.secant
-        turn = 1 - 2 * theta
+        theta, rest, mixed, secant = self.theta, self.rest, self.mixed, self.secant
+        turn = rest - theta
         # Gradients of the numerator of the value, of the denominator that value and
-        # log-slope share, and of the rise, from which all others follow.
-        on_numerator = grad_value * self.height / self.denominator
-        on_denominator = -(on_numerator * self.ratio + 2 * grad_log / self.denominator)
+        # log-slope share (with its sign turned), and of the rise, from which all
+        # others follow.
+        on_numerator = (grad_value * self.height).div_(self.denominator)
+        off_denominator = torch.mul(on_numerator, self.ratio).addcdiv_(
+            grad_log, self.denominator, value=2
+        )
         on_rise = grad_log / self.rise
+        numerator_slope = torch.mul(self.slope0, turn).addcmul_(secant, theta, value=2)
+        half_rise_slope = (
+            torch.mul(self.slope1, theta)
+            .addcmul_(secant, turn)
+            .addcmul_(self.slope0, rest, value=-1)
+        )
         on_theta = (
-            on_numerator * (2 * secant * theta + self.slope0 * turn)
-            + on_denominator * self.bend * turn
-            + 2
-            * on_rise
-            * (self.slope1 * theta + secant * turn - self.slope0 * (1 - theta))
+            numerator_slope.mul_(on_numerator)
+            .addcmul_(off_denominator, self.bend * turn, value=-1)
+            .addcmul_(on_rise, half_rise_slope, value=2)
         )
         on_secant = (
-            on_numerator * theta.square()
-            + on_denominator * (1 - 2 * mixed)
-            + 2 * (on_rise * mixed + grad_log / secant)
+            torch.mul(on_numerator, self.squared)
+            .addcmul_(off_denominator, self.squared + self.rest_squared, value=-1)
+            .addcmul_(on_rise, mixed, value=2)
+            .addcdiv_(grad_log, secant, value=2)
         )
-        shared = on_denominator * mixed
-        on_slope0 = on_numerator * mixed + shared + on_rise * (1 - theta).square()
-        on_slope1 = shared + on_rise * theta.square()
-        on_x = on_theta / self.width
-        on_starts = torch.stack((-on_x, grad_value), 1)
-        on_height = on_secant / self.width
-        on_lengths = torch.stack(
-            (-on_x * theta - on_height * secant, on_height + grad_value * self.ratio), 1
+        on_slope0 = torch.mul(on_rise, self.rest_squared).addcmul_(
+            on_numerator - off_denominator, mixed
         )
-        return on_x, self._backward_raw(on_starts, on_lengths, on_slope0, on_slope1)
+        on_slope1 = torch.mul(on_rise, self.squared).addcmul_(
+            off_denominator, mixed, value=-1
+        )
+        on_x = on_theta.div_(self.width)
+        on_x0 = on_x.neg()
+        on_height = on_secant.div_(self.width)
+        on_width = torch.mul(on_x0, theta).addcmul_(on_height, secant, value=-1)
+        on_height = on_height.addcmul_(grad_value, self.ratio)
+        return on_x, self._backward_raw(
+            torch.stack((on_x0, grad_value), 1),
+            torch.stack((on_width, on_height), 1),
+            torch.stack((on_slope0, on_slope1), 1),
+        )
 
     def _backward_raw(
-        self,
-        on_starts: Tensor,
-        on_lengths: Tensor,
-        on_slope0: Tensor,
-        on_slope1: Tensor,
+        self, on_starts: Tensor, on_lengths: Tensor, on_slopes: Tensor
     ) -> Tensor:
-        n_bins, bound = self.spline.n_bins, self.spline.bound
+        n_bins = self.spline.n_bins
         grad = torch.zeros_like(self.raw)
         # A size moves the starts of the bins after it, the length of its own, and
-        # through the normalisation all of them: three steps of a reversed cumsum.
-        steps = torch.zeros_like(self.sizes)
-        on_all = (on_starts * (self.starts + bound)).addcmul_(on_lengths, self.lengths)
-        steps[:, :, -1] = on_all * self.per_size.neg() / (2 * bound)
+        # through the normalisation all of them: three steps of a reversed cumsum,
+        # whose first place is for the starts that no size moves.
+        on_all = torch.mul(on_starts, self.offsets).addcmul_(on_lengths, self.lengths)
+        steps = self.raw.new_zeros(len(grad), 2, n_bins + 1, grad.shape[2])
+        steps[:, :, -1] = on_all.div_(self.total).neg_()
         on_lengths, on_starts = on_lengths * self.per_size, on_starts * self.per_size
-        steps.scatter_add_(2, self._of_both(self.bin), on_lengths.unsqueeze(2))
-        before = (on_starts - on_lengths) * (self.bin > 0).unsqueeze(1)
-        previous = (self.bin - 1).clamp_(min=0)
-        steps.scatter_add_(2, self._of_both(previous), before.unsqueeze(2))
-        triangle = self.raw.new_ones(n_bins, n_bins).triu_()
+        steps.scatter_add_(2, self.bin, (on_starts - on_lengths).unsqueeze(2))
+        steps.scatter_add_(2, self.bin + 1, on_lengths.unsqueeze(2))
+        triangle = self.raw.new_ones(n_bins, n_bins + 1).triu_(1)
         on_sizes = self._cumulate(steps, triangle).mul_(self.sizes)
         torch.mul(
             on_sizes,
             self.damping.square(),
-            out=grad[:, : 2 * n_bins].unflatten(1, (2, n_bins)),
+            out=grad[:, : 2 * n_bins].view(on_sizes.shape),
         )
-        for knot, on_slope, slope, damping in (
-            (self.bin - 1, on_slope0, self.slope0, self.damping0),
-            (self.bin, on_slope1, self.slope1, self.damping1),
-        ):
-            on_raw = on_slope * slope * damping.square()
-            grad.scatter_add_(1, self._knot_column(knot), on_raw.unsqueeze(1))
-        return grad
+        on_raw = on_slopes.mul_(self.slopes).mul_(self.slope_damping.square())
+        return grad.scatter_add_(1, self.columns, on_raw)
