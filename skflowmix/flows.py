@@ -51,7 +51,7 @@ class _Layer(nn.Module, ABC):
     ) -> tuple[Tensor, Tensor, FlowBackward]:
         """Map x to z and log-slopes, with a backward by hand.
 
-        `parameters` are the conditioner's effective ones.
+        `parameters` are the conditioner's.
         """
 
     @abstractmethod
@@ -78,7 +78,7 @@ def _record(
 ) -> tuple[Tensor, list[Tensor], FlowBackward]:
     """Images (K, D, N) of x under all layers and their log-slopes, without autograd.
 
-    `parameters` are the effective ones of the layers' conditioners. Only what `keeps`
+    `parameters` are those of the layers' conditioners. Only what `keeps`
     has a backward: it holds on to the activations.
     """
     log_slopes, backwards = [], []
@@ -102,7 +102,7 @@ def _record(
 def _evaluate(layers: Sequence[_Layer], x: Tensor) -> tuple[Tensor, Tensor]:
     """Images (K, N, D) of x under all layers, and log-determinants (K, N)."""
     needs_input, keeps = x.requires_grad, torch.is_grad_enabled()
-    parameters = [layer.conditioner.effective_parameters() for layer in layers]
+    parameters = [layer.conditioner.recorded_parameters() for layer in layers]
 
     def record(x, *_parameters):
         columns = x.transpose(1, 2).contiguous()
@@ -383,9 +383,9 @@ class FlowStack(nn.Module):
         layers = self._layers
         return _evaluate(layers, x) if layers else (x, x.new_zeros(x.shape[:2]))
 
-    def effective_parameters(self) -> list[list[Tensor]]:
+    def recorded_parameters(self) -> list[list[Tensor]]:
         """Return those of every layer's conditioner."""
-        return [layer.conditioner.effective_parameters() for layer in self._layers]
+        return [layer.conditioner.recorded_parameters() for layer in self._layers]
 
     def record(
         self, x: Tensor, parameters: Sequence[Sequence[Tensor]], keeps: bool = True
@@ -397,7 +397,7 @@ class FlowStack(nn.Module):
         x : Tensor of shape (K, D, N)
             Points; rows come last.
         parameters : sequence of sequence of Tensor
-            What `effective_parameters` gave.
+            What `recorded_parameters` gave.
         keeps : bool, default=True
             Whether to keep what the backward needs.
 

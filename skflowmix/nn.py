@@ -167,16 +167,17 @@ class StackedMLP(nn.Module):
 
             return outputs.transpose(1, 2), by_hand
 
-        return Recorded.apply(record, x, *self.effective_parameters())[0]
+        return Recorded.apply(record, x, *self.recorded_parameters())[0]
 
-    def effective_parameters(self) -> list[Tensor]:
-        """Bias and masked weight of every layer, in turns; without inputs one bias."""
+    def recorded_parameters(self) -> list[Tensor]:
+        """Bias and weight of every layer, in turns; without inputs one bias."""
         linears = cast(list[StackedLinear], self.layers)
-        pairs = ((linear.bias, linear.masked_weight()) for linear in linears)
+        pairs = ((linear.bias, linear.weight) for linear in linears)
         return [p for pair in pairs for p in pair if p is not None]
 
-    @staticmethod
-    def record(x: Tensor, parameters: Sequence[Tensor]) -> tuple[Tensor, MLPBackward]:
+    def record(
+        self, x: Tensor, parameters: Sequence[Tensor]
+    ) -> tuple[Tensor, MLPBackward]:
         """Map x of shape (K, n_inputs, N) to (K, n_outputs, N), without autograd.
 
         The long axis comes last, where narrow layers make wide products.
@@ -186,7 +187,7 @@ class StackedMLP(nn.Module):
         x : Tensor of shape (K, n_inputs, N)
             Inputs.
         parameters : sequence of Tensor
-            What `effective_parameters` gave.
+            What `recorded_parameters` gave.
 
         Returns
         -------
@@ -196,21 +197,27 @@ class StackedMLP(nn.Module):
             Gradients of the input and of `parameters`.
         """
         biases = [bias.unsqueeze(2) for bias in parameters[::2]]
-        weights = parameters[1::2]
+        weights = list(parameters[1::2])
+        masks = [layer.mask for layer in cast(list[StackedLinear], self.layers)]
         if not weights:
             outputs = biases[0].expand(-1, -1, x.shape[2])
             return outputs, lambda grad, _: (None, [grad.sum(2)])
         inputs: list[Tensor] = []
-        for bias, weight in zip(biases, weights, strict=True):
-            if inputs:
+        for i, (bias, mask) in enumerate(zip(biases, masks, strict=True)):
+            if mask is not None:
+                weights[i] = weights[i] * mask
+            if i:
                 x = x.relu_()
             inputs.append(x)
-            x = torch.baddbmm(bias, weight, x)
+            x = torch.baddbmm(bias, weights[i], x)
 
         def backward(grad: Tensor, needs_input: bool):
             gradients: list[Tensor] = []
             for i in reversed(range(len(weights))):
                 on_weight = torch.bmm(grad, inputs[i].transpose(1, 2))
+                mask = masks[i]
+                if mask is not None:
+                    on_weight.mul_(mask)
                 gradients = [grad.sum(2), on_weight, *gradients]
                 if i == 0 and not needs_input:
                     return None, gradients

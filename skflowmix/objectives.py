@@ -213,9 +213,9 @@ class _Objective(ABC):
     def _held_out_log_prob(self, log_prob: Tensor) -> Tensor:
         """Return what is to grow on held-out rows, given log p(x|k)."""
 
-    def _figures(self) -> dict[str, float]:
+    def _figures(self, log_prob: Tensor) -> dict[str, float]:
+        """Figures of the sample, given log p(x|k)."""
         model, rows = self.model, self._sample
-        log_prob = model.component_log_prob(rows.x)
         log_q = model.log_posterior(rows.x)
         terms = elbo_terms(log_prob, model.log_weights, log_q)
         names = ("elbo_reconstruction", "elbo_prior", "elbo_entropy")
@@ -236,14 +236,16 @@ class _Objective(ABC):
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
         """Log-likelihoods, ELBO and its terms, and the score, in nats per row."""
-        held_out = self.held_out
-        log_prob = self.model.component_log_prob(held_out.x)
+        held_out, sample = self.held_out, self._sample
+        log_prob, of_sample = self.model.component_log_prob(
+            torch.cat((held_out.x, sample.x))
+        ).split((len(held_out), len(sample)))
         mixture = (log_prob + self.model.log_weights).logsumexp(1)
         gain = robust_gain(held_out, self._held_out_log_prob(log_prob), self._reference)
         return {
             "score": float(gain),
             "validation_log_likelihood": float(held_out.mean(mixture)),
-            **self._figures(),
+            **self._figures(of_sample),
         }
 
 
