@@ -35,15 +35,12 @@ class Support:
     """
 
     def __init__(self, chosen: Tensor):
-        component, row = torch.nonzero(chosen.T, as_tuple=True)
         counts = chosen.sum(0)
-        capacity = int(counts.max())
-        starts = counts.cumsum(0) - counts
-        slot = torch.arange(len(row), device=row.device) - starts[component]
-        shape = (chosen.shape[1], capacity)
-        self.rows = row.new_zeros(shape)
-        self.rows[component, slot] = row
-        self.valid = torch.arange(capacity, device=row.device) < counts.unsqueeze(1)
+        slots = torch.arange(int(counts.max()), device=counts.device)
+        self.valid = slots < counts.unsqueeze(1)
+        row = torch.nonzero(chosen.T)[:, 1]
+        self.rows = torch.zeros_like(self.valid, dtype=row.dtype)
+        self.rows.masked_scatter_(self.valid, row)
 
     def gather(self, table: Tensor) -> Tensor:
         """Entries (K, C) of a table (K, N), zero on the padding."""

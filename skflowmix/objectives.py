@@ -141,10 +141,9 @@ def _log_prob_of(
     model: MixtureOfFlows, x: Tensor, chosen: Tensor
 ) -> tuple[Tensor, Support | AllPairs]:
     """Log p(x|k) of at least the `chosen` pairs (N, K), and which ones those are."""
-    if chosen.count_nonzero() < SPARSE_SHARE * chosen.numel():
+    if int(chosen.sum(0).max()) < SPARSE_SHARE * len(x):
         support = Support(chosen)
-        if support.rows.shape[1] < SPARSE_SHARE * len(x):
-            return model.component_log_prob_on(x, support), support
+        return model.component_log_prob_on(x, support), support
     return model.component_log_prob(x).T, AllPairs(model.n_components)
 
 
@@ -410,7 +409,7 @@ class ElboObjective(_Objective):
         if self.n_steps % DENSE_EVERY == 0:
             chosen = log_q > LEFT_OUT
         self.n_steps += 1
-        log_q = log_softmax(log_q.masked_fill(~chosen, LEFT_OUT))
+        log_q = log_softmax(log_q.add((~chosen).to(log_q), alpha=LEFT_OUT))
         log_prob, pairs = _log_prob_of(model, batch.x, chosen)
         log_weights = model.log_weights
         log_prior = log_weights.unsqueeze(1)
