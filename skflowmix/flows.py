@@ -21,6 +21,8 @@ CONDITIONER_BOUND = 5.0
 # (K, D, N) and of the log-determinant (K, 1, N); the first only if asked for.
 FlowBackward = Callable[[Tensor, Tensor, bool], tuple[Tensor | None, list[Tensor]]]
 
+_hardtanh_backward = torch.ops.aten.hardtanh_backward.default
+
 
 def _clamp(x: Tensor) -> Tensor:
     return x.clamp(-CONDITIONER_BOUND, CONDITIONER_BOUND)
@@ -28,7 +30,7 @@ def _clamp(x: Tensor) -> Tensor:
 
 def _clamp_backward(grad: Tensor, clamped: Tensor) -> Tensor:
     bound = CONDITIONER_BOUND
-    return torch.ops.aten.hardtanh_backward(grad, clamped, -bound, bound)
+    return _hardtanh_backward(grad, clamped, -bound, bound)
 
 
 class _Layer(nn.Module, ABC):
@@ -102,7 +104,7 @@ def _record(
 def _evaluate(layers: Sequence[_Layer], x: Tensor) -> tuple[Tensor, Tensor]:
     """Images (K, N, D) of x under all layers, and log-determinants (K, N)."""
     needs_input, keeps = x.requires_grad, torch.is_grad_enabled()
-    parameters = [layer.conditioner.recorded_parameters() for layer in layers]
+    parameters = [layer.conditioner.recorded_parameters for layer in layers]
 
     def record(x, *_parameters):
         columns = x.transpose(1, 2).contiguous()
@@ -383,9 +385,9 @@ class FlowStack(nn.Module):
         layers = self._layers
         return _evaluate(layers, x) if layers else (x, x.new_zeros(x.shape[:2]))
 
-    def recorded_parameters(self) -> list[list[Tensor]]:
+    def recorded_parameters(self) -> list[list[nn.Parameter]]:
         """Return those of every layer's conditioner."""
-        return [layer.conditioner.recorded_parameters() for layer in self._layers]
+        return [layer.conditioner.recorded_parameters for layer in self._layers]
 
     def record(
         self, x: Tensor, parameters: Sequence[Sequence[Tensor]], keeps: bool = True

@@ -18,6 +18,8 @@ __all__ = [
 # first is not computed unless asked for.
 MLPBackward = Callable[[Tensor, bool], tuple[Tensor | None, list[Tensor]]]
 
+_relu_backward = torch.ops.aten.threshold_backward.grad_input
+
 
 class Recorded(torch.autograd.Function):
     """A function with a backward by hand: fewer kernels than autograd's.
@@ -152,6 +154,12 @@ class StackedMLP(nn.Module):
             )
             for i in range(last + 1)
         )
+        self.masked = masks is not None
+        # Bias and weight of every layer, in turns; without inputs one bias. Gathered
+        # once, because modules look up their parameters slowly.
+        linears = cast(list[StackedLinear], self.layers)
+        pairs = ((linear.bias, linear.weight) for linear in linears)
+        self.recorded_parameters = [p for pair in pairs for p in pair if p is not None]
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x of shape (K, N, n_inputs) to (K, N, n_outputs)."""
@@ -167,13 +175,7 @@ class StackedMLP(nn.Module):
 
             return outputs.transpose(1, 2), by_hand
 
-        return Recorded.apply(record, x, *self.recorded_parameters())[0]
-
-    def recorded_parameters(self) -> list[Tensor]:
-        """Bias and weight of every layer, in turns; without inputs one bias."""
-        linears = cast(list[StackedLinear], self.layers)
-        pairs = ((linear.bias, linear.weight) for linear in linears)
-        return [p for pair in pairs for p in pair if p is not None]
+        return Recorded.apply(record, x, *self.recorded_parameters)[0]
 
     def record(
         self, x: Tensor, parameters: Sequence[Tensor]
@@ -187,7 +189,7 @@ class StackedMLP(nn.Module):
         x : Tensor of shape (K, n_inputs, N)
             Inputs.
         parameters : sequence of Tensor
-            What `recorded_parameters` gave.
+            The `recorded_parameters`.
 
         Returns
         -------
@@ -197,35 +199,32 @@ class StackedMLP(nn.Module):
             Gradients of the input and of `parameters`.
         """
         biases = [bias.unsqueeze(2) for bias in parameters[::2]]
-        weights = list(parameters[1::2])
-        masks = [layer.mask for layer in cast(list[StackedLinear], self.layers)]
+        weights = parameters[1::2]
         if not weights:
             outputs = biases[0].expand(-1, -1, x.shape[2])
             return outputs, lambda grad, _: (None, [grad.sum(2)])
+        if self.masked:
+            masks = [cast(Tensor, linear.mask) for linear in self.layers]
+            weights = [w * mask for w, mask in zip(weights, masks, strict=True)]
         inputs: list[Tensor] = []
-        for i, (bias, mask) in enumerate(zip(biases, masks, strict=True)):
-            if mask is not None:
-                weights[i] = weights[i] * mask
-            if i:
+        for bias, weight in zip(biases, weights, strict=True):
+            if inputs:
                 x = x.relu_()
             inputs.append(x)
-            x = torch.baddbmm(bias, weights[i], x)
+            x = torch.baddbmm(bias, weight, x)
 
         def backward(grad: Tensor, needs_input: bool):
             gradients: list[Tensor] = []
             for i in reversed(range(len(weights))):
                 on_weight = torch.bmm(grad, inputs[i].transpose(1, 2))
-                mask = masks[i]
-                if mask is not None:
-                    on_weight.mul_(mask)
+                if self.masked:
+                    on_weight.mul_(masks[i])
                 gradients = [grad.sum(2), on_weight, *gradients]
                 if i == 0 and not needs_input:
                     return None, gradients
                 grad = torch.bmm(weights[i].transpose(1, 2), grad)
                 if i:
-                    torch.ops.aten.threshold_backward.grad_input(
-                        grad, inputs[i], 0, grad_input=grad
-                    )
+                    _relu_backward(grad, inputs[i], 0, grad_input=grad)
             return grad, gradients
 
         return x, backward
