@@ -119,9 +119,9 @@ class _FlatParameters:
         views = self.values[self.n_stacked :].split([v.numel() for v in vectors])
         for parameter, view in zip(ordered, views, strict=True):
             parameter.data = view.view_as(parameter)
-        self.gradient_vector = torch.empty_like(self.values[: self.n_trained])
-        self.gradient_parts = [
-            self.gradient_vector.as_strided(p.shape, p.stride(), p.storage_offset())
+        self.gradient = torch.empty_like(self.values[: self.n_trained])
+        self.gradients = [
+            self.gradient.as_strided(p.shape, p.stride(), p.storage_offset())
             for p in self.trained
         ]
 
@@ -129,20 +129,19 @@ class _FlatParameters:
         """Part of a vector that holds the stacked weights: a row per component."""
         return vector[: self.n_stacked].view(self.n_components, -1)
 
-    def gradient(self, loss: Tensor) -> Tensor:
-        """Gradient of a loss in the order of the values, until the next one."""
+    def differentiate(self, loss: Tensor) -> None:
+        """Set `gradient` to that of a loss, in the order of the values."""
         gradients = torch.autograd.grad(
             loss, self.trained, allow_unused=True, materialize_grads=True
         )
-        torch._foreach_copy_(self.gradient_parts, gradients)
-        return self.gradient_vector
+        torch._foreach_copy_(self.gradients, gradients)
 
 
 class _Moments:
-    """A vector that Adam trains, and the moments of its gradient."""
+    """A vector that Adam trains, its gradient, and the moments of that."""
 
-    def __init__(self, values: Tensor):
-        self.values = values
+    def __init__(self, values: Tensor, gradient: Tensor):
+        self.values, self.gradient = values, gradient
         self.first = torch.zeros_like(values)
         self.second = torch.zeros_like(values)
 
@@ -168,63 +167,65 @@ class _AdamW:
     """
 
     def __init__(self, flat: _FlatParameters, config: TrainingConfig):
-        self.flat, self.config = flat, config
+        self.flat, self.max_grad_norm = flat, config.max_grad_norm
         self.n_steps = torch.zeros((), device=flat.values.device)
-        matrix = flat.of_components(flat.values)
-        self.common = _Moments(torch.zeros_like(matrix[0]))
-        self.deviations = _Moments(torch.empty_like(matrix))
-        self.decaying = _Moments(flat.values[flat.n_stacked : flat.n_decaying])
-        self.others = _Moments(flat.values[flat.n_decaying : flat.n_trained])
+        self.whole = flat.of_components(flat.values)
+        of_components = flat.of_components(flat.gradient)
+        common = torch.zeros_like(self.whole[0])
+        self.common = _Moments(common, torch.zeros_like(common))
+        self.deviations = _Moments(torch.empty_like(self.whole), of_components)
+        decaying, others = (
+            _Moments(flat.values[part], flat.gradient[part])
+            for part in (
+                slice(flat.n_stacked, flat.n_decaying),
+                slice(flat.n_decaying, flat.n_trained),
+            )
+        )
+        decay = config.weight_decay
+        # What is trained together, and factors of the step size and of the decay.
+        self.groups = [([decaying], 1.0, decay), ([others], 1.0, 0.0)]
+        if flat.n_stacked:
+            own_decay = decay * DEVIATION_DECAY / DEVIATION_RATE
+            self.groups[0][0].append(self.common)
+            self.groups.append(([self.deviations], DEVIATION_RATE, own_decay))
         self.split()
 
     def split(self) -> None:
         """Take the deviations from the stacked weights as they stand."""
-        if self.flat.n_stacked:
-            whole = self.flat.of_components(self.flat.values)
-            torch.sub(whole, self.common.values, out=self.deviations.values)
+        torch.sub(self.whole, self.common.values, out=self.deviations.values)
 
     def reset(self) -> None:
         """Forget the moments of the gradient."""
-        for part in (self.common, self.deviations, self.decaying, self.others):
-            part.first.zero_()
-            part.second.zero_()
+        for parts, _, _ in self.groups:
+            for part in parts:
+                part.first.zero_()
+                part.second.zero_()
         self.n_steps.zero_()
 
-    def step(self, gradient: Tensor, step_size: float) -> None:
-        """Update the parameters."""
-        flat, decay = self.flat, self.config.weight_decay
-        norm = torch.linalg.vector_norm(gradient)
-        excess = ((norm + 1e-6) / self.config.max_grad_norm).clamp(min=1.0).float()
+    def step(self, step_size: float) -> None:
+        """Update the parameters by the gradient that they have."""
+        norm = torch.linalg.vector_norm(self.flat.gradient)
+        excess = ((norm + 1e-6) / self.max_grad_norm).clamp_(min=1.0).float()
         self.n_steps += 1
-        weights = [(self.decaying, gradient[flat.n_stacked : flat.n_decaying])]
-        groups = [(weights, step_size, decay)]
-        groups.append(([(self.others, gradient[flat.n_decaying :])], step_size, 0.0))
-        if flat.n_stacked:
-            of_components = flat.of_components(gradient)
-            weights.append((self.common, of_components.sum(0)))
-            own_size = step_size * DEVIATION_RATE
-            own_decay = decay * DEVIATION_DECAY / DEVIATION_RATE
-            groups.append(([(self.deviations, of_components)], own_size, own_decay))
-        for pairs, size, weight_decay in groups:
+        torch.sum(self.deviations.gradient, 0, out=self.common.gradient)
+        for parts, rate, decay in self.groups:
             torch._fused_adamw_(
-                [part.values for part, _ in pairs],
-                [part_gradient for _, part_gradient in pairs],
-                [part.first for part, _ in pairs],
-                [part.second for part, _ in pairs],
+                [part.values for part in parts],
+                [part.gradient for part in parts],
+                [part.first for part in parts],
+                [part.second for part in parts],
                 [],
-                [self.n_steps] * len(pairs),
-                lr=size,
+                [self.n_steps] * len(parts),
+                lr=step_size * rate,
                 beta1=0.9,
                 beta2=0.999,
-                weight_decay=weight_decay,
+                weight_decay=decay,
                 eps=1e-8,
                 amsgrad=False,
                 maximize=False,
                 grad_scale=excess,
             )
-        if flat.n_stacked:
-            whole = flat.of_components(flat.values)
-            torch.add(self.deviations.values, self.common.values, out=whole)
+        torch.add(self.deviations.values, self.common.values, out=self.whole)
 
 
 class _Batches:
@@ -313,7 +314,8 @@ def train(
         total = torch.zeros((), device=generator.device)
         for _ in range(n_steps):
             loss = objective.loss(batches.next())
-            optimizer.step(flat.gradient(loss), step_size)
+            flat.differentiate(loss)
+            optimizer.step(step_size)
             total += loss.detach()
             del loss  # and with it the step's activations
         record = {"epoch": epoch, "learning_rate": step_size}
