@@ -4,7 +4,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from itertools import chain
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -355,7 +355,8 @@ class FlowStack(nn.Module):
     ):
         super().__init__()
         family = FLOWS[flow]
-        self.layers = nn.ModuleList(
+        # Plain lists beside the modules, which are slow to look up.
+        self._layers: list[_Layer] = [
             family.conditioner(
                 n_components,
                 n_features,
@@ -365,7 +366,11 @@ class FlowStack(nn.Module):
                 generator=generator,
             )
             for position in range(first_position, first_position + n_transforms)
-        )
+        ]
+        self.layers = nn.ModuleList(self._layers)
+        self.recorded_parameters = [
+            layer.conditioner.recorded_parameters for layer in self._layers
+        ]
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Map data to latent space.
@@ -385,10 +390,6 @@ class FlowStack(nn.Module):
         layers = self._layers
         return _evaluate(layers, x) if layers else (x, x.new_zeros(x.shape[:2]))
 
-    def recorded_parameters(self) -> list[list[nn.Parameter]]:
-        """Return those of every layer's conditioner."""
-        return [layer.conditioner.recorded_parameters for layer in self._layers]
-
     def record(
         self, x: Tensor, parameters: Sequence[Sequence[Tensor]], keeps: bool = True
     ) -> tuple[Tensor, list[Tensor], FlowBackward]:
@@ -399,7 +400,7 @@ class FlowStack(nn.Module):
         x : Tensor of shape (K, D, N)
             Points; rows come last.
         parameters : sequence of sequence of Tensor
-            What `recorded_parameters` gave.
+            The `recorded_parameters`.
         keeps : bool, default=True
             Whether to keep what the backward needs.
 
@@ -420,10 +421,6 @@ class FlowStack(nn.Module):
         for layer in reversed(self._layers):
             z = layer.invert(z)
         return z.transpose(1, 2)
-
-    @property
-    def _layers(self) -> list[_Layer]:
-        return cast(list[_Layer], list(self.layers))
 
     @property
     def n_parameters(self) -> int:

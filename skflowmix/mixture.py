@@ -262,7 +262,7 @@ class MixtureOfFlows(nn.Module):
 
         All of it is one function for autograd, whose nodes cost more than small layers.
         """
-        parameters = [stack.recorded_parameters() for stack in self.flows()]
+        parameters = [stack.recorded_parameters for stack in self.flows()]
         needs_input, keeps = x.requires_grad, torch.is_grad_enabled()
 
         def record(x, *_parameters):

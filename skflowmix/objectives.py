@@ -147,7 +147,7 @@ def _log_prob_of(
     return model.component_log_prob(x).T, AllPairs(model.n_components)
 
 
-def _expected_gain(
+def _expected_loss(
     logits: Tensor,
     log_q: Tensor,
     log_prob: Tensor,
@@ -155,7 +155,7 @@ def _expected_gain(
     log_prior: Tensor,
     weights: Tensor,
 ) -> Tensor:
-    r"""Sum over rows of :math:`w \sum_k q_k (\log p(x|k) + \log p(k) - \log q_k)`.
+    r"""Sum over rows of :math:`w \sum_k q_k (\log q_k - \log p(x|k) - \log p(k))`.
 
     One function for autograd, in place of a score of small ones.
 
@@ -176,22 +176,23 @@ def _expected_gain(
 
     Returns
     -------
-    gain : Tensor of shape ()
+    loss : Tensor of shape ()
         In nats.
     """
 
     def record(_logits, log_prob, log_prior):
         q = log_q.softmax(0)  # exp is slow where it underflows
         shares = q * weights
-        gain = (pairs.scatter(log_prob, len(weights)) + log_prior).sub_(log_q)
+        loss = log_q - log_prior - pairs.scatter(log_prob, len(weights))
 
         def backward(grad):
-            on_gain = shares * grad
-            on_logits = on_gain * (gain - (q * gain).sum(0))
-            on_prior = on_gain if log_prior.shape[1] > 1 else on_gain.sum(1, True)
-            return on_logits.T, pairs.gather(on_gain), on_prior
+            on_loss = shares * grad
+            on_logits = on_loss * (loss - (q * loss).sum(0))
+            on_log_p = on_loss.neg()
+            on_prior = on_log_p if log_prior.shape[1] > 1 else on_log_p.sum(1, True)
+            return on_logits.T, pairs.gather(on_log_p), on_prior
 
-        return (shares * gain).sum(), backward
+        return (shares * loss).sum(), backward
 
     return Recorded.apply(record, logits, log_prob, log_prior)[0]
 
@@ -417,7 +418,7 @@ class ElboObjective(_Objective):
             agreement = batch.responsibilities * model.n_components
             odds = (1 - self.label_noise) * agreement + self.label_noise
             log_prior = log_prior + odds.log_().T
-        loss = -_expected_gain(
+        loss = _expected_loss(
             logits, log_q.T, log_prob, pairs, log_prior, batch.batch_weights()
         )
         if log_class is not None:
