@@ -66,10 +66,8 @@ class _Layer(nn.Module, ABC):
         return self._per_column(outputs)
 
     def _per_column(self, outputs: Tensor) -> Tensor:
-        n_parameters = self.elementwise.n_parameters
-        n_components, n_outputs, n_rows = outputs.shape
-        shape = (n_components, n_outputs // n_parameters, n_parameters, n_rows)
-        return outputs.view(shape)
+        n_components, _, n_rows = outputs.shape
+        return outputs.view(n_components, -1, self.elementwise.n_parameters, n_rows)
 
 
 def _record(

@@ -185,7 +185,7 @@ class MixtureOfFlows(nn.Module):
     means: Tensor
     scales: Tensor
     whitening: Tensor
-    log_det: Tensor
+    log_constant: Tensor
     temperature: Tensor
 
     def __init__(
@@ -240,11 +240,13 @@ class MixtureOfFlows(nn.Module):
         self.double()
         scales = gaussians.scales()
         whitening = gaussians.whitening()
-        log_det = np.linalg.slogdet(whitening)[1] - np.log(scales).sum(1)
+        # Log-density at the mean, but for the transforms.
+        log_constant = np.linalg.slogdet(whitening)[1] - np.log(scales).sum(1)
+        log_constant -= 0.5 * n_features * math.log(2 * math.pi)
         self.register_buffer("means", torch.from_numpy(gaussians.means))
         self.register_buffer("scales", torch.from_numpy(scales))
         self.register_buffer("whitening", torch.from_numpy(whitening))
-        self.register_buffer("log_det", torch.from_numpy(log_det))
+        self.register_buffer("log_constant", torch.from_numpy(log_constant))
         self.register_buffer("temperature", torch.ones((), dtype=torch.float64))
         self.weight_logits = nn.Parameter(torch.from_numpy(np.log(gaussians.weights)))
 
@@ -287,7 +289,7 @@ class MixtureOfFlows(nn.Module):
         z, shared_slopes, shared_backward = self._record_shared(z, of_shared, keeps)
         log_density, base_backward = self._record_base(z)
         terms = [*inner_slopes, *outer_slopes, *shared_slopes, log_density]
-        log_prob = torch.cat(terms, 1).sum(1).add_(self._log_constant())
+        log_prob = torch.cat(terms, 1).sum(1).add_(self.log_constant.unsqueeze(1))
         if common_slopes:
             log_prob += pairs.spread(torch.cat(common_slopes, 1).sum(1)).squeeze(1)
 
@@ -342,10 +344,6 @@ class MixtureOfFlows(nn.Module):
             return tail_backward(-grad_log * value, grad_log)[0]
 
         return log_slope.addcmul(value, value, value=-0.5), backward
-
-    def _log_constant(self):
-        """Log-density (K, 1) at the mean, but for the transforms."""
-        return (self.log_det - self.n_features * 0.5 * math.log(2 * math.pi))[:, None]
 
     def component_log_prob(self, x: Tensor) -> Tensor:
         """Log-density of every component at every row.
@@ -452,5 +450,5 @@ class MixtureOfFlows(nn.Module):
         self.inner, self.outer = self.inner.select(index), self.outer.select(index)
         self.posterior.permute_(index)
         self.weight_logits.data = self.weight_logits.data[index]
-        for name in ("means", "scales", "whitening", "log_det"):
+        for name in ("means", "scales", "whitening", "log_constant"):
             setattr(self, name, getattr(self, name)[index])

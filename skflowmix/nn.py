@@ -198,28 +198,26 @@ class StackedMLP(nn.Module):
         backward : callable
             Gradients of the input and of `parameters`.
         """
-        biases = [bias.unsqueeze(2) for bias in parameters[::2]]
         weights = parameters[1::2]
         if not weights:
-            outputs = biases[0].expand(-1, -1, x.shape[2])
+            outputs = parameters[0].unsqueeze(2).expand(-1, -1, x.shape[2])
             return outputs, lambda grad, _: (None, [grad.sum(2)])
         if self.masked:
             masks = [cast(Tensor, linear.mask) for linear in self.layers]
             weights = [w * mask for w, mask in zip(weights, masks, strict=True)]
-        inputs: list[Tensor] = []
-        for bias, weight in zip(biases, weights, strict=True):
-            if inputs:
-                x = x.relu_()
-            inputs.append(x)
-            x = torch.baddbmm(bias, weight, x)
+        inputs = [x]
+        for i, weight in enumerate(weights):
+            if i:
+                inputs.append(x.relu_())
+            x = torch.baddbmm(parameters[2 * i].unsqueeze(2), weight, x)
 
         def backward(grad: Tensor, needs_input: bool):
             gradients: list[Tensor] = []
-            for i in reversed(range(len(weights))):
+            for i in range(len(weights) - 1, -1, -1):
                 on_weight = torch.bmm(grad, inputs[i].transpose(1, 2))
                 if self.masked:
                     on_weight.mul_(masks[i])
-                gradients = [grad.sum(2), on_weight, *gradients]
+                gradients[:0] = grad.sum(2), on_weight
                 if i == 0 and not needs_input:
                     return None, gradients
                 grad = torch.bmm(weights[i].transpose(1, 2), grad)

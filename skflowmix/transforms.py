@@ -67,14 +67,15 @@ class LogTail:
     def record(self, x: Tensor):
         """`forward` without autograd, and its backward."""
         largest = torch.finfo(x.dtype).max  # where the maps before it overflow
-        excess = (x.abs() - self.bound).clamp_(0, largest)
+        excess = torch.sub(x.abs(), ONE, alpha=self.bound).clamp_(0, largest)
         log_stretch = excess.log1p()
         kept = x.clamp(-self.bound, self.bound)
 
         def backward(grad_value: Tensor, grad_log: Tensor):
             # Inside the bound the slope is one, and its logarithm does not move.
-            on_x = grad_value - grad_log * (x - kept).sign_()
-            return (on_x.div_(excess + 1),)
+            beyond = (x - kept).sign_()
+            on_x = torch.addcmul(grad_value, grad_log, beyond, value=-1)
+            return (on_x.div_(ONE + excess),)
 
         return kept + torch.copysign(log_stretch, x), log_stretch.neg_(), backward
 
