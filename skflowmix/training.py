@@ -205,7 +205,7 @@ class _AdamW:
     def step(self, step_size: float) -> None:
         """Update the parameters by the gradient that they have."""
         norm = torch.linalg.vector_norm(self.flat.gradient)
-        excess = ((norm + 1e-6) / self.max_grad_norm).clamp_(min=1.0).float()
+        excess = norm.div_(self.max_grad_norm).clamp_(min=1.0).float()
         self.n_steps += 1
         torch.sum(self.deviations.gradient, 0, out=self.common.gradient)
         for parts, rate, decay in self.groups:
