@@ -520,6 +520,7 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
                     rows.weights,
                     responsibilities,
                     self.reg_covar,
+                    bent=self.n_transforms > 0,
                     turned=self.n_shared_transforms > 0,
                 )
                 np.linalg.cholesky(gaussians.covariances)

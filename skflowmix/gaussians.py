@@ -11,6 +11,11 @@ STRENGTHS = (1e-3, 0.02, 0.2, 1.0, 3.0, 10.0, 100.0)
 DIAGONALITIES = (0.0, 0.1, 0.3, 1.0)
 BLENDS = (0.0, 0.1, 0.3)
 N_FOLDS = 5
+
+# The least strength where flows follow: they bend a component back to its own shape,
+# and do it better from scales that are not too narrow for rows held out.
+LEAST_STRENGTH = 1.0
+
 MAX_ROWS = 2000
 
 # Components are blended only where there are fewer rows per component and column, and
@@ -58,7 +63,9 @@ class Gaussians:
         )
 
     @classmethod
-    def fit(cls, x, sample_weight, responsibilities, reg_covar, turned=False):
+    def fit(
+        cls, x, sample_weight, responsibilities, reg_covar, *, bent=False, turned=False
+    ):
         r"""Weighted moments of each component's rows, covariances shrunk.
 
         .. math::
@@ -84,6 +91,9 @@ class Gaussians:
             Share of each row that belongs to each component.
         reg_covar : float
             Added to the diagonals.
+        bent : bool, default=False
+            Whether flows follow: then covariances lean to the pooled one at least as
+            much as if this had been seen on one row per column.
         turned : bool, default=False
             Whether to find the principal axes.
 
@@ -93,7 +103,7 @@ class Gaussians:
             The fitted moments.
         """
         strength, diagonality, blend = _choose_shrinkage(
-            x, sample_weight, responsibilities, reg_covar
+            x, sample_weight, responsibilities, reg_covar, LEAST_STRENGTH if bent else 0
         )
         responsibilities = _blend(responsibilities, sample_weight, blend)
         totals, means, scatter = _moments(x, sample_weight, responsibilities)
@@ -176,14 +186,15 @@ def _blend(responsibilities, sample_weight, share):
     return (1 - share) * responsibilities + share * overall
 
 
-def _choose_shrinkage(x, sample_weight, responsibilities, reg_covar):
+def _choose_shrinkage(x, sample_weight, responsibilities, reg_covar, least):
     """Strength, diagonality and blend with the best cross-validated likelihood.
 
     Rows come in a random order already (`merge_identical_rows`), so that every
     `N_FOLDS`-th one makes a fold.
     """
     n_rows, n_columns = x.shape
-    grid = [(s * n_columns, a) for s in STRENGTHS for a in DIAGONALITIES]
+    strengths = [s * n_columns for s in STRENGTHS if s >= least]
+    grid = [(s, a) for s in strengths for a in DIAGONALITIES]
     if n_rows < 2 * N_FOLDS:
         return *grid[-1], 0.0
     few = n_rows < FEW_ROWS * n_columns * responsibilities.shape[1]
