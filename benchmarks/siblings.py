@@ -5,6 +5,8 @@
   settings, of those tried, with the best mean accuracy over the seeds, which flatters
   them; the flows have their defaults.
 - ``log-loss``: all rows of half the set labelled, log-loss of the other half in nats.
+  QuadraticDiscriminantAnalysis has the regularisation, of those tried, that is best on
+  the rows it is scored on.
 - ``moons``: a detector fitted to two moons and a fifth of uniform outliers, against the
   density of a `FlowMixture` fitted to the moons alone. Area under the ROC curve.
 
@@ -49,6 +51,7 @@ SELF_TRAINING_PEERS = {
     for shrinkage in (0.05, 0.2, 0.5, 0.9)
     for threshold in (0.75, 0.95)
 }
+QDA_REGULARISATIONS = (1e-4, 1e-3, 1e-2, 0.1, 0.5)
 
 
 def run_digits(seed):
@@ -74,13 +77,19 @@ def run_log_loss(seed):
         X, X_test, y, y_test = train_test_split(
             X, y, test_size=0.5, stratify=y, random_state=seed
         )
-        for model_name, model in {
-            "ours": FlowMixtureClassifier(random_state=seed),
-            "GaussianNB": GaussianNB(),
-            "QDA": QuadraticDiscriminantAnalysis(solver="eigen", shrinkage="auto"),
-        }.items():
-            proba = model.fit(X, y).predict_proba(X_test)
-            scores[f"{name} {model_name}"] = float(log_loss(y_test, proba))
+        models = {
+            "ours": [FlowMixtureClassifier(random_state=seed)],
+            "GaussianNB": [GaussianNB()],
+            "QDA": [
+                QuadraticDiscriminantAnalysis(reg_param=share)
+                for share in QDA_REGULARISATIONS
+            ],
+        }
+        for model_name, versions in models.items():
+            scores[f"{name} {model_name}"] = min(
+                float(log_loss(y_test, model.fit(X, y).predict_proba(X_test)))
+                for model in versions
+            )
     return scores
 
 
