@@ -51,7 +51,7 @@ SELF_TRAINING_PEERS = {
     for shrinkage in (0.05, 0.2, 0.5, 0.9)
     for threshold in (0.75, 0.95)
 }
-QDA_REGULARISATIONS = (1e-4, 1e-3, 1e-2, 0.1, 0.5)
+QDA_REGULARISATIONS = (1e-3, 1e-2, 0.1, 0.5)
 
 
 def run_digits(seed):
