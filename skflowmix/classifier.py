@@ -4,6 +4,8 @@ from numbers import Integral
 from typing import ClassVar
 
 import numpy as np
+import torch
+from scipy.special import logsumexp, softmax
 from sklearn.base import BaseEstimator, ClassifierMixin, _fit_context
 from sklearn.callback import CallbackSupportMixin
 from sklearn.neighbors import NearestNeighbors
@@ -34,6 +36,15 @@ MAX_SPREAD_ROWS = 20_000
 # Share of a row's label that comes from its neighbours, and rounds of spreading.
 SPREADING = 0.97
 N_ROUNDS = 500
+
+# Labels that decide on the temperature of calibration, and folds that they make.
+MAX_CALIBRATION_ROWS = 4096
+N_FOLDS = 5
+
+# Logarithms of the temperatures among which calibration chooses, and the share of
+# labels that it takes to be wrong.
+LOG_TEMPERATURES = np.linspace(-2.0, 6.0, 161)
+WRONG_LABELS = 1e-3
 
 
 def spread_labels(x, classes, n_classes, random_state):
@@ -111,6 +122,54 @@ def spread_labels(x, classes, n_classes, random_state):
     return shares
 
 
+def calibration_temperature(log_joint, classes, weights):
+    r"""Temperature at which class probabilities fit the labels of held-out rows best.
+
+    Minimises the log-loss of :math:`p(y|x) \propto p(x, y)^{1/T}`, where a label counts
+    as noise in one case of a thousand, plus :math:`(\ln T)^2 / 2`, as if one more label
+    had asked for :math:`T = 1`. Neither a row that is hopelessly wrong nor the lack of
+    labels then decides.
+
+    Parameters
+    ----------
+    log_joint : ndarray of shape (n_samples, n_classes)
+        log p(x, y) of rows that were held out, in nats.
+    classes : ndarray of shape (n_samples,)
+        Numbers of their classes.
+    weights : ndarray of shape (n_samples,)
+        Positive weights.
+
+    Returns
+    -------
+    temperature : float
+        Above one where the densities are too sure of themselves.
+
+    References
+    ----------
+    C. Guo, G. Pleiss, Y. Sun and K. Q. Weinberger, On Calibration of Modern Neural
+    Networks, ICML 2017, section 4.2.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> log_joint = np.array([[9.0, 0.0], [0.0, 9.0], [9.0, 0.0]])
+    >>> right, wrong = np.array([0, 1, 0]), np.array([0, 1, 1])
+    >>> calibration_temperature(log_joint, wrong, np.ones(3)) > 2
+    True
+    >>> calibration_temperature(log_joint, right, np.ones(3)) < 1.5
+    True
+    """
+
+    def loss(log_temperature):
+        proba = softmax(log_joint * np.exp(-log_temperature), axis=1)
+        of_label = proba[np.arange(len(classes)), classes]
+        of_label = (1 - WRONG_LABELS) * of_label + WRONG_LABELS / log_joint.shape[1]
+        return 0.5 * log_temperature**2 - weights @ np.log(of_label)
+
+    # Not convex: a search among all of them cannot miss the lowest.
+    return float(np.exp(min(LOG_TEMPERATURES, key=loss)))
+
+
 class _ClassMixture(FlowMixture):
     """A mixture whose components belong to classes, known of some training rows.
 
@@ -147,6 +206,7 @@ class _ClassMixture(FlowMixture):
         shares = np.where(best > 1.001 / n_classes, shares == best, shares)
         shares = shares / shares.sum(1, keepdims=True)
         if n_per_class == 1:
+            self._shares = shares
             return [shares]
         parts = []
         for k, share in enumerate(shares.T):
@@ -167,12 +227,52 @@ class _ClassMixture(FlowMixture):
                 within = nearest_mean_responsibilities(rows.x, means)
                 within[own] = proposal
             parts.append(share[:, None] * within)
-        return [np.concatenate(parts, axis=1)]
+        self._shares = np.concatenate(parts, axis=1)
+        return [self._shares]
+
+    def _fitted_attributes(self, candidate, rows):
+        attributes = super()._fitted_attributes(candidate, rows)
+        attributes["_calibration_temperature"] = self._calibrate(candidate, rows)
+        return attributes
+
+    def _calibrate(self, candidate, rows):
+        """Temperature by the labels, each of a row that its Gaussians have not seen.
+
+        The flows have seen it, but shapes in many columns, not bends, are what is too
+        sure of itself.
+        """
+        labelled = np.flatnonzero(self._classes >= 0)[:MAX_CALIBRATION_ROWS]
+        if self.n_components == self._n_per_class:
+            return 1.0
+        log_joint = np.empty((len(labelled), self.n_components))
+        folds = np.arange(len(labelled)) % N_FOLDS
+        for fold in np.unique(folds):
+            own = labelled[folds == fold]
+            others = np.setdiff1d(np.arange(len(rows.x)), own)
+            gaussians = candidate.gaussians.refit(
+                rows.x[others], rows.weights[others], self._shares[others]
+            )
+            model = candidate.model.whitened_by(gaussians)
+            with torch.no_grad():
+                log_prob = model.component_log_prob(torch.from_numpy(rows.x[own]))
+                log_joint[folds == fold] = log_prob + model.log_weights
+        of_classes = log_joint.reshape(len(labelled), -1, self._n_per_class)
+        return calibration_temperature(
+            logsumexp(of_classes, axis=2),
+            self._classes[labelled],
+            rows.weights[labelled],
+        )
 
     def as_flow_mixture(self):
         """Return the same fitted model, no longer tied to labels."""
         mixture = FlowMixture(**self.get_params())
-        only_here = {*vars(mixture), "_classes", "_n_per_class"}
+        only_here = {
+            *vars(mixture),
+            "_classes",
+            "_n_per_class",
+            "_shares",
+            "_calibration_temperature",
+        }
         for name, value in vars(self).items():
             if name not in only_here and not name.startswith(("_skl", "_callback")):
                 setattr(mixture, name, value)
@@ -258,6 +358,9 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, BaseEstimator
     mixture_ : FlowMixture
         The fitted mixture. Component ``k`` belongs to class
         ``k // n_components_per_class``.
+    calibration_temperature_ : float
+        What log-densities are divided by in `predict_proba`: the temperature at which
+        probabilities fit the labels of held-out rows best.
     n_iter_ : int
         Epochs on the ELBO.
     n_features_in_ : int
@@ -420,6 +523,7 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, BaseEstimator
             return {
                 "classes_": classes,
                 "mixture_": mixture.as_flow_mixture(),
+                "calibration_temperature_": mixture._calibration_temperature,
                 "n_iter_": mixture.n_iter_,
             }
 
@@ -476,10 +580,15 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, BaseEstimator
             In the order of `classes_`; dtype of X.
         """
         log_joint = self.class_log_prob(X)
+        log_joint /= self.calibration_temperature_
         return log_joint - np.logaddexp.reduce(log_joint, axis=1, keepdims=True)
 
     def predict_proba(self, X):
-        """Class probabilities p(y|x), by Bayes' rule.
+        r"""Class probabilities by Bayes' rule, calibrated.
+
+        Densities in many columns are surer than they are right. Here they count as
+        :math:`p(x, y)^{1/T}` with `calibration_temperature_`, which changes no
+        prediction; `class_log_prob` has them as they are.
 
         Parameters
         ----------

@@ -1,5 +1,7 @@
 """The Gaussians that components start from: moments, shrunk as the data asks."""
 
+from typing import NamedTuple
+
 import numpy as np
 from scipy.special import logsumexp
 
@@ -31,6 +33,15 @@ LOSS_BOUND = 10.0
 SKEW_BOUND = 4.0
 
 
+class Shrinkage(NamedTuple):
+    """How covariances are shrunk, see `Gaussians.fit`."""
+
+    strength: float
+    diagonality: float
+    blend: float
+    reg_covar: float
+
+
 class Gaussians:
     """K Gaussians with weights, in standardised units.
 
@@ -45,13 +56,16 @@ class Gaussians:
     axes : ndarray of shape (n_components, n_features, n_features), optional
         Principal axes as rows, the longest first, each pointing where the rows are
         skewed to. Where they are known, `whitening` turns the components to them.
+    shrinkage : Shrinkage, optional
+        How the covariances were shrunk.
     """
 
-    def __init__(self, weights, means, covariances, axes=None):
+    def __init__(self, weights, means, covariances, axes=None, shrinkage=None):
         self.weights = weights
         self.means = means
         self.covariances = covariances
         self.axes = axes
+        self.shrinkage = shrinkage
 
     def __getitem__(self, index):
         """Return the Gaussians of some components."""
@@ -60,6 +74,7 @@ class Gaussians:
             self.means[index],
             self.covariances[index],
             None if self.axes is None else self.axes[index],
+            self.shrinkage,
         )
 
     @classmethod
@@ -102,18 +117,46 @@ class Gaussians:
         gaussians : Gaussians
             The fitted moments.
         """
-        strength, diagonality, blend = _choose_shrinkage(
+        shrinkage = _choose_shrinkage(
             x, sample_weight, responsibilities, reg_covar, LEAST_STRENGTH if bent else 0
         )
-        responsibilities = _blend(responsibilities, sample_weight, blend)
-        totals, means, scatter = _moments(x, sample_weight, responsibilities)
-        covariances = _shrink(totals, scatter, strength, diagonality, reg_covar)
-        gaussians = cls(_weights(totals), means, covariances)
+        gaussians = cls._shrunk(x, sample_weight, responsibilities, shrinkage)
         if turned:
+            shares = _blend(responsibilities, sample_weight, shrinkage.blend)
             gaussians.axes = _principal_axes(
-                gaussians, x, responsibilities * sample_weight[:, None]
+                gaussians, x, shares * sample_weight[:, None]
             )
         return gaussians
+
+    @classmethod
+    def _shrunk(cls, x, sample_weight, responsibilities, shrinkage):
+        shares = _blend(responsibilities, sample_weight, shrinkage.blend)
+        totals, means, scatter = _moments(x, sample_weight, shares)
+        covariances = _shrink(
+            totals,
+            scatter,
+            shrinkage.strength,
+            shrinkage.diagonality,
+            shrinkage.reg_covar,
+        )
+        return cls(_weights(totals), means, covariances, shrinkage=shrinkage)
+
+    def refit(self, x, sample_weight, responsibilities):
+        """Return the Gaussians of other rows, shrunk as much, with the same axes.
+
+        Parameters
+        ----------
+        x, sample_weight, responsibilities : ndarray
+            As for `fit`.
+
+        Returns
+        -------
+        gaussians : Gaussians
+            The fitted moments.
+        """
+        other = self._shrunk(x, sample_weight, responsibilities, self.shrinkage)
+        other.axes = self.axes
+        return other
 
     def scales(self):
         """Return the columns' standard deviations (n_components, n_features)."""
@@ -196,7 +239,7 @@ def _choose_shrinkage(x, sample_weight, responsibilities, reg_covar, least):
     strengths = [s * n_columns for s in STRENGTHS if s >= least]
     grid = [(s, a) for s in strengths for a in DIAGONALITIES]
     if n_rows < 2 * N_FOLDS:
-        return *grid[-1], 0.0
+        return Shrinkage(*grid[-1], 0.0, reg_covar)
     few = n_rows < FEW_ROWS * n_columns * responsibilities.shape[1]
     x, sample_weight = x[:MAX_ROWS], sample_weight[:MAX_ROWS]
     responsibilities = responsibilities[:MAX_ROWS]
@@ -209,7 +252,7 @@ def _choose_shrinkage(x, sample_weight, responsibilities, reg_covar, least):
         if scores.max() > best + BLEND_TOLERANCE:
             best = scores.max()
             chosen = *grid[int(np.argmax(scores))], blend
-    return chosen
+    return Shrinkage(*chosen, reg_covar)
 
 
 def _cross_validate(x, sample_weight, responsibilities, grid, reg_covar):

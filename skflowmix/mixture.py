@@ -1,5 +1,6 @@
 """The model: a mixture of K flows, each on whitened, standardised rows."""
 
+import copy
 import math
 from collections.abc import Sequence
 
@@ -238,17 +239,32 @@ class MixtureOfFlows(nn.Module):
             n_features, n_components, posterior_units, generator=generator
         )
         self.double()
-        scales = gaussians.scales()
-        whitening = gaussians.whitening()
-        # Log-density at the mean, but for the transforms.
-        log_constant = np.linalg.slogdet(whitening)[1] - np.log(scales).sum(1)
-        log_constant -= 0.5 * n_features * math.log(2 * math.pi)
-        self.register_buffer("means", torch.from_numpy(gaussians.means))
-        self.register_buffer("scales", torch.from_numpy(scales))
-        self.register_buffer("whitening", torch.from_numpy(whitening))
-        self.register_buffer("log_constant", torch.from_numpy(log_constant))
+        for name, value in self._whitening(gaussians).items():
+            self.register_buffer(name, value)
         self.register_buffer("temperature", torch.ones((), dtype=torch.float64))
         self.weight_logits = nn.Parameter(torch.from_numpy(np.log(gaussians.weights)))
+
+    @staticmethod
+    def _whitening(gaussians: Gaussians) -> dict[str, Tensor]:
+        """Buffers that hold where components whiten."""
+        scales = gaussians.scales()
+        whitening = gaussians.whitening()
+        n_features = scales.shape[1]
+        log_constant = np.linalg.slogdet(whitening)[1] - np.log(scales).sum(1)
+        log_constant -= 0.5 * n_features * math.log(2 * math.pi)
+        return {
+            "means": torch.from_numpy(gaussians.means),
+            "scales": torch.from_numpy(scales),
+            "whitening": torch.from_numpy(whitening),
+            "log_constant": torch.from_numpy(log_constant),
+        }
+
+    def whitened_by(self, gaussians: Gaussians) -> "MixtureOfFlows":
+        """Return a copy of the model on the CPU that whitens by other Gaussians."""
+        other = copy.deepcopy(self)
+        for name, value in self._whitening(gaussians).items():
+            setattr(other, name, value)
+        return other
 
     def flows(self) -> tuple[FlowStack, ...]:
         """All transforms, from the data to the base distribution."""

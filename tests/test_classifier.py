@@ -1,6 +1,7 @@
 """`FlowMixtureClassifier`: labels for some rows or all, and calibrated answers."""
 
 import pickle
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -11,6 +12,7 @@ from sklearn.base import clone, is_classifier
 from sklearn.datasets import load_digits, load_wine, make_circles
 from sklearn.decomposition import PCA
 from sklearn.discriminant_analysis import QuadraticDiscriminantAnalysis
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import log_loss
 from sklearn.model_selection import cross_val_score, train_test_split
 from sklearn.naive_bayes import GaussianNB
@@ -159,7 +161,8 @@ def test_answers_fit_together(model):
     log_joint = model.class_log_prob(X)
     log_prob = logsumexp(log_joint, axis=1)
     assert_allclose(model.score_samples(X), log_prob, rtol=1e-9)
-    expected = np.exp(log_joint - log_prob[:, None])
+    tempered = log_joint / model.calibration_temperature_
+    expected = np.exp(tempered - logsumexp(tempered, axis=1, keepdims=True))
     assert_allclose(model.predict_proba(X), expected, rtol=1e-6, atol=1e-300)
     assert_allclose(model.predict_proba(X).sum(1), 1, rtol=1e-12)
     assert_allclose(np.exp(model.predict_log_proba(X)), expected, rtol=1e-6)
@@ -171,7 +174,9 @@ def test_components_belong_to_classes(model):
     n_per_class = model.n_components_per_class
     responsibilities = model.mixture_.predict_proba(moons())
     by_class = responsibilities.reshape(150, 2, n_per_class).sum(2)
-    assert_allclose(model.predict_proba(moons()), by_class, rtol=1e-9, atol=1e-12)
+    log_joint = model.class_log_prob(moons())
+    exact = np.exp(log_joint - logsumexp(log_joint, axis=1, keepdims=True))
+    assert_allclose(exact, by_class, rtol=1e-9, atol=1e-12)
     assert type(model.mixture_) is FlowMixture
 
 
@@ -275,6 +280,28 @@ def test_calibrated_and_better_than_gaussians_on_wine():
             losses[name] = losses.get(name, 0.0) + log_loss(y_test, proba) / 3
     ours = losses.pop("FlowMixtureClassifier")
     assert ours < min(losses.values())
+
+
+def test_many_columns_are_calibrated():
+    """Gaussians of 64 pixels are far too sure of themselves; predictions stay."""
+    X, y = load_digits(return_X_y=True)
+    model = FlowMixtureClassifier(n_transforms=0, max_iter=1, tol=10.0, random_state=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.fit(X[::2], y[::2])
+    log_joint = model.class_log_prob(X[1::2])
+    as_they_are = np.exp(log_joint - logsumexp(log_joint, axis=1, keepdims=True))
+    as_they_are /= as_they_are.sum(1, keepdims=True)
+    calibrated = model.predict_proba(X[1::2])
+    assert model.calibration_temperature_ > 2
+    assert log_loss(y[1::2], calibrated) < 0.8 * log_loss(y[1::2], as_they_are)
+    assert_array_equal(calibrated.argmax(1), as_they_are.argmax(1))
+
+
+def test_labels_of_one_class_need_no_calibration():
+    model = small().fit(moons(), np.where(np.arange(150) < 10, 3, -1))
+    assert model.calibration_temperature_ == 1
+    assert_allclose(model.predict_proba(moons()), 1)
 
 
 def test_two_circles_with_few_labels():

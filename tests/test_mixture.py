@@ -397,6 +397,29 @@ def test_shrinkage_helps_where_rows_are_few():
     assert min(gains) > 0.5
 
 
+@pytest.mark.parametrize("turned", [False, True])
+def test_refitted_to_the_same_rows_gaussians_stay(turned):
+    x, shares = rows(300).numpy(), np.eye(2)[np.arange(300) % 2]
+    first = Gaussians.fit(x, np.ones(300), shares, reg_covar=1e-6, turned=turned)
+    again = first.refit(x, np.ones(300), shares)
+    np.testing.assert_allclose(again.means, first.means)
+    np.testing.assert_allclose(again.whitening(), first.whitening())
+
+
+def test_where_flows_follow_covariances_lean_to_the_pooled_one():
+    rng = np.random.default_rng(0)
+    labels = np.arange(4000) % 2
+    x = rng.normal(size=(4000, 2)) * np.where(labels, 0.01, 1.0)[:, None]
+    fits = [
+        Gaussians.fit(x, np.ones(4000), np.eye(2)[labels], 0.0, bent=bent)
+        for bent in (False, True)
+    ]
+    narrow, leaning = (np.sqrt(np.linalg.det(f.covariances[1])) for f in fits)
+    # Two rows of prior beside two thousand of data, of a variance of one half.
+    np.testing.assert_allclose(narrow, 1e-4, rtol=0.1)
+    np.testing.assert_allclose(leaning, 1e-4 + 0.5 * 2 / 2002, rtol=0.1)
+
+
 @pytest.mark.parametrize("n_rows", [1, 2, 11, 60])
 def test_gaussians_of_degenerate_rows_are_positive_definite(n_rows):
     x = np.ones((n_rows, 3))
