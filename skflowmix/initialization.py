@@ -39,6 +39,8 @@ MIN_GROUPS = 40
 GROUP_ROWS = 8
 # Nats per row by which Gaussians may lose to a kernel estimate and still be believed.
 GAUSSIAN_TOLERANCE = 0.01
+# Scores of partitions that are not Gaussian count as equal if they differ by less.
+EQUAL_SCORES = 0.005
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,9 +154,10 @@ def score_partition(x, sample_weight, responsibilities, random_state):
     if len(x) < 3:
         return 0.0
     landmarks = Landmarks(x, sample_weight, random_state)
-    return _score(
+    score, _ = _score(
         landmarks, responsibilities[landmarks.index], _kernel_score(landmarks)
     )
+    return score
 
 
 def nearest_mean_responsibilities(x, means):
@@ -353,10 +356,15 @@ def _ranked_candidates(x, sample_weight, n_components, random_state):
         soft = _expectation_maximisation(landmarks, start)
         candidates.append((f"gmm from {name}", soft))
     kernel_score = _kernel_score(landmarks)
-    scores = [_score(landmarks, r, kernel_score) for _, r in candidates]
+    scores, gains = np.transpose(
+        [_score(landmarks, r, kernel_score) for _, r in candidates]
+    )
+    # Partitions that cut hardly any neighbours apart are equals, told by likelihood.
+    equals = (scores <= 0) & (scores > scores.max() - EQUAL_SCORES)
+    ranks = np.where(equals, scores.max(), scores)
     proposals: list[Proposal] = []
     kept: list[np.ndarray] = []
-    for i in np.argsort(-np.array(scores), kind="stable"):
+    for i in np.lexsort((-gains, -ranks)):
         name, found = candidates[i]
         labels = found.argmax(axis=1)
         if any(adjusted_rand_score(labels, k) > SAME_PARTITION_ARI for k in kept):
@@ -525,11 +533,11 @@ def _score(landmarks, responsibilities, kernel_score):
     log_density = logsumexp(_gaussian_log_joint(x, weight, responsibilities, x), axis=1)
     gain = np.average(log_density, weights=weight) - kernel_score + GAUSSIAN_TOLERANCE
     if gain > 0:
-        return gain
+        return gain, gain
     labels = responsibilities.argmax(axis=1)
     hard = one_hot(labels, responsibilities.shape[1])
     elsewhere = np.mean(labels[landmarks.neighbors[:, :5]] != labels[:, None], axis=1)
     mass = weight @ hard
     # An empty cluster is no better than one whose neighbours are all elsewhere.
     share = np.where(mass > 0, weight * elsewhere @ hard / np.maximum(mass, 1e-10), 1.0)
-    return -share.max()
+    return -share.max(), gain
