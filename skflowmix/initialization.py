@@ -39,8 +39,8 @@ MIN_GROUPS = 40
 GROUP_ROWS = 8
 # Nats per row by which Gaussians may lose to a kernel estimate and still be believed.
 GAUSSIAN_TOLERANCE = 0.01
-# Scores of partitions that are not Gaussian count as equal if they differ by less.
-EQUAL_SCORES = 0.005
+# Nats per row that tell partitions with the same score apart.
+CLEARLY_LIKELIER = 0.05
 
 
 @dataclass(frozen=True, eq=False)
@@ -359,12 +359,12 @@ def _ranked_candidates(x, sample_weight, n_components, random_state):
     scores, gains = np.transpose(
         [_score(landmarks, r, kernel_score) for _, r in candidates]
     )
-    # Partitions that cut hardly any neighbours apart are equals, told by likelihood.
-    equals = (scores <= 0) & (scores > scores.max() - EQUAL_SCORES)
-    ranks = np.where(equals, scores.max(), scores)
+    # Several may cut no neighbours apart: the clearly likelier ones come first.
+    ties = scores == scores.max()
+    behind = ties & (gains < gains[ties].max() - CLEARLY_LIKELIER)
     proposals: list[Proposal] = []
     kept: list[np.ndarray] = []
-    for i in np.lexsort((-gains, -ranks)):
+    for i in np.lexsort((behind, -scores)):
         name, found = candidates[i]
         labels = found.argmax(axis=1)
         if any(adjusted_rand_score(labels, k) > SAME_PARTITION_ARI for k in kept):
