@@ -123,7 +123,7 @@ def spread_labels(x, classes, n_classes, random_state):
 
 
 def calibration_temperature(log_joint, classes, weights):
-    r"""Temperature at which class probabilities fit the labels of held-out rows best.
+    r"""Temperature at which class probabilities fit labels best.
 
     Minimises the log-loss of :math:`p(y|x) \propto p(x, y)^{1/T}`, where a label counts
     as noise in one case of a thousand, plus :math:`(\ln T)^2 / 2`, as if one more label
@@ -133,7 +133,7 @@ def calibration_temperature(log_joint, classes, weights):
     Parameters
     ----------
     log_joint : ndarray of shape (n_samples, n_classes)
-        log p(x, y) of rows that were held out, in nats.
+        log p(x, y), in nats, of rows that the densities have not seen.
     classes : ndarray of shape (n_samples,)
         Numbers of their classes.
     weights : ndarray of shape (n_samples,)
@@ -179,6 +179,7 @@ class _ClassMixture(FlowMixture):
 
     def _know(self, classes, n_per_class):
         self._classes, self._n_per_class = classes, n_per_class
+        self._folds = None
         return self
 
     def _merge_rows(self, X, sample_weight):
@@ -232,36 +233,52 @@ class _ClassMixture(FlowMixture):
 
     def _fitted_attributes(self, candidate, rows):
         attributes = super()._fitted_attributes(candidate, rows)
-        attributes["_calibration_temperature"] = self._calibrate(candidate, rows)
+        temperature = 1.0
+        if self.n_components > self._n_per_class:
+            temperature = self._calibrate(candidate, rows)
+        attributes["_calibration_temperature"] = temperature
         return attributes
 
     def _calibrate(self, candidate, rows):
-        """Temperature by the labels, each of a row that its Gaussians have not seen.
+        """Temperature by the labels, each under Gaussians refitted without its row.
 
-        The flows have seen it, but shapes in many columns, not bends, are what is too
-        sure of itself.
+        The flows and the labels spread to other rows have seen it, which is less: in
+        many columns it is the Gaussians that are too sure of themselves.
         """
-        labelled = np.flatnonzero(self._classes >= 0)[:MAX_CALIBRATION_ROWS]
-        if self.n_components == self._n_per_class:
+        if self._folds is None:
+            self._folds = self._refit_without_folds(candidate.gaussians, rows)
+        if not self._folds:
             return 1.0
-        log_joint = np.empty((len(labelled), self.n_components))
-        folds = np.arange(len(labelled)) % N_FOLDS
-        for fold in np.unique(folds):
-            own = labelled[folds == fold]
-            others = np.setdiff1d(np.arange(len(rows.x)), own)
-            gaussians = candidate.gaussians.refit(
-                rows.x[others], rows.weights[others], self._shares[others]
-            )
+        parts = []
+        for own, gaussians in self._folds:
             model = candidate.model.whitened_by(gaussians)
             with torch.no_grad():
                 log_prob = model.component_log_prob(torch.from_numpy(rows.x[own]))
-                log_joint[folds == fold] = log_prob + model.log_weights
-        of_classes = log_joint.reshape(len(labelled), -1, self._n_per_class)
+                parts.append((log_prob + model.log_weights).numpy())
+        labelled = np.concatenate([own for own, _ in self._folds])
+        of_classes = np.concatenate(parts).reshape(len(labelled), -1, self._n_per_class)
+        log_joint = logsumexp(of_classes, axis=2)
+        finite = np.isfinite(log_joint).all(1)
+        labelled, log_joint = labelled[finite], log_joint[finite]
         return calibration_temperature(
-            logsumexp(of_classes, axis=2),
-            self._classes[labelled],
-            rows.weights[labelled],
+            log_joint, self._classes[labelled], rows.weights[labelled]
         )
+
+    def _refit_without_folds(self, gaussians, rows):
+        """Pairs of labelled rows and Gaussians of all others."""
+        labelled = np.flatnonzero(self._classes >= 0)[:MAX_CALIBRATION_ROWS]
+        folds = []
+        for own in (labelled[fold::N_FOLDS] for fold in range(N_FOLDS)):
+            others = np.setdiff1d(np.arange(len(rows.x)), own)
+            if not (len(own) and len(others)):
+                continue
+            refitted = gaussians.refit(
+                rows.x[others], rows.weights[others], self._shares[others]
+            )
+            # Without these rows a column may be constant, which reg_covar=0 allows.
+            if np.linalg.eigvalsh(refitted.covariances).min() > 0:
+                folds.append((own, refitted))
+        return folds
 
     def as_flow_mixture(self):
         """Return the same fitted model, no longer tied to labels."""
@@ -271,6 +288,7 @@ class _ClassMixture(FlowMixture):
             "_classes",
             "_n_per_class",
             "_shares",
+            "_folds",
             "_calibration_temperature",
         }
         for name, value in vars(self).items():
@@ -284,7 +302,7 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, BaseEstimator
 
     Every class is one normalizing flow, or a mixture of several, and all are trained
     together on :math:`\log p(x, y)` of the labelled rows and a lower bound of
-    :math:`\log p(x)` of the others. `predict_proba` is Bayes' rule, and
+    :math:`\log p(x)` of the others. `predict_proba` is Bayes' rule, calibrated, and
     `score_samples` is low for rows that belong to no class.
 
     Parameters
@@ -360,7 +378,8 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, BaseEstimator
         ``k // n_components_per_class``.
     calibration_temperature_ : float
         What log-densities are divided by in `predict_proba`: the temperature at which
-        probabilities fit the labels of held-out rows best.
+        probabilities fit the labels best, each under Gaussians refitted without its
+        row. 1 where there is nothing to calibrate.
     n_iter_ : int
         Epochs on the ELBO.
     n_features_in_ : int

@@ -66,8 +66,10 @@ class _Layer(nn.Module, ABC):
         return self._per_column(outputs)
 
     def _per_column(self, outputs: Tensor) -> Tensor:
-        n_components, _, n_rows = outputs.shape
-        return outputs.view(n_components, -1, self.elementwise.n_parameters, n_rows)
+        n_parameters = self.elementwise.n_parameters
+        n_components, n_outputs, n_rows = outputs.shape
+        shape = (n_components, n_outputs // n_parameters, n_parameters, n_rows)
+        return outputs.view(shape)
 
 
 def _record(
@@ -78,8 +80,8 @@ def _record(
 ) -> tuple[Tensor, list[Tensor], FlowBackward]:
     """Images (K, D, N) of x under all layers and their log-slopes, without autograd.
 
-    `parameters` are those of the layers' conditioners. Only what `keeps`
-    has a backward: it holds on to the activations.
+    `parameters` are those of the layers' conditioners. The backward holds on to the
+    activations; without `keeps` it cannot be used.
     """
     log_slopes, backwards = [], []
     for layer, own in zip(layers, parameters, strict=True):

@@ -144,6 +144,8 @@ class Gaussians:
     def refit(self, x, sample_weight, responsibilities):
         """Return the Gaussians of other rows, shrunk as much, with the same axes.
 
+        Axes that these rows did not choose whiten the variances along them only.
+
         Parameters
         ----------
         x, sample_weight, responsibilities : ndarray

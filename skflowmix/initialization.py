@@ -529,6 +529,7 @@ def _kernel_score(landmarks):
 
 
 def _score(landmarks, responsibilities, kernel_score):
+    """Score of a partition, see `score_partition`, and its Gaussians' gain in nats."""
     x, weight = landmarks.x, landmarks.weight
     log_density = logsumexp(_gaussian_log_joint(x, weight, responsibilities, x), axis=1)
     gain = np.average(log_density, weights=weight) - kernel_score + GAUSSIAN_TOLERANCE

@@ -47,7 +47,7 @@ def _uniform(shape: Sequence[int], bound: float, generator: torch.Generator) -> 
 
 
 class StackedLinear(nn.Module):
-    r"""K independent affine maps in one batched product.
+    r"""Parameters of K independent affine maps, which `StackedMLP` evaluates.
 
     .. math:: y_k = x_k (W_k \odot M)^\top + b_k
 
@@ -99,18 +99,6 @@ class StackedLinear(nn.Module):
             self.weight[0].numel() if self.mask is None else int(self.mask.sum())
         )
         return n_components * (n_outputs + n_weights)
-
-    def masked_weight(self) -> Tensor | None:
-        """Weights of shape (K, n_outputs, n_inputs), None without inputs."""
-        weight, mask = self.weight, self.mask
-        return weight if weight is None or mask is None else weight * mask
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map x of shape (K, N, n_inputs) to (K, N, n_outputs)."""
-        bias, weight = self.bias.unsqueeze(1), self.masked_weight()
-        if weight is None:
-            return bias.expand(-1, x.shape[1], -1)
-        return torch.baddbmm(bias, x, weight.transpose(1, 2))
 
 
 class StackedMLP(nn.Module):

@@ -406,9 +406,10 @@ class ElboObjective(_Objective):
             log_q = batch.rule_out(log_q - log_class.detach().unsqueeze(1), LEFT_OUT)
         # At least the likeliest, where all of many components are unlikely.
         likeliest = log_q.amax(1, keepdim=True)
-        chosen = log_q >= likeliest.clamp(max=math.log(MIN_POSTERIOR))
+        # Negated, so that NaN is chosen and reaches the loss, which training watches.
+        chosen = ~(log_q < likeliest.clamp(max=math.log(MIN_POSTERIOR)))
         if self.n_steps % DENSE_EVERY == 0:
-            chosen = log_q > LEFT_OUT
+            chosen = ~(log_q <= LEFT_OUT)
         self.n_steps += 1
         log_q = log_softmax(log_q.add((~chosen).to(log_q), alpha=LEFT_OUT))
         log_prob, pairs = _log_prob_of(model, batch.x, chosen)

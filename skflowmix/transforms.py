@@ -240,7 +240,7 @@ class _Segment:
         # Slopes at the inner knots 0..n_bins-2 are free; at the two ends they are one.
         knots = torch.cat((current - 1, current), 1)
         self.columns = knots.clamp(0, n_bins - 2)
-        inner = (self.columns == knots).to(raw)
+        inner = ((knots >= 0) & (knots < n_bins - 1)).to(raw)
         self.columns += 2 * n_bins
         slopes = raw.gather(1, self.columns)
         damping = torch.add(ONE, slopes.abs(), alpha=1 / clip).reciprocal_()

@@ -298,6 +298,16 @@ def test_many_columns_are_calibrated():
     assert_array_equal(calibrated.argmax(1), as_they_are.argmax(1))
 
 
+def test_folds_that_cannot_be_refitted_do_not_calibrate():
+    """Without its one other value a column has no variance, and none is added."""
+    X = np.random.RandomState(0).normal(size=(8, 2))
+    X[:, 1] = np.arange(8) == 3
+    model = FlowMixtureClassifier(reg_covar=0.0, n_transforms=0, random_state=0)
+    model.fit(X, np.arange(8) % 2)
+    assert 0.5 < model.calibration_temperature_ < 10
+    assert np.isfinite(model.predict_proba(X)).all()
+
+
 def test_labels_of_one_class_need_no_calibration():
     model = small().fit(moons(), np.where(np.arange(150) < 10, 3, -1))
     assert model.calibration_temperature_ == 1

@@ -14,7 +14,7 @@ from skflowmix.flows import (
     Coupling,
     FlowStack,
 )
-from skflowmix.nn import PosteriorNet, StackedLinear, StackedMLP
+from skflowmix.nn import PosteriorNet, StackedMLP
 from skflowmix.transforms import Affine
 
 each_family = pytest.mark.parametrize("flow", FLOWS)
@@ -381,12 +381,21 @@ def test_density_agrees_with_zuko(flow, n_features):
 # Stacked networks.
 
 
+def fill(network):
+    """Give a network, which starts at zero, weights of its own."""
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.normal_(generator=seeded())
+
+
 @each_size
 @pytest.mark.parametrize("n_inputs", [0, 1, 5])
-def test_stacked_linear_is_a_linear_layer_for_each_component(n_components, n_inputs):
-    layer = StackedLinear(n_components, n_inputs, 4, generator=seeded()).double()
+def test_one_layer_is_a_linear_map_for_each_component(n_components, n_inputs):
+    network = StackedMLP(n_components, n_inputs, 4, (), generator=seeded()).double()
+    fill(network)
+    (layer,) = network.layers
     x = rows(n_components, n_inputs)
-    y = layer(x)
+    y = network(x)
     for k in range(n_components):
         weight = torch.zeros(4, 0).double() if n_inputs == 0 else layer.weight[k]
         torch.testing.assert_close(y[k], x[k] @ weight.T + layer.bias[k])
@@ -394,10 +403,12 @@ def test_stacked_linear_is_a_linear_layer_for_each_component(n_components, n_inp
 
 def test_mask_cuts_connections():
     mask = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
-    layer = StackedLinear(2, 2, 2, generator=seeded(), mask=mask).double()
+    network = StackedMLP(2, 2, 2, (), generator=seeded(), masks=[mask]).double()
+    fill(network)
+    (layer,) = network.layers
     x = rows(2, 2)
     expected = x * layer.weight.diagonal(dim1=1, dim2=2).unsqueeze(1)
-    torch.testing.assert_close(layer(x), expected + layer.bias.unsqueeze(1))
+    torch.testing.assert_close(network(x), expected + layer.bias.unsqueeze(1))
 
 
 @each_size

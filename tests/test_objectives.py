@@ -200,6 +200,18 @@ def test_q_that_prefers_no_component_is_not_lost(monkeypatch):
     assert all(gradient.isfinite().all() for gradient in gradients)
 
 
+@pytest.mark.parametrize("n_steps", [0, 1])
+@pytest.mark.parametrize("flow", list(FLOWS))
+def test_nan_in_q_reaches_the_loss(flow, n_steps):
+    """Training watches the loss: an error from within would hide what happened."""
+    model, data = make_model(flow=flow), make_rows()
+    objective = make_elbo(model, data)
+    objective.n_steps = n_steps
+    with torch.no_grad():
+        model.posterior.mlp.layers[-1].bias.fill_(math.nan)
+    assert objective.loss(everything(data)).isnan()
+
+
 def test_sparse_path_is_taken_when_it_saves_pairs(monkeypatch):
     model, data = make_model(n_components=3), make_rows()
     calls = count_dense_tables(model, monkeypatch)
