@@ -504,6 +504,26 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
         np.add.at(merged, inverse, given[kept])
         return [merged / merged.sum(1, keepdims=True)]
 
+    def _first_gaussians(self, rows, responsibilities):
+        """Where the flows' components may start, the preferred ones first."""
+        plain, leaning = (
+            Gaussians.fit(
+                rows.x,
+                rows.weights,
+                responsibilities,
+                self.reg_covar,
+                bent=bent,
+                turned=self.n_shared_transforms > 0,
+            )
+            for bent in (False, True)
+        )
+        for gaussians in (plain, leaning):
+            np.linalg.cholesky(gaussians.covariances)
+        has_flows = self.n_transforms > 0 and len(rows.held_out) > 0
+        if has_flows and leaning.shrinkage != plain.shrinkage:
+            return [leaning, plain]
+        return [plain]
+
     def _fit_candidate(
         self, rows, responsibilities, warm, random_state, device, context, seen
     ):
@@ -511,19 +531,11 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
         context.call_on_fit_task_begin(estimator=self, **seen)
         settings = FitSettings.of(self)
         if warm:
-            start, gaussians = copy.deepcopy(self.module_), self._gaussians
+            model, starts = copy.deepcopy(self.module_), [self._gaussians]
         else:
-            start = None
+            model = None
             try:
-                gaussians = Gaussians.fit(
-                    rows.x,
-                    rows.weights,
-                    responsibilities,
-                    self.reg_covar,
-                    bent=self.n_transforms > 0,
-                    turned=self.n_shared_transforms > 0,
-                )
-                np.linalg.cholesky(gaussians.covariances)
+                starts = self._first_gaussians(rows, responsibilities)
             except np.linalg.LinAlgError as error:
                 raise ValueError(
                     "A component's covariance is not positive definite with reg_covar="
@@ -531,7 +543,8 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
                     "Increase reg_covar."
                 ) from error
             if self.weights_init is not None:
-                gaussians.weights = np.asarray(self.weights_init, dtype=np.float64)
+                for gaussians in starts:
+                    gaussians.weights = np.asarray(self.weights_init, dtype=np.float64)
 
         def on_epoch(record, make_candidate):
             epoch = context.subcontext(f"{record['phase']} epoch")
@@ -553,8 +566,8 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
             settings,
             rows,
             responsibilities,
-            gaussians,
-            start=start,
+            starts,
+            warm=model,
             random_state=random_state,
             device=device,
             on_epoch=on_epoch,

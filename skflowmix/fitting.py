@@ -276,6 +276,13 @@ class _Fit:
         if robust_gain(self.held_out, log_prob, self.log_prob_start) < 0:
             torch._foreach_copy_(list(self.working.parameters()), self.start)
 
+    def starts_better_than(self, candidate: Candidate) -> bool:
+        """Whether held-out rows prefer this start to another model as it came out."""
+        gain = robust_gain(
+            self.held_out, self.log_prob_start, candidate.held_out_log_prob
+        )
+        return bool(gain > 0)
+
     @torch.no_grad()
     def candidate(self, outcome: Outcome | None = None) -> Candidate:
         """Copy the model as it stands."""
@@ -300,14 +307,17 @@ def fit_candidate(
     settings: FitSettings,
     rows: TrainingRows,
     responsibilities: np.ndarray,
-    gaussians: Gaussians,
+    starts: Sequence[Gaussians],
     *,
-    start: MixtureOfFlows | None,
+    warm: MixtureOfFlows | None,
     random_state: np.random.RandomState,
     device: torch.device,
     on_epoch: OnEpoch,
 ) -> Candidate:
     """Train one model from given responsibilities, or go on training one.
+
+    Of several starts the first is trained; the next one only if its Gaussians by
+    themselves do better on held-out rows than what came of the one before.
 
     Parameters
     ----------
@@ -317,9 +327,9 @@ def fit_candidate(
         On what.
     responsibilities : ndarray of shape (n_distinct, n_components)
         Where the components start.
-    gaussians : Gaussians
-        What the components whiten by.
-    start : MixtureOfFlows or None
+    starts : sequence of Gaussians
+        What the components may whiten by, the preferred ones first.
+    warm : MixtureOfFlows or None
         A model to go on with: then there is no M-step.
     random_state : RandomState
         Source of network weights and batches.
@@ -334,19 +344,39 @@ def fit_candidate(
     candidate : Candidate
         The best weights found.
     """
-    model = start or MixtureOfFlows(
-        gaussians,
-        flow=settings.flow,
-        n_transforms=settings.n_transforms,
-        n_common_transforms=settings.n_common_transforms,
-        n_shared_transforms=settings.n_shared_transforms,
-        hidden_units=settings.hidden_units,
-        posterior_units=settings.posterior_units,
-        generator=torch_generator(random_state),
-    )
-    fit = _Fit(settings, rows, responsibilities, model, gaussians, device)
-    working, outcome = fit.working, Outcome([])
-    if start is None and model.n_components > 1:
+
+    def prepare(gaussians):
+        model = warm or MixtureOfFlows(
+            gaussians,
+            flow=settings.flow,
+            n_transforms=settings.n_transforms,
+            n_common_transforms=settings.n_common_transforms,
+            n_shared_transforms=settings.n_shared_transforms,
+            hidden_units=settings.hidden_units,
+            posterior_units=settings.posterior_units,
+            generator=torch_generator(random_state),
+        )
+        return _Fit(settings, rows, responsibilities, model, gaussians, device)
+
+    first, *others = starts
+    candidate = _train_phases(prepare(first), warm, random_state, on_epoch)
+    for gaussians in others:
+        fit = prepare(gaussians)
+        if candidate.stopped or not fit.starts_better_than(candidate):
+            break
+        candidate = _train_phases(fit, warm, random_state, on_epoch)
+    return candidate
+
+
+def _train_phases(
+    fit: _Fit,
+    warm: MixtureOfFlows | None,
+    random_state: np.random.RandomState,
+    on_epoch: OnEpoch,
+) -> Candidate:
+    """M-step, unless the model is warm, ELBO, and a last fit of q."""
+    settings, working, outcome = fit.settings, fit.working, Outcome([])
+    if warm is None and working.n_components > 1:
         outcome = fit.run(
             "m-step",
             MStepObjective(working, fit.train_rows, fit.held_out),
@@ -357,7 +387,7 @@ def fit_candidate(
             on_epoch,
         )
     if not outcome.stopped:
-        hottest = float(start.temperature) if start else settings.temperature
+        hottest = float(warm.temperature) if warm else settings.temperature
         temperature = Temperature(hottest, settings.temperature_decay)
         outcome = fit.run(
             "elbo",
@@ -378,7 +408,7 @@ def fit_candidate(
             on_epoch,
         )
     fit.keep_start_if_better()
-    if model.n_components > 1:
+    if working.n_components > 1:
         fit.fit_posterior(random_state)
     return fit.candidate(outcome)
 
