@@ -245,17 +245,16 @@ class _ClassMixture(FlowMixture):
         The flows and the labels spread to other rows have seen it, which is less: in
         many columns it is the Gaussians that are too sure of themselves.
         """
-        if self._folds is None:
-            self._folds = self._refit_without_folds(candidate.gaussians, rows)
-        if not self._folds:
+        folds = self._folds_of(candidate.gaussians, rows)
+        if not folds:
             return 1.0
         parts = []
-        for own, gaussians in self._folds:
+        for own, gaussians in folds:
             model = candidate.model.whitened_by(gaussians)
             with torch.no_grad():
                 log_prob = model.component_log_prob(torch.from_numpy(rows.x[own]))
                 parts.append((log_prob + model.log_weights).numpy())
-        labelled = np.concatenate([own for own, _ in self._folds])
+        labelled = np.concatenate([own for own, _ in folds])
         of_classes = np.concatenate(parts).reshape(len(labelled), -1, self._n_per_class)
         log_joint = logsumexp(of_classes, axis=2)
         finite = np.isfinite(log_joint).all(1)
@@ -263,6 +262,12 @@ class _ClassMixture(FlowMixture):
         return calibration_temperature(
             log_joint, self._classes[labelled], rows.weights[labelled]
         )
+
+    def _folds_of(self, gaussians, rows):
+        """Refit once for all epochs of a start, of which a fit can have two."""
+        if self._folds is None or self._folds[0] is not gaussians:
+            self._folds = gaussians, self._refit_without_folds(gaussians, rows)
+        return self._folds[1]
 
     def _refit_without_folds(self, gaussians, rows):
         """Pairs of labelled rows and Gaussians of all others."""

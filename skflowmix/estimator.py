@@ -506,8 +506,10 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
 
     def _first_gaussians(self, rows, responsibilities):
         """Where the flows' components may start, the preferred ones first."""
-        plain, leaning = (
-            Gaussians.fit(
+        has_flows = self.n_transforms > 0 and len(rows.held_out) > 0
+        starts: list[Gaussians] = []
+        for bent in (True, False) if has_flows else (False,):
+            gaussians = Gaussians.fit(
                 rows.x,
                 rows.weights,
                 responsibilities,
@@ -515,14 +517,10 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
                 bent=bent,
                 turned=self.n_shared_transforms > 0,
             )
-            for bent in (False, True)
-        )
-        for gaussians in (plain, leaning):
             np.linalg.cholesky(gaussians.covariances)
-        has_flows = self.n_transforms > 0 and len(rows.held_out) > 0
-        if has_flows and leaning.shrinkage != plain.shrinkage:
-            return [leaning, plain]
-        return [plain]
+            if gaussians.shrinkage not in (start.shrinkage for start in starts):
+                starts.append(gaussians)
+        return starts
 
     def _fit_candidate(
         self, rows, responsibilities, warm, random_state, device, context, seen

@@ -2,6 +2,7 @@
 
 import pickle
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -25,7 +26,8 @@ from sklearn.utils.estimator_checks import (
 from small_models import moons
 
 from skflowmix import FlowMixture, FlowMixtureClassifier
-from skflowmix.classifier import spread_labels
+from skflowmix.classifier import _ClassMixture, spread_labels
+from skflowmix.gaussians import Gaussians
 
 
 def small(**kwargs):
@@ -306,6 +308,21 @@ def test_folds_that_cannot_be_refitted_do_not_calibrate():
     model.fit(X, np.arange(8) % 2)
     assert 0.5 < model.calibration_temperature_ < 10
     assert np.isfinite(model.predict_proba(X)).all()
+
+
+def test_every_start_has_its_own_folds():
+    """A fit may start twice, from Gaussians that are shrunk by different amounts."""
+    x, classes = moons(), sides()
+    shares, weights = np.eye(2)[classes], np.ones(len(x))
+    rows = SimpleNamespace(x=x, weights=weights)
+    mixture = _ClassMixture(2)._know(classes, 1)
+    mixture._shares = shares
+    for bent in (True, False):
+        gaussians = Gaussians.fit(x, weights, shares, 1e-6, bent=bent)
+        folds = mixture._folds_of(gaussians, rows)
+        assert len(folds) == 5
+        assert all(fold.shrinkage == gaussians.shrinkage for _, fold in folds)
+        assert mixture._folds_of(gaussians, rows) is folds
 
 
 def test_labels_of_one_class_need_no_calibration():
