@@ -282,7 +282,7 @@ class Ours:
         self.objective = ElboObjective(model, rows, rows[:16], Temperature(1.0, 0.0))
         self.flat = _FlatParameters([*model.parameters(), model.temperature])
         config = TrainingConfig(1, len(x), LEARNING_RATE, 1, 0.0)
-        self.optimizer = _AdamW(self.flat, config)
+        self.optimizer = _AdamW(self.flat, config, window=100)
         self.decided = decided
 
     def step(self):

@@ -6,6 +6,9 @@ import numpy as np
 
 __all__ = ["Standardizer", "merge_identical_rows", "split_rows", "weighted_quantile"]
 
+# Fewer rows cannot tell what is better.
+MIN_HELD_OUT = 8
+
 # Training pulls rows in to this many standard deviations: one row must not decide.
 TRAINING_BOUND = 30.0
 
@@ -183,7 +186,7 @@ class Standardizer:
 def split_rows(n_rows, validation_fraction, random_state):
     """Random indices for training and validation.
 
-    With fewer than five rows to validate on, no row is held out.
+    With fewer than `MIN_HELD_OUT` rows to validate on, no row is held out.
 
     Parameters
     ----------
@@ -201,6 +204,6 @@ def split_rows(n_rows, validation_fraction, random_state):
     """
     n_validation = int(validation_fraction * n_rows)
     order = random_state.permutation(n_rows)
-    if n_validation < 5:
+    if n_validation < MIN_HELD_OUT:
         return order, order[:0]
     return order[n_validation:], order[:n_validation]

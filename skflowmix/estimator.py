@@ -527,11 +527,10 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
     ):
         """Train one restart; its epochs are the tasks that callbacks see."""
         context.call_on_fit_task_begin(estimator=self, **seen)
-        settings = FitSettings.of(self)
+        fitted, starts = None, []
         if warm:
-            model, starts = copy.deepcopy(self.module_), [self._gaussians]
+            fitted = copy.deepcopy(self.module_), self._gaussians
         else:
-            model = None
             try:
                 starts = self._first_gaussians(rows, responsibilities)
             except np.linalg.LinAlgError as error:
@@ -561,11 +560,11 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
             )
 
         candidate = fit_candidate(
-            settings,
+            FitSettings.of(self),
             rows,
             responsibilities,
             starts,
-            warm=model,
+            warm=fitted,
             random_state=random_state,
             device=device,
             on_epoch=on_epoch,

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from skflowmix.objectives import (
     PosteriorObjective,
     Rows,
     Temperature,
+    clearly_gains,
     robust_gain,
 )
 from skflowmix.training import Objective, Outcome, TrainingConfig, train
@@ -31,8 +32,15 @@ __all__ = [
     "fit_candidate",
 ]
 
+M_STEP = "m-step"
+
 # Held-out rows that are looked at after every epoch.
 MAX_HELD_OUT = 4096
+
+# Epochs on all rows, once the held-out ones have judged, and their share of the step
+# size.
+FINAL_EPOCHS = 8
+FINAL_RATE = 0.25
 
 # Largest number of epochs of the last fit of q(z|x).
 POSTERIOR_EPOCHS = 50
@@ -189,10 +197,11 @@ class _Fit:
         device: torch.device,
     ):
         self.settings, self.model, self.gaussians = settings, model, gaussians
+        self.rows, self.responsibilities = rows, responsibilities
         self.working = copy.deepcopy(model).to(device, getattr(torch, settings.dtype))
-        self.train_rows = self._tensors(rows, rows.train, responsibilities)
+        self.train_rows = self._tensors(rows.train)
         judged_by = rows.held_out[:MAX_HELD_OUT] if len(rows.held_out) else rows.train
-        self.held_out = self._tensors(rows, judged_by, responsibilities)
+        self.held_out = self._tensors(judged_by)
         self.trained = list(self.working.posterior.parameters())
         if len(rows.held_out):
             # Without held-out rows nothing would keep flows from fitting the noise.
@@ -203,16 +212,18 @@ class _Fit:
             self.start = [p.clone() for p in self.working.parameters()]
             self.log_prob_start = self.held_out_log_prob()
 
-    def _tensors(self, rows, index, responsibilities) -> Rows:
+    def _tensors(self, index) -> Rows:
+        rows = self.rows
         x, weights, responsibilities = (
             torch.from_numpy(array[index]).to(self.working.means)
-            for array in (rows.x, rows.weights, responsibilities)
+            for array in (rows.x, rows.weights, self.responsibilities)
         )
         allowed = None
         if rows.allowed is not None:
             allowed = torch.from_numpy(rows.allowed[index]).to(x.device)
         return Rows(x, weights, responsibilities, allowed)
 
+    @torch.no_grad()
     def held_out_log_prob(self) -> Tensor:
         """Log-densities of the held-out rows, joint with the classes known of them."""
         if self.held_out.allowed is None:
@@ -221,13 +232,24 @@ class _Fit:
         log_joint = log_prob + self.working.log_weights
         return self.held_out.rule_out(log_joint).logsumexp(1)
 
+    def elbo(self, rows: Rows, temperature: float) -> ElboObjective:
+        """Return the bound on some rows, q starting at that temperature."""
+        settings = self.settings
+        concentration = settings.weight_concentration_prior
+        return ElboObjective(
+            self.working,
+            rows,
+            self.held_out,
+            Temperature(temperature, settings.temperature_decay),
+            settings.label_noise,
+            1.0 if concentration is None else concentration,
+        )
+
     def run(
         self,
         phase: str,
         objective: Objective,
-        parameters: Sequence[Tensor],
-        max_epochs: int,
-        n_drops: int,
+        config: TrainingConfig,
         random_state: np.random.RandomState,
         on_epoch: OnEpoch,
     ) -> Outcome:
@@ -235,9 +257,14 @@ class _Fit:
 
         def report(record):
             self.history.append({"phase": phase, **record})
-            return on_epoch(self.history[-1], self.candidate)
+            return on_epoch(
+                self.history[-1],
+                lambda: self.candidate(Outcome([]), self.held_out_log_prob()),
+            )
 
-        config = self.settings.training_config(max_epochs, n_drops, objective.n_rows)
+        parameters: list[Tensor] = list(self.trained)
+        if phase != M_STEP:
+            parameters += [self.working.weight_logits, self.working.temperature]
         generator = torch_generator(random_state, self.working.means.device)
         return train(objective, parameters, config, generator, report)
 
@@ -269,23 +296,80 @@ class _Fit:
             ]
         )
 
+    def train(
+        self,
+        warm: bool,
+        random_state: np.random.RandomState,
+        on_epoch: OnEpoch,
+    ) -> Outcome:
+        """M-step, unless the model is warm, and ELBO, watched by the held-out rows."""
+        settings, outcome = self.settings, Outcome([])
+        n_rows = len(self.train_rows.x)
+        if not warm and self.working.n_components > 1:
+            outcome = self.run(
+                M_STEP,
+                MStepObjective(self.working, self.train_rows, self.held_out),
+                settings.training_config(settings.n_iter_init, 0, n_rows),
+                random_state,
+                on_epoch,
+            )
+        if not outcome.stopped:
+            hottest = float(self.working.temperature) if warm else settings.temperature
+            outcome = self.run(
+                "elbo",
+                self.elbo(self.train_rows, hottest),
+                settings.training_config(settings.max_iter, 2, n_rows),
+                random_state,
+                on_epoch,
+            )
+        self.keep_start_if_better()
+        return outcome
+
     @torch.no_grad()
     def keep_start_if_better(self) -> None:
-        """Fall back on the Gaussians where the flows have not paid off."""
+        """Fall back on the Gaussians where the flows have not clearly paid off."""
         log_prob = self.held_out_log_prob()
-        if robust_gain(self.held_out, log_prob, self.log_prob_start) < 0:
+        if not clearly_gains(self.held_out, log_prob, self.log_prob_start):
             torch._foreach_copy_(list(self.working.parameters()), self.start)
 
-    def starts_better_than(self, candidate: Candidate) -> bool:
-        """Whether held-out rows prefer this start to another model as it came out."""
-        gain = robust_gain(
-            self.held_out, self.log_prob_start, candidate.held_out_log_prob
+    def clearly_better_than_start_of(self, other: "_Fit") -> bool:
+        """Whether held-out rows prefer this model to the other's Gaussians alone."""
+        log_prob = self.held_out_log_prob()
+        return clearly_gains(self.held_out, log_prob, other.log_prob_start)
+
+    def whiten_by(self, gaussians: Gaussians) -> None:
+        """Let other Gaussians take the place of those it was trained with."""
+        self.gaussians = gaussians
+        self.model = self.model.whitened_by(gaussians)
+        whitened = self.working.whitened_by(gaussians)
+        self.working.load_state_dict(whitened.state_dict())
+
+    def train_on_all_rows(
+        self, random_state: np.random.RandomState, on_epoch: OnEpoch
+    ) -> Outcome:
+        """Go on from what held-out rows found best, and learn from them as well."""
+        settings = self.settings
+        every_row = self._tensors(np.arange(len(self.rows.x)))
+        config = settings.training_config(
+            min(FINAL_EPOCHS, settings.max_iter), 0, len(every_row.x)
         )
-        return bool(gain > 0)
+        return self.run(
+            "all rows",
+            self.elbo(every_row, float(self.working.temperature)),
+            replace(config, learning_rate=FINAL_RATE * config.learning_rate),
+            random_state,
+            on_epoch,
+        )
+
+    @property
+    def has_left_start(self) -> bool:
+        """Whether anything was learnt that is better than the start."""
+        pairs = zip(self.working.parameters(), self.start, strict=True)
+        return any(not torch.equal(now, start) for now, start in pairs)
 
     @torch.no_grad()
-    def candidate(self, outcome: Outcome | None = None) -> Candidate:
-        """Copy the model as it stands."""
+    def candidate(self, outcome: Outcome, held_out_log_prob: Tensor) -> Candidate:
+        """Copy the model as it stands, as those log-densities judge it."""
         model = copy.deepcopy(self.model)
         for kept, new in zip(
             model.parameters(), self.working.parameters(), strict=True
@@ -297,9 +381,9 @@ class _Fit:
             self.gaussians,
             list(self.history),
             self.held_out,
-            self.held_out_log_prob(),
-            converged=outcome is not None and outcome.converged,
-            stopped=outcome is not None and outcome.stopped,
+            held_out_log_prob,
+            converged=outcome.converged,
+            stopped=outcome.stopped,
         )
 
 
@@ -309,15 +393,18 @@ def fit_candidate(
     responsibilities: np.ndarray,
     starts: Sequence[Gaussians],
     *,
-    warm: MixtureOfFlows | None,
+    warm: tuple[MixtureOfFlows, Gaussians] | None,
     random_state: np.random.RandomState,
     device: torch.device,
     on_epoch: OnEpoch,
 ) -> Candidate:
     """Train one model from given responsibilities, or go on training one.
 
-    Of several starts the first is trained; the next one only if its Gaussians by
-    themselves do better on held-out rows than what came of the one before.
+    Flows are judged by rows that neither they nor the Gaussians they start from have
+    seen. Of several starts the first is trained; the next one only if its Gaussians by
+    themselves do as well on these rows as what came of the one before. Where no flow
+    has clearly paid off, the Gaussians of the last start are the model; otherwise
+    training ends with a few epochs on all rows.
 
     Parameters
     ----------
@@ -328,9 +415,9 @@ def fit_candidate(
     responsibilities : ndarray of shape (n_distinct, n_components)
         Where the components start.
     starts : sequence of Gaussians
-        What the components may whiten by, the preferred ones first.
-    warm : MixtureOfFlows or None
-        A model to go on with: then there is no M-step.
+        What components may whiten by, of all rows, the preferred ones first.
+    warm : (MixtureOfFlows, Gaussians) or None
+        A model to go on with, and what it whitens by: then there is no M-step.
     random_state : RandomState
         Source of network weights and batches.
     device : torch.device
@@ -345,9 +432,20 @@ def fit_candidate(
         The best weights found.
     """
 
-    def prepare(gaussians):
-        model = warm or MixtureOfFlows(
-            gaussians,
+    def start(model, gaussians):
+        return _Fit(settings, rows, responsibilities, model, gaussians, device)
+
+    def start_without_held_out(gaussians):
+        seen = np.sort(rows.train)
+        whitening = gaussians.refit(
+            rows.x[seen], rows.weights[seen], responsibilities[seen]
+        )
+        whitening.weights = gaussians.weights
+        # Without the others a column may be constant, which reg_covar=0 allows.
+        if np.linalg.eigvalsh(whitening.covariances).min() <= 0:
+            whitening = gaussians
+        model = MixtureOfFlows(
+            whitening,
             flow=settings.flow,
             n_transforms=settings.n_transforms,
             n_common_transforms=settings.n_common_transforms,
@@ -356,61 +454,31 @@ def fit_candidate(
             posterior_units=settings.posterior_units,
             generator=torch_generator(random_state),
         )
-        return _Fit(settings, rows, responsibilities, model, gaussians, device)
+        return start(model, whitening)
 
-    first, *others = starts
-    candidate = _train_phases(prepare(first), warm, random_state, on_epoch)
-    for gaussians in others:
-        fit = prepare(gaussians)
-        if candidate.stopped or not fit.starts_better_than(candidate):
-            break
-        candidate = _train_phases(fit, warm, random_state, on_epoch)
-    return candidate
-
-
-def _train_phases(
-    fit: _Fit,
-    warm: MixtureOfFlows | None,
-    random_state: np.random.RandomState,
-    on_epoch: OnEpoch,
-) -> Candidate:
-    """M-step, unless the model is warm, ELBO, and a last fit of q."""
-    settings, working, outcome = fit.settings, fit.working, Outcome([])
-    if warm is None and working.n_components > 1:
-        outcome = fit.run(
-            "m-step",
-            MStepObjective(working, fit.train_rows, fit.held_out),
-            fit.trained,
-            settings.n_iter_init,
-            0,
-            random_state,
-            on_epoch,
-        )
-    if not outcome.stopped:
-        hottest = float(warm.temperature) if warm else settings.temperature
-        temperature = Temperature(hottest, settings.temperature_decay)
-        outcome = fit.run(
-            "elbo",
-            ElboObjective(
-                working,
-                fit.train_rows,
-                fit.held_out,
-                temperature,
-                settings.label_noise,
-                1.0
-                if settings.weight_concentration_prior is None
-                else settings.weight_concentration_prior,
-            ),
-            [*fit.trained, working.weight_logits, working.temperature],
-            settings.max_iter,
-            2,
-            random_state,
-            on_epoch,
-        )
-    fit.keep_start_if_better()
-    if working.n_components > 1:
+    if warm is not None:
+        fit = start(*warm)
+        outcome = fit.train(True, random_state, on_epoch)
+    else:
+        chosen, *others = starts
+        fit = start_without_held_out(chosen)
+        outcome = fit.train(False, random_state, on_epoch)
+        for gaussians in others:
+            other = start_without_held_out(gaussians)
+            if outcome.stopped or fit.clearly_better_than_start_of(other):
+                break
+            fit, chosen = other, gaussians
+            outcome = fit.train(False, random_state, on_epoch)
+    held_out_log_prob = fit.held_out_log_prob()
+    if len(rows.held_out) and not outcome.stopped:
+        pays_off = fit.has_left_start
+        if warm is None:
+            fit.whiten_by(chosen if pays_off else starts[-1])
+        if pays_off:
+            outcome.stopped = fit.train_on_all_rows(random_state, on_epoch).stopped
+    if fit.working.n_components > 1:
         fit.fit_posterior(random_state)
-    return fit.candidate(outcome)
+    return fit.candidate(outcome, held_out_log_prob)
 
 
 def best_candidate(candidates: list[Candidate]) -> Candidate:

@@ -508,24 +508,24 @@ def _kernel_score(landmarks):
     weight = landmarks.weight
     k = min(5, landmarks.neighbors.shape[1])
     scale = np.maximum(landmarks.neighbor_distances[:, k - 1], 1e-9)
-    squared = (landmarks.distances / scale) ** 2
     log_kernel_weight = np.log(weight) - n_features * np.log(scale)
     log_others = np.log(np.sum(weight) - weight)
-    best = -np.inf
-    for width in (0.35, 0.7, 1.4):
-        exponent = log_kernel_weight - squared / (2 * width**2)
-        largest = exponent.max(axis=1)
-        exponent -= largest[:, None]
-        # Arithmetic on subnormal numbers is slow: what cannot count is cut off.
-        np.exp(np.maximum(exponent, -50.0, out=exponent), out=exponent)
-        log_density = (
-            largest
-            + np.log(exponent.sum(axis=1))
-            - log_others
-            - n_features * (np.log(width) + 0.5 * np.log(2 * np.pi))
-        )
-        best = max(best, np.average(log_density, weights=weight))
-    return best
+    widths = (0.35, 0.7, 1.4)
+    log_density = np.empty((len(widths), landmarks.n))
+    # A few rows at a time stay in the processor's cache.
+    for rows in np.array_split(np.arange(landmarks.n), landmarks.n // 32 + 1):
+        squared = (landmarks.distances[rows] / scale) ** 2
+        for i, width in enumerate(widths):
+            exponent = squared * (-0.5 / width**2)
+            exponent += log_kernel_weight
+            largest = exponent.max(axis=1)
+            exponent -= largest[:, None]
+            # Arithmetic on subnormal numbers is slow: what cannot count is cut off.
+            kernels = np.exp(np.maximum(exponent, -50.0), dtype=np.float32)
+            log_density[i, rows] = largest + np.log(kernels.sum(axis=1))
+            log_density[i, rows] -= n_features * np.log(width)
+    log_density -= log_others + 0.5 * n_features * np.log(2 * np.pi)
+    return np.average(log_density, axis=1, weights=weight).max()
 
 
 def _score(landmarks, responsibilities, kernel_score):

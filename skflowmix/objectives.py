@@ -21,6 +21,7 @@ __all__ = [
     "PosteriorObjective",
     "Rows",
     "Temperature",
+    "clearly_gains",
     "robust_gain",
 ]
 
@@ -133,8 +134,20 @@ def robust_gain(rows: Rows, log_prob: Tensor, reference: Tensor) -> Tensor:
     gain : Tensor of shape ()
         In nats per row.
     """
+    return rows.mean(_bounded_gains(rows, log_prob, reference))
+
+
+def clearly_gains(rows: Rows, log_prob: Tensor, reference: Tensor) -> bool:
+    """Whether the `robust_gain` exceeds its standard error."""
+    gains = _bounded_gains(rows, log_prob, reference)
+    mean = rows.mean(gains)
+    error = torch.linalg.vector_norm(rows.weights * (gains - mean)) / rows.weights.sum()
+    return bool(mean > error)
+
+
+def _bounded_gains(rows: Rows, log_prob: Tensor, reference: Tensor) -> Tensor:
     bound = GAIN_BOUND * rows.x.shape[1]
-    return rows.mean((log_prob - reference).clamp(-bound, bound))
+    return (log_prob - reference).clamp(-bound, bound)
 
 
 def _log_prob_of(

@@ -57,6 +57,9 @@ class TrainingConfig:
         Decoupled weight decay (AdamW) of the weight matrices.
     max_steps : int
         Steps that make an epoch where the data would make more.
+    averaged_epochs : int
+        Parameters are judged, and kept, as their running mean over so many epochs; at
+        0 as they are.
     """
 
     max_epochs: int
@@ -69,6 +72,7 @@ class TrainingConfig:
     max_grad_norm: float = 5.0
     weight_decay: float = 0.0
     max_steps: int = 256
+    averaged_epochs: int = 4
 
 
 @dataclass
@@ -113,13 +117,14 @@ class _FlatParameters:
         self.n_stacked = matrix.numel()
         self.n_decaying = self.n_stacked + sum(p.numel() for p in single)
         self.n_trained = self.n_decaying + sum(p.numel() for p in rest)
+        self.trained_values = self.values[: self.n_trained]
         parts = self.of_components(self.values).split([r.shape[1] for r in rows], 1)
         for parameter, part in zip(self.stacked, parts, strict=True):
             parameter.data = part.unflatten(1, parameter.shape[1:])
         views = self.values[self.n_stacked :].split([v.numel() for v in vectors])
         for parameter, view in zip(ordered, views, strict=True):
             parameter.data = view.view_as(parameter)
-        self.gradient = torch.empty_like(self.values[: self.n_trained])
+        self.gradient = torch.empty_like(self.trained_values)
         self.gradients = [
             self.gradient.as_strided(p.shape, p.stride(), p.storage_offset())
             for p in self.trained
@@ -155,10 +160,16 @@ class _AdamW:
     learnt from its share. The common part starts at zero. Deviations learn at
     `DEVIATION_RATE` of the step size and decay `DEVIATION_DECAY` times as fast.
 
+    What training has found is `average`, the running mean of the parameters over
+    `window` steps: it lies deeper in the valley whose walls the steps go up and down.
+
     torch.optim would import the compiler first, which takes seconds.
 
     References
     ----------
+    B. T. Polyak and A. B. Juditsky, Acceleration of Stochastic Approximation by
+    Averaging, SIAM Journal on Control and Optimization 30, 1992.
+
     I. Loshchilov and F. Hutter, Decoupled Weight Decay Regularization, ICLR 2019,
     algorithm 2.
 
@@ -166,8 +177,9 @@ class _AdamW:
     Models, 2007, chapter 12, for partial pooling.
     """
 
-    def __init__(self, flat: _FlatParameters, config: TrainingConfig):
+    def __init__(self, flat: _FlatParameters, config: TrainingConfig, window: int):
         self.flat, self.max_grad_norm = flat, config.max_grad_norm
+        self.average, self.window = flat.trained_values.clone(), window
         self.n_steps = torch.zeros((), device=flat.values.device)
         self.whole = flat.of_components(flat.values)
         of_components = flat.of_components(flat.gradient)
@@ -188,11 +200,13 @@ class _AdamW:
             own_decay = decay * DEVIATION_DECAY / DEVIATION_RATE
             self.groups[0][0].append(self.common)
             self.groups.append(([self.deviations], DEVIATION_RATE, own_decay))
-        self.split()
+        self.start_over()
 
-    def split(self) -> None:
-        """Take the deviations from the stacked weights as they stand."""
+    def start_over(self) -> None:
+        """Go on from the parameters as they stand."""
         torch.sub(self.whole, self.common.values, out=self.deviations.values)
+        self.average.copy_(self.flat.trained_values)
+        self.n_averaged = 0
 
     def reset(self) -> None:
         """Forget the moments of the gradient."""
@@ -226,6 +240,8 @@ class _AdamW:
                 grad_scale=excess,
             )
         torch.add(self.deviations.values, self.common.values, out=self.whole)
+        self.n_averaged = min(self.n_averaged + 1, self.window)
+        self.average.lerp_(self.flat.trained_values, 1 / self.n_averaged)
 
 
 class _Batches:
@@ -266,8 +282,9 @@ def train(
 ) -> Outcome:
     """Minimise an objective; the best parameters are left in place.
 
-    A loss or score that is not finite restores the best parameters and continues
-    with a tenth of the step size.
+    Every epoch's figures, and what `on_epoch` sees, are those of the parameters'
+    running average. A loss or score that is not finite restores the best parameters
+    and continues with a tenth of the step size.
 
     Parameters
     ----------
@@ -299,16 +316,16 @@ def train(
     best_score = objective.evaluate()["score"]
     if not math.isfinite(best_score):
         best_score = -math.inf
-    optimizer = _AdamW(flat, config)
     batches = _Batches(objective.n_rows, config.batch_size, generator)
     n_steps = min(batches.n_batches, config.max_steps)
+    optimizer = _AdamW(flat, config, window=max(config.averaged_epochs * n_steps, 1))
     step_size = config.learning_rate
     n_drops = n_failures = n_stale = 0
     patience = config.patience
 
     def restore():
         flat.values.copy_(best)
-        optimizer.split()
+        optimizer.start_over()
 
     for epoch in range(1, config.max_epochs + 1):
         total = torch.zeros((), device=generator.device)
@@ -318,6 +335,8 @@ def train(
             optimizer.step(step_size)
             total += loss.detach()
             del loss  # and with it the step's activations
+        latest = flat.trained_values.clone()
+        flat.trained_values.copy_(optimizer.average)
         record = {"epoch": epoch, "learning_rate": step_size}
         record |= {"train_loss": float(total) / n_steps, **objective.evaluate()}
         score = record["score"]
@@ -341,6 +360,7 @@ def train(
         outcome.stopped = on_epoch(record)
         if outcome.stopped:
             break
+        flat.trained_values.copy_(latest)
         if n_stale >= patience:
             if n_drops == config.n_drops:
                 outcome.converged = True

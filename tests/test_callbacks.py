@@ -148,7 +148,7 @@ def test_stop_keeps_the_best(phase):
     recorder = Recorder(stop_at)
     # Steps so large that the score goes up and down.
     model = trained(
-        2, learning_rate=0.3, batch_size=64, n_iter_no_change=20, flow="realnvp"
+        2, learning_rate=0.4, batch_size=64, n_iter_no_change=20, flow="realnvp"
     )
     model.set_params(n_iter_init=40 if phase == "m-step" else 0)
     model.set_callbacks(recorder).fit(moons())

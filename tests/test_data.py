@@ -306,10 +306,10 @@ def test_standardizer_makes_weight_equal_repetition():
     "n_rows, fraction, n_validation",
     [
         (100, 0.15, 15),
-        (33, 0.16, 5),
-        (33, 0.15, 0),  # four would be too few to judge by
+        (53, 0.16, 8),
+        (53, 0.15, 0),  # seven would be too few to judge by
         (2, 0.5, 0),
-        (10, 0.5, 5),
+        (16, 0.5, 8),
         (1000, 0.0, 0),
         (1000, 0.999, 999),
     ],

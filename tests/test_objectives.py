@@ -15,6 +15,7 @@ from skflowmix.objectives import (
     MStepObjective,
     Rows,
     Temperature,
+    clearly_gains,
     robust_gain,
 )
 
@@ -414,3 +415,14 @@ def test_batches_add_up_to_all_rows_however_heavy_one_is():
     whole = objective.loss(torch.arange(64))
     parts = [objective.loss(part) for part in torch.arange(64).split(16)]
     torch.testing.assert_close(torch.stack(parts).mean(), whole)
+
+
+def test_a_gain_is_clear_beyond_its_standard_error():
+    data = make_rows()
+    noise = torch.randn(len(data), generator=seeded(3), dtype=data.x.dtype)
+    noise -= data.mean(noise)
+    error = (data.weights * noise).square().sum().sqrt() / data.weights.sum()
+    reference = torch.zeros_like(noise)
+    assert clearly_gains(data, noise + 1.01 * error, reference)
+    assert not clearly_gains(data, noise + 0.99 * error, reference)
+    assert not clearly_gains(data, reference, reference)

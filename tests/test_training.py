@@ -27,6 +27,7 @@ def config(**changes):
         "learning_rate": 0.1,
         "patience": 3,
         "tol": 0.5,
+        "averaged_epochs": 0,
     }
     return TrainingConfig(**(settings | changes))
 
@@ -122,6 +123,31 @@ def test_parameters_stay_the_same_objects():
     objective.train(max_epochs=4)
     assert objective.weight is weight
     assert weight.requires_grad and weight.grad is None
+
+
+# Averages.
+
+
+def test_running_averages_are_judged_and_kept():
+    """Of the weights; other state is the latest. Steps of 0.1, two epochs of two."""
+    objective = Scripted([0.0, 1.0, 2.0, 3.0], n_rows=8)
+    objective.train(max_epochs=3, averaged_epochs=2)
+    seen = torch.stack([weight for weight, _ in objective.seen])
+    means = torch.tensor([0.0, -0.15, -0.25])  # of one, two; and of one to four
+    torch.testing.assert_close(seen[:3], means[:, None].expand(3, 2))
+    # From then on a step counts for a quarter.
+    last = 0.75 * (0.75 * -0.25 + 0.25 * -0.5) + 0.25 * -0.6
+    torch.testing.assert_close(seen[3], torch.full((2,), last))
+    torch.testing.assert_close(objective.weight.detach(), seen[3])
+    assert [step for _, step in objective.seen] == [0, 2, 4, 6]
+
+
+def test_averages_start_over_after_a_drop_and_after_a_bad_loss():
+    objective = Scripted([0.0, 1.0, 0.0, 0.0, 2.0, 0.0], bad_steps=[3])
+    objective.train(max_epochs=4, patience=1, n_drops=1, averaged_epochs=4)
+    first = objective.seen[1][0]
+    torch.testing.assert_close(objective.seen[4][0], first - 0.1 * 0.25 * 0.1)
+    assert objective.weight.isfinite().all()
 
 
 # Patience, drops and convergence.
