@@ -30,7 +30,7 @@ from skflowmix.fitting import (
     fit_candidate,
 )
 from skflowmix.flows import FLOWS
-from skflowmix.gaussians import Gaussians
+from skflowmix.gaussians import Gaussians, least_strengths
 from skflowmix.inference import FittedMixture
 from skflowmix.initialization import (
     INIT_METHODS,
@@ -505,43 +505,44 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
         return [merged / merged.sum(1, keepdims=True)]
 
     def _first_gaussians(self, rows, responsibilities):
-        """Where the flows' components may start, the preferred ones first."""
-        has_flows = self.n_transforms > 0 and len(rows.held_out) > 0
-        starts: list[Gaussians] = []
-        for bent in (True, False) if has_flows else (False,):
+        """Where flows may start, and the likeliest Gaussians by themselves."""
+        n_rows = len(rows.train)
+        leasts = [0.0, *least_strengths(n_rows, rows.x.shape[1], self.n_components)]
+        if not (self.n_transforms > 0 and len(rows.held_out)):
+            leasts = [0.0]
+        fits = []
+        for least in leasts:
             gaussians = Gaussians.fit(
                 rows.x,
                 rows.weights,
                 responsibilities,
                 self.reg_covar,
-                bent=bent,
+                least_strength=least,
                 turned=self.n_shared_transforms > 0,
             )
             np.linalg.cholesky(gaussians.covariances)
-            if gaussians.shrinkage not in (start.shrinkage for start in starts):
-                starts.append(gaussians)
-        return starts
+            if self.weights_init is not None:
+                gaussians.weights = np.asarray(self.weights_init, dtype=np.float64)
+            fits.append(gaussians)
+        plain, *starts = fits
+        return starts or [plain], plain
 
     def _fit_candidate(
         self, rows, responsibilities, warm, random_state, device, context, seen
     ):
         """Train one restart; its epochs are the tasks that callbacks see."""
         context.call_on_fit_task_begin(estimator=self, **seen)
-        fitted, starts = None, []
         if warm:
-            fitted = copy.deepcopy(self.module_), self._gaussians
+            starts, plain = [], self._gaussians
         else:
             try:
-                starts = self._first_gaussians(rows, responsibilities)
+                starts, plain = self._first_gaussians(rows, responsibilities)
             except np.linalg.LinAlgError as error:
                 raise ValueError(
                     "A component's covariance is not positive definite with reg_covar="
                     f"{self.reg_covar}: its rows are too few or lie in a plane. "
                     "Increase reg_covar."
                 ) from error
-            if self.weights_init is not None:
-                for gaussians in starts:
-                    gaussians.weights = np.asarray(self.weights_init, dtype=np.float64)
 
         def on_epoch(record, make_candidate):
             epoch = context.subcontext(f"{record['phase']} epoch")
@@ -564,7 +565,8 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
             rows,
             responsibilities,
             starts,
-            warm=fitted,
+            plain,
+            warm=copy.deepcopy(self.module_) if warm else None,
             random_state=random_state,
             device=device,
             on_epoch=on_epoch,

@@ -32,7 +32,8 @@ __all__ = [
     "fit_candidate",
 ]
 
-M_STEP = "m-step"
+# The phases of training, as the history names them.
+M_STEP, ELBO, ALL_ROWS = "m-step", "elbo", "all rows"
 
 # Held-out rows that are looked at after every epoch.
 MAX_HELD_OUT = 4096
@@ -208,6 +209,7 @@ class _Fit:
             for flows in self.working.flows():
                 self.trained += flows.parameters()
         self.history: list[dict[str, Any]] = []
+        self.outcome = Outcome([])
         with torch.no_grad():
             self.start = [p.clone() for p in self.working.parameters()]
             self.log_prob_start = self.held_out_log_prob()
@@ -252,21 +254,24 @@ class _Fit:
         config: TrainingConfig,
         random_state: np.random.RandomState,
         on_epoch: OnEpoch,
-    ) -> Outcome:
-        """Train one phase."""
+    ) -> None:
+        """Train one phase; whether it converged counts for the ELBO only."""
 
         def report(record):
             self.history.append({"phase": phase, **record})
             return on_epoch(
                 self.history[-1],
-                lambda: self.candidate(Outcome([]), self.held_out_log_prob()),
+                lambda: self.candidate(self.held_out_log_prob()),
             )
 
         parameters: list[Tensor] = list(self.trained)
         if phase != M_STEP:
             parameters += [self.working.weight_logits, self.working.temperature]
         generator = torch_generator(random_state, self.working.means.device)
-        return train(objective, parameters, config, generator, report)
+        outcome = train(objective, parameters, config, generator, report)
+        self.outcome.stopped |= outcome.stopped
+        if phase == ELBO:
+            self.outcome.converged = outcome.converged
 
     def fit_posterior(self, random_state: np.random.RandomState) -> None:
         """Fit q(z|x) to the exact responsibilities of the model that was kept.
@@ -298,44 +303,73 @@ class _Fit:
 
     def train(
         self,
-        warm: bool,
         random_state: np.random.RandomState,
         on_epoch: OnEpoch,
-    ) -> Outcome:
+        *,
+        warm: bool = False,
+    ) -> None:
         """M-step, unless the model is warm, and ELBO, watched by the held-out rows."""
-        settings, outcome = self.settings, Outcome([])
-        n_rows = len(self.train_rows.x)
+        settings, n_rows = self.settings, len(self.train_rows.x)
+        hottest = float(self.working.temperature) if warm else settings.temperature
         if not warm and self.working.n_components > 1:
-            outcome = self.run(
+            self.run(
                 M_STEP,
                 MStepObjective(self.working, self.train_rows, self.held_out),
                 settings.training_config(settings.n_iter_init, 0, n_rows),
                 random_state,
                 on_epoch,
             )
-        if not outcome.stopped:
-            hottest = float(self.working.temperature) if warm else settings.temperature
-            outcome = self.run(
-                "elbo",
+        if not self.outcome.stopped:
+            self.run(
+                ELBO,
                 self.elbo(self.train_rows, hottest),
                 settings.training_config(settings.max_iter, 2, n_rows),
                 random_state,
                 on_epoch,
             )
         self.keep_start_if_better()
-        return outcome
+
+    def finish(
+        self,
+        plain: Gaussians,
+        random_state: np.random.RandomState,
+        on_epoch: OnEpoch,
+        *,
+        warm: bool,
+    ) -> Candidate:
+        """Let all rows have their say, fit q for the last time, and copy the model."""
+        rows, settings = self.rows, self.settings
+        held_out_log_prob = self.held_out_log_prob()
+        if len(rows.held_out) and not self.outcome.stopped:
+            pays_off = self.has_left_start
+            if not warm:
+                everything = rows.x, rows.weights, self.responsibilities
+                self.whiten_by(self.gaussians.refit(*everything) if pays_off else plain)
+            if pays_off:
+                every_row = self._tensors(np.arange(len(rows.x)))
+                config = settings.training_config(
+                    min(FINAL_EPOCHS, settings.max_iter), 0, len(every_row.x)
+                )
+                self.run(
+                    ALL_ROWS,
+                    self.elbo(every_row, float(self.working.temperature)),
+                    replace(config, learning_rate=FINAL_RATE * config.learning_rate),
+                    random_state,
+                    on_epoch,
+                )
+        if self.working.n_components > 1:
+            self.fit_posterior(random_state)
+        return self.candidate(held_out_log_prob)
 
     @torch.no_grad()
     def keep_start_if_better(self) -> None:
         """Fall back on the Gaussians where the flows have not clearly paid off."""
-        log_prob = self.held_out_log_prob()
-        if not clearly_gains(self.held_out, log_prob, self.log_prob_start):
+        if not self.clearly_better_than(self.log_prob_start):
             torch._foreach_copy_(list(self.working.parameters()), self.start)
 
-    def clearly_better_than_start_of(self, other: "_Fit") -> bool:
-        """Whether held-out rows prefer this model to the other's Gaussians alone."""
-        log_prob = self.held_out_log_prob()
-        return clearly_gains(self.held_out, log_prob, other.log_prob_start)
+    def clearly_better_than(self, other: Tensor) -> bool:
+        """Whether held-out rows clearly prefer this model to one of that density."""
+        return clearly_gains(self.held_out, self.held_out_log_prob(), other)
 
     def whiten_by(self, gaussians: Gaussians) -> None:
         """Let other Gaussians take the place of those it was trained with."""
@@ -344,23 +378,6 @@ class _Fit:
         whitened = self.working.whitened_by(gaussians)
         self.working.load_state_dict(whitened.state_dict())
 
-    def train_on_all_rows(
-        self, random_state: np.random.RandomState, on_epoch: OnEpoch
-    ) -> Outcome:
-        """Go on from what held-out rows found best, and learn from them as well."""
-        settings = self.settings
-        every_row = self._tensors(np.arange(len(self.rows.x)))
-        config = settings.training_config(
-            min(FINAL_EPOCHS, settings.max_iter), 0, len(every_row.x)
-        )
-        return self.run(
-            "all rows",
-            self.elbo(every_row, float(self.working.temperature)),
-            replace(config, learning_rate=FINAL_RATE * config.learning_rate),
-            random_state,
-            on_epoch,
-        )
-
     @property
     def has_left_start(self) -> bool:
         """Whether anything was learnt that is better than the start."""
@@ -368,7 +385,7 @@ class _Fit:
         return any(not torch.equal(now, start) for now, start in pairs)
 
     @torch.no_grad()
-    def candidate(self, outcome: Outcome, held_out_log_prob: Tensor) -> Candidate:
+    def candidate(self, held_out_log_prob: Tensor) -> Candidate:
         """Copy the model as it stands, as those log-densities judge it."""
         model = copy.deepcopy(self.model)
         for kept, new in zip(
@@ -382,8 +399,8 @@ class _Fit:
             list(self.history),
             self.held_out,
             held_out_log_prob,
-            converged=outcome.converged,
-            stopped=outcome.stopped,
+            converged=self.outcome.converged,
+            stopped=self.outcome.stopped,
         )
 
 
@@ -392,8 +409,9 @@ def fit_candidate(
     rows: TrainingRows,
     responsibilities: np.ndarray,
     starts: Sequence[Gaussians],
+    plain: Gaussians,
     *,
-    warm: tuple[MixtureOfFlows, Gaussians] | None,
+    warm: MixtureOfFlows | None,
     random_state: np.random.RandomState,
     device: torch.device,
     on_epoch: OnEpoch,
@@ -401,9 +419,9 @@ def fit_candidate(
     """Train one model from given responsibilities, or go on training one.
 
     Flows are judged by rows that neither they nor the Gaussians they start from have
-    seen. Of several starts the first is trained; the next one only if its Gaussians by
-    themselves do as well on these rows as what came of the one before. Where no flow
-    has clearly paid off, the Gaussians of the last start are the model; otherwise
+    seen. A later start takes the place of an earlier one where it is clearly better.
+    Unless what came of them is clearly better than the plain Gaussians, training starts
+    again from these; where no flow pays off even so, they are the model. Otherwise
     training ends with a few epochs on all rows.
 
     Parameters
@@ -415,9 +433,12 @@ def fit_candidate(
     responsibilities : ndarray of shape (n_distinct, n_components)
         Where the components start.
     starts : sequence of Gaussians
-        What components may whiten by, of all rows, the preferred ones first.
-    warm : (MixtureOfFlows, Gaussians) or None
-        A model to go on with, and what it whitens by: then there is no M-step.
+        What components may whiten by, fitted to all rows. Those of equal shrinkage
+        are one.
+    plain : Gaussians
+        Those that are likeliest by themselves, or what `warm` whitens by.
+    warm : MixtureOfFlows or None
+        A model to go on with: then there are no starts and no M-step.
     random_state : RandomState
         Source of network weights and batches.
     device : torch.device
@@ -432,20 +453,19 @@ def fit_candidate(
         The best weights found.
     """
 
-    def start(model, gaussians):
+    def prepare(model, gaussians):
         return _Fit(settings, rows, responsibilities, model, gaussians, device)
 
-    def start_without_held_out(gaussians):
-        seen = np.sort(rows.train)
-        whitening = gaussians.refit(
-            rows.x[seen], rows.weights[seen], responsibilities[seen]
+    def start_from(gaussians):
+        seen = gaussians.refit(
+            rows.x[rows.train], rows.weights[rows.train], responsibilities[rows.train]
         )
-        whitening.weights = gaussians.weights
+        seen.weights = gaussians.weights
         # Without the others a column may be constant, which reg_covar=0 allows.
-        if np.linalg.eigvalsh(whitening.covariances).min() <= 0:
-            whitening = gaussians
+        if np.linalg.eigvalsh(seen.covariances).min() <= 0:
+            seen = gaussians
         model = MixtureOfFlows(
-            whitening,
+            seen,
             flow=settings.flow,
             n_transforms=settings.n_transforms,
             n_common_transforms=settings.n_common_transforms,
@@ -454,31 +474,31 @@ def fit_candidate(
             posterior_units=settings.posterior_units,
             generator=torch_generator(random_state),
         )
-        return start(model, whitening)
+        return prepare(model, seen)
 
     if warm is not None:
-        fit = start(*warm)
-        outcome = fit.train(True, random_state, on_epoch)
+        fit = prepare(warm, plain)
+        fit.train(random_state, on_epoch, warm=True)
     else:
-        chosen, *others = starts
-        fit = start_without_held_out(chosen)
-        outcome = fit.train(False, random_state, on_epoch)
-        for gaussians in others:
-            other = start_without_held_out(gaussians)
-            if outcome.stopped or fit.clearly_better_than_start_of(other):
+        fit = start_from(starts[0])
+        fit.train(random_state, on_epoch)
+        for gaussians in starts[1:]:
+            if fit.outcome.stopped or gaussians.shrinkage == starts[0].shrinkage:
                 break
-            fit, chosen = other, gaussians
-            outcome = fit.train(False, random_state, on_epoch)
-    held_out_log_prob = fit.held_out_log_prob()
-    if len(rows.held_out) and not outcome.stopped:
-        pays_off = fit.has_left_start
-        if warm is None:
-            fit.whiten_by(chosen if pays_off else starts[-1])
-        if pays_off:
-            outcome.stopped = fit.train_on_all_rows(random_state, on_epoch).stopped
-    if fit.working.n_components > 1:
-        fit.fit_posterior(random_state)
-    return fit.candidate(outcome, held_out_log_prob)
+            other = start_from(gaussians)
+            other.train(random_state, on_epoch)
+            so_far = fit.held_out_log_prob()
+            if other.has_left_start and other.clearly_better_than(so_far):
+                fit, other = other, fit
+            fit.outcome.stopped |= other.outcome.stopped
+        if plain.shrinkage not in (start.shrinkage for start in starts):
+            other = start_from(plain)
+            if not (
+                fit.outcome.stopped or fit.clearly_better_than(other.log_prob_start)
+            ):
+                other.train(random_state, on_epoch)
+                fit = other
+    return fit.finish(plain, random_state, on_epoch, warm=warm is not None)
 
 
 def best_candidate(candidates: list[Candidate]) -> Candidate:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import logsumexp
 
-__all__ = ["Gaussians"]
+__all__ = ["Gaussians", "least_strengths"]
 
 # Prior strengths per column, shares of the prior's correlations given up, and shares
 # of responsibility given to all components alike, among which cross-validation chooses.
@@ -14,9 +14,13 @@ DIAGONALITIES = (0.0, 0.1, 0.3, 1.0)
 BLENDS = (0.0, 0.1, 0.3)
 N_FOLDS = 5
 
-# The least strength where flows follow: they bend a component back to its own shape,
-# and do it better from scales that are not too narrow for rows held out.
+# The least strengths where flows follow: they bend a component back to its own shape,
+# and do it better from scales that are not too narrow for other rows. The greater one
+# is tried as well where there are few rows per component and column, in a small table.
 LEAST_STRENGTH = 1.0
+GREATER_STRENGTH = 10.0
+FEW_ROWS_TO_START = 20
+SMALL_TABLE = 25_000
 
 MAX_ROWS = 2000
 
@@ -79,7 +83,14 @@ class Gaussians:
 
     @classmethod
     def fit(
-        cls, x, sample_weight, responsibilities, reg_covar, *, bent=False, turned=False
+        cls,
+        x,
+        sample_weight,
+        responsibilities,
+        reg_covar,
+        *,
+        least_strength=0.0,
+        turned=False,
     ):
         r"""Weighted moments of each component's rows, covariances shrunk.
 
@@ -106,9 +117,9 @@ class Gaussians:
             Share of each row that belongs to each component.
         reg_covar : float
             Added to the diagonals.
-        bent : bool, default=False
-            Whether flows follow: then covariances lean to the pooled one at least as
-            much as if this had been seen on one row per column.
+        least_strength : float, default=0.0
+            Covariances lean to the pooled one at least as much as if this had been
+            seen on so many rows per column.
         turned : bool, default=False
             Whether to find the principal axes.
 
@@ -118,7 +129,7 @@ class Gaussians:
             The fitted moments.
         """
         shrinkage = _choose_shrinkage(
-            x, sample_weight, responsibilities, reg_covar, LEAST_STRENGTH if bent else 0
+            x, sample_weight, responsibilities, reg_covar, least_strength
         )
         gaussians = cls._shrunk(x, sample_weight, responsibilities, shrinkage)
         if turned:
@@ -184,6 +195,25 @@ class Gaussians:
             return self.axes * scales[:, None, :] / spread[:, :, None]
         correlations = self.covariances / (scales[:, :, None] * scales[:, None, :])
         return np.linalg.inv(np.linalg.cholesky(correlations))
+
+
+def least_strengths(n_rows, n_columns, n_components):
+    """Least strengths of the shrinkage of Gaussians that flows may start from.
+
+    Parameters
+    ----------
+    n_rows, n_columns, n_components : int
+        Of the rows that flows are trained on.
+
+    Returns
+    -------
+    strengths : list of float
+        For `Gaussians.fit`; where there are several, held-out rows have to choose.
+    """
+    few = n_rows < FEW_ROWS_TO_START * n_columns * n_components
+    if few and n_rows * n_columns < SMALL_TABLE:
+        return [LEAST_STRENGTH, GREATER_STRENGTH]
+    return [LEAST_STRENGTH]
 
 
 def _principal_axes(gaussians, x, shares):

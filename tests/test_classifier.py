@@ -317,8 +317,8 @@ def test_every_start_has_its_own_folds():
     rows = SimpleNamespace(x=x, weights=weights)
     mixture = _ClassMixture(2)._know(classes, 1)
     mixture._shares = shares
-    for bent in (True, False):
-        gaussians = Gaussians.fit(x, weights, shares, 1e-6, bent=bent)
+    for least in (1.0, 0.0):
+        gaussians = Gaussians.fit(x, weights, shares, 1e-6, least_strength=least)
         folds = mixture._folds_of(gaussians, rows)
         assert len(folds) == 5
         assert all(fold.shrinkage == gaussians.shrinkage for _, fold in folds)

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import warnings
+from types import SimpleNamespace
 
 import joblib
 import numpy as np
@@ -232,6 +233,47 @@ def test_history_has_a_record_per_epoch(model):
 def test_one_component_needs_no_m_step():
     history = small(1).fit(moons()).history_
     assert "m-step" not in {record["phase"] for record in history}
+
+
+def test_all_rows_are_learnt_from_in_the_end():
+    """Also those that judged until then, but no longer than the user allows."""
+    model = trained(2).fit(moons())
+    phases = [record["phase"] for record in model.history_]
+    assert phases[-1] == "all rows"
+    assert phases.count("elbo") == model.n_iter_
+    assert phases == sorted(phases, key=["m-step", "elbo", "all rows"].index)
+    with pytest.warns(ConvergenceWarning):
+        short = trained(2, max_iter=3).fit(moons())
+    phases = [record["phase"] for record in short.history_]
+    assert phases.count("all rows") <= 3
+
+
+def test_gaussians_are_those_of_all_rows_in_the_end():
+    X, y = blobs()
+    model = trained(3, init_params=np.eye(3)[y]).fit(X)
+    means = [X[y == k].mean(0) for k in range(3)]
+    assert_allclose(np.sort(model.means_, 0), np.sort(means, 0), atol=1e-6)
+
+
+def test_small_tables_with_few_rows_per_column_have_two_starts():
+    X = np.random.RandomState(0).standard_t(5, size=(90, 6))
+
+    def leaning_much(X, **parameters):
+        rows = SimpleNamespace(
+            x=X,
+            weights=np.ones(len(X)),
+            train=np.arange(len(X) - 10),
+            held_out=np.arange(10),
+        )
+        shares = np.eye(2)[np.arange(len(X)) % 2]
+        starts, plain = trained(2, **parameters)._first_gaussians(rows, shares)
+        strengths = [start.shrinkage.strength for start in starts]
+        assert plain.shrinkage.strength <= min(strengths)
+        return [strength >= 10 * X.shape[1] for strength in strengths]
+
+    assert len(leaning_much(X)) == 2 and leaning_much(X)[-1]
+    assert len(leaning_much(np.tile(X, (4, 1)))) == 1
+    assert len(leaning_much(X, n_transforms=0)) == 1
 
 
 def test_information_criteria(model):

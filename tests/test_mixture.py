@@ -406,13 +406,13 @@ def test_refitted_to_the_same_rows_gaussians_stay(turned):
     np.testing.assert_allclose(again.whitening(), first.whitening())
 
 
-def test_where_flows_follow_covariances_lean_to_the_pooled_one():
+def test_covariances_lean_to_the_pooled_one_as_much_as_asked():
     rng = np.random.default_rng(0)
     labels = np.arange(4000) % 2
     x = rng.normal(size=(4000, 2)) * np.where(labels, 0.01, 1.0)[:, None]
     fits = [
-        Gaussians.fit(x, np.ones(4000), np.eye(2)[labels], 0.0, bent=bent)
-        for bent in (False, True)
+        Gaussians.fit(x, np.ones(4000), np.eye(2)[labels], 0.0, least_strength=least)
+        for least in (0.0, 1.0)
     ]
     narrow, leaning = (np.sqrt(np.linalg.det(f.covariances[1])) for f in fits)
     # Two rows of prior beside two thousand of data, of a variance of one half.
