@@ -52,7 +52,8 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
     Fitting finds first responsibilities with an ordinary clusterer, fits every
     component to its share (an M-step), then trains flows, weights and the amortised
     posterior q(z|x) on the ELBO until the log-likelihood of held-out rows stops
-    growing. Columns are standardised inside; all densities are in data units.
+    growing, and ends with a few epochs on all rows. Columns are standardised inside;
+    all densities are in data units.
 
     Parameters
     ----------
@@ -124,8 +125,9 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
         Epochs without improvement after which the learning rate drops, half as many
         after that; the third time, training has converged.
     validation_fraction : float, default=0.15
-        Share of the distinct rows held out. Where that makes fewer than 5 rows, the
-        flows are not trained and the model stays a Gaussian mixture.
+        Share of the distinct rows held out until the last phase. Where that makes
+        fewer than 8 rows, the flows are not trained and the model stays a Gaussian
+        mixture.
     batch_size : int or "auto", default="auto"
         Rows per step; "auto" grows with the data from 128 to 1024.
     learning_rate : float, default=5e-3
@@ -176,11 +178,14 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
         Mean of log p(x) - ELBO(x) over the training rows, in nats: how far q(z|x) is
         from the exact responsibilities.
     history_ : list of dict
-        Figures of every epoch: `phase`, `epoch`, `learning_rate`, `train_loss`,
+        Figures of every epoch of the start that was kept: `phase` ("m-step", "elbo"
+        or "all rows"), `epoch`, `learning_rate`, `train_loss`,
         `train_log_likelihood`, `validation_log_likelihood`, `elbo` with its terms
         `elbo_reconstruction`, `elbo_prior` and `elbo_entropy`, `temperature`,
         `n_components_in_use` (expecting at least one distinct row) and `score`, the
-        held-out gain. Log-likelihoods are those of standardised rows, in nats.
+        held-out gain. All but the loss are those of the parameters' running average.
+        Log-likelihoods are those of standardised rows, in nats; in the last phase
+        training has seen the validation rows.
     module_ : torch.nn.Module
         The fitted model of standardised rows, in float64 on the CPU.
     n_features_in_ : int
