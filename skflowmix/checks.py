@@ -92,7 +92,7 @@ def check_parameters(estimator, X):
     batch = min(batch_size, n_samples)
     n_activations = 3 * n_components * batch * (1 + n_layers) * sum(widths)
     require_memory(
-        8 * (6 * n_weights + n_activations),
+        8 * (8 * n_weights + n_activations),
         f"A model with n_components={n_components}, n_transforms="
         f"{estimator.n_transforms}, n_common_transforms="
         f"{estimator.n_common_transforms}, hidden_units={estimator.hidden_units}, "

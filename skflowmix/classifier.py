@@ -264,7 +264,7 @@ class _ClassMixture(FlowMixture):
         )
 
     def _folds_of(self, gaussians, rows):
-        """Refit once for all epochs of a start, of which a fit can have two."""
+        """Refit once for all epochs of a start, of which a fit can have several."""
         if self._folds is None or self._folds[0] is not gaussians:
             self._folds = gaussians, self._refit_without_folds(gaussians, rows)
         return self._folds[1]
@@ -354,7 +354,8 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, BaseEstimator
         Epochs without improvement after which the learning rate drops, half as many
         after that; the third time, training has converged.
     validation_fraction : float, default=0.15
-        Share of the distinct rows held out.
+        Share of the distinct rows held out until the last phase; with fewer than 8
+        the flows are not trained.
     batch_size : int or "auto", default="auto"
         Rows per step; "auto" grows with the data from 128 to 1024.
     learning_rate : float, default=5e-3

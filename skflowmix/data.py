@@ -6,7 +6,7 @@ import numpy as np
 
 __all__ = ["Standardizer", "merge_identical_rows", "split_rows", "weighted_quantile"]
 
-# Fewer rows cannot tell what is better.
+# Fewer held-out rows cannot tell what is better.
 MIN_HELD_OUT = 8
 
 # Training pulls rows in to this many standard deviations: one row must not decide.

@@ -167,13 +167,13 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
     labels_ : ndarray of shape (n_samples,)
         Component of every training row.
     converged_ : bool
-        True when training ended before `max_iter` because nothing improved.
+        True when the ELBO phase ended before `max_iter` because nothing improved.
     n_iter_ : int
         Epochs on the ELBO.
     lower_bound_ : float
         ELBO of the training rows, in nats per row.
     lower_bounds_ : list of float
-        The ELBO after every epoch, on a sample of the training rows.
+        The ELBO after every epoch of its phase, on a sample of the training rows.
     elbo_gap_ : float
         Mean of log p(x) - ELBO(x) over the training rows, in nats: how far q(z|x) is
         from the exact responsibilities.
@@ -204,7 +204,8 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
     distance for training, not for scoring.
 
     scikit-learn's callbacks are called after every epoch; one that asks to stop ends
-    the whole fit and keeps the best weights. Callbacks see zeros for `y` where `fit`
+    the whole fit and keeps the best weights as they are, Gaussians without the held-out
+    rows included. Callbacks see zeros for `y` where `fit`
     got none, since `ScoringMonitor` scores nothing without.
 
     References

@@ -209,7 +209,7 @@ class _Fit:
             for flows in self.working.flows():
                 self.trained += flows.parameters()
         self.history: list[dict[str, Any]] = []
-        self.outcome = Outcome([])
+        self.outcome, self.pays_off = Outcome([]), False
         with torch.no_grad():
             self.start = [p.clone() for p in self.working.parameters()]
             self.log_prob_start = self.held_out_log_prob()
@@ -327,62 +327,66 @@ class _Fit:
                 random_state,
                 on_epoch,
             )
-        self.keep_start_if_better()
+        self.drop_flows_that_do_not_pay()
+
+    @torch.no_grad()
+    def drop_flows_that_do_not_pay(self) -> None:
+        """Fall back on the Gaussians where flows are not clearly better."""
+        self.pays_off = self.clearly_better_than(self.log_prob_start)
+        if not self.pays_off:
+            torch._foreach_copy_(list(self.working.parameters()), self.start)
 
     def finish(
-        self,
-        plain: Gaussians,
-        random_state: np.random.RandomState,
-        on_epoch: OnEpoch,
-        *,
-        warm: bool,
+        self, random_state: np.random.RandomState, on_epoch: OnEpoch, *, warm: bool
     ) -> Candidate:
         """Let all rows have their say, fit q for the last time, and copy the model."""
-        rows, settings = self.rows, self.settings
         held_out_log_prob = self.held_out_log_prob()
-        if len(rows.held_out) and not self.outcome.stopped:
-            pays_off = self.has_left_start
+        if len(self.rows.held_out) and not self.outcome.stopped:
             if not warm:
-                everything = rows.x, rows.weights, self.responsibilities
-                self.whiten_by(self.gaussians.refit(*everything) if pays_off else plain)
-            if pays_off:
-                every_row = self._tensors(np.arange(len(rows.x)))
-                config = settings.training_config(
-                    min(FINAL_EPOCHS, settings.max_iter), 0, len(every_row.x)
-                )
-                self.run(
-                    ALL_ROWS,
-                    self.elbo(every_row, float(self.working.temperature)),
-                    replace(config, learning_rate=FINAL_RATE * config.learning_rate),
-                    random_state,
-                    on_epoch,
-                )
+                self.whiten_by_all_rows()
+            if self.pays_off:
+                self.train_on_all_rows(random_state, on_epoch)
         if self.working.n_components > 1:
             self.fit_posterior(random_state)
         return self.candidate(held_out_log_prob)
 
-    @torch.no_grad()
-    def keep_start_if_better(self) -> None:
-        """Fall back on the Gaussians where the flows have not clearly paid off."""
-        if not self.clearly_better_than(self.log_prob_start):
-            torch._foreach_copy_(list(self.working.parameters()), self.start)
+    def whiten_by_all_rows(self) -> None:
+        """Let Gaussians of all rows take the place of those without the held-out ones.
+
+        Flows can have a spike where rows repeat, which a shift would miss: the
+        held-out rows, that the new Gaussians have seen, must not object.
+        """
+        rows, before = self.rows, self.held_out_log_prob()
+        model, gaussians = self.model, self.gaussians
+        state = copy.deepcopy(self.working.state_dict())
+        self.gaussians = gaussians.refit(rows.x, rows.weights, self.responsibilities)
+        self.model = model.whitened_by(self.gaussians)
+        whitened = self.working.whitened_by(self.gaussians)
+        self.working.load_state_dict(whitened.state_dict())
+        gain = robust_gain(self.held_out, self.held_out_log_prob(), before)
+        if self.pays_off and not gain >= 0:
+            self.model, self.gaussians = model, gaussians
+            self.working.load_state_dict(state)
+
+    def train_on_all_rows(
+        self, random_state: np.random.RandomState, on_epoch: OnEpoch
+    ) -> None:
+        """Go on for a few epochs, from what held-out rows found best."""
+        settings, every_row = self.settings, self._tensors(np.arange(len(self.rows.x)))
+        config = settings.training_config(
+            min(FINAL_EPOCHS, settings.max_iter), 0, len(every_row.x)
+        )
+        self.run(
+            ALL_ROWS,
+            self.elbo(every_row, float(self.working.temperature)),
+            replace(config, learning_rate=FINAL_RATE * config.learning_rate),
+            random_state,
+            on_epoch,
+        )
 
     def clearly_better_than(self, other: Tensor) -> bool:
         """Whether held-out rows clearly prefer this model to one of that density."""
         return clearly_gains(self.held_out, self.held_out_log_prob(), other)
-
-    def whiten_by(self, gaussians: Gaussians) -> None:
-        """Let other Gaussians take the place of those it was trained with."""
-        self.gaussians = gaussians
-        self.model = self.model.whitened_by(gaussians)
-        whitened = self.working.whitened_by(gaussians)
-        self.working.load_state_dict(whitened.state_dict())
-
-    @property
-    def has_left_start(self) -> bool:
-        """Whether anything was learnt that is better than the start."""
-        pairs = zip(self.working.parameters(), self.start, strict=True)
-        return any(not torch.equal(now, start) for now, start in pairs)
 
     @torch.no_grad()
     def candidate(self, held_out_log_prob: Tensor) -> Candidate:
@@ -421,8 +425,8 @@ def fit_candidate(
     Flows are judged by rows that neither they nor the Gaussians they start from have
     seen. A later start takes the place of an earlier one where it is clearly better.
     Unless what came of them is clearly better than the plain Gaussians, training starts
-    again from these; where no flow pays off even so, they are the model. Otherwise
-    training ends with a few epochs on all rows.
+    again from these. Where no flow pays off, Gaussians of all rows are the model;
+    otherwise training ends with a few epochs on all rows.
 
     Parameters
     ----------
@@ -450,7 +454,7 @@ def fit_candidate(
     Returns
     -------
     candidate : Candidate
-        The best weights found.
+        What came of it.
     """
 
     def prepare(model, gaussians):
@@ -488,7 +492,7 @@ def fit_candidate(
             other = start_from(gaussians)
             other.train(random_state, on_epoch)
             so_far = fit.held_out_log_prob()
-            if other.has_left_start and other.clearly_better_than(so_far):
+            if other.pays_off and other.clearly_better_than(so_far):
                 fit, other = other, fit
             fit.outcome.stopped |= other.outcome.stopped
         if plain.shrinkage not in (start.shrinkage for start in starts):
@@ -498,7 +502,7 @@ def fit_candidate(
             ):
                 other.train(random_state, on_epoch)
                 fit = other
-    return fit.finish(plain, random_state, on_epoch, warm=warm is not None)
+    return fit.finish(random_state, on_epoch, warm=warm is not None)
 
 
 def best_candidate(candidates: list[Candidate]) -> Candidate:

@@ -80,7 +80,8 @@ class FlowMixtureOutlierDetector(OutlierMixin, CallbackSupportMixin, BaseEstimat
         Epochs without improvement after which the learning rate drops, half as many
         after that; the third time, training has converged.
     validation_fraction : float, default=0.15
-        Share of the distinct rows held out.
+        Share of the distinct rows held out until the last phase; with fewer than 8
+        the flows are not trained.
     batch_size : int or "auto", default="auto"
         Rows per step; "auto" grows with the data from 128 to 1024.
     learning_rate : float, default=5e-3

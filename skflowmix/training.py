@@ -209,7 +209,8 @@ class _AdamW:
         self.n_averaged = 0
 
     def reset(self) -> None:
-        """Forget the moments of the gradient."""
+        """Forget the common part and the moments of the gradient."""
+        self.common.values.zero_()
         for parts, _, _ in self.groups:
             for part in parts:
                 part.first.zero_()
@@ -282,9 +283,9 @@ def train(
 ) -> Outcome:
     """Minimise an objective; the best parameters are left in place.
 
-    Every epoch's figures, and what `on_epoch` sees, are those of the parameters'
-    running average. A loss or score that is not finite restores the best parameters
-    and continues with a tenth of the step size.
+    Every epoch's figures save the training loss, and what `on_epoch` sees, are those of
+    the parameters' running average. A loss or score that is not finite restores the
+    best parameters and continues with a tenth of the step size.
 
     Parameters
     ----------
@@ -342,6 +343,7 @@ def train(
         score = record["score"]
         if not (math.isfinite(record["train_loss"]) and math.isfinite(score)):
             n_failures += 1
+            optimizer.reset()
             restore()
             if n_failures > 3:
                 raise FloatingPointError(
@@ -349,7 +351,6 @@ def train(
                     f"of learning_rate={config.learning_rate}. Try a smaller "
                     "learning_rate, a larger reg_covar, or rescaled columns."
                 )
-            optimizer.reset()
             step_size *= 0.1
             continue
         outcome.history.append(record)

@@ -255,6 +255,30 @@ def test_gaussians_are_those_of_all_rows_in_the_end():
     assert_allclose(np.sort(model.means_, 0), np.sort(means, 0), atol=1e-6)
 
 
+@pytest.mark.parametrize("n_common", [0, 1])
+def test_spikes_survive_the_gaussians_of_all_rows(n_common):
+    """Zeros stay on the spike that flows have for them."""
+    rng = np.random.RandomState(0)
+
+    def draw(n):
+        X = np.exp(rng.normal(size=(n, 3))) * (rng.uniform(size=(n, 3)) < 0.5)
+        X[:, 0] += 3 * (np.arange(n) % 2)
+        return X
+
+    X, new = draw(800), draw(2000)
+    parameters = {"n_common_transforms": n_common, "init_params": "kmeans"}
+    model = trained(2, n_transforms=2, max_iter=60, **parameters)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        whole = clone(model).fit(X)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(fitting._Fit, "whiten_by_all_rows", lambda fit: None)
+            patch.setattr(fitting, "FINAL_EPOCHS", 0)
+            before = clone(model).fit(X)
+    assert whole.score(new) > before.score(new) - 0.2
+
+
 def test_small_tables_with_few_rows_per_column_have_two_starts():
     X = np.random.RandomState(0).standard_t(5, size=(90, 6))
 

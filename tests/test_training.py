@@ -215,6 +215,19 @@ def test_bad_loss_restores_the_best_weights_and_shrinks_the_step(bad):
     assert all(math.isfinite(r["train_loss"]) for r in outcome.history)
 
 
+@pytest.mark.parametrize("n_components", [1, 3])
+def test_training_recovers_from_a_bad_loss_of_several_components(n_components):
+    class Stacked(Scripted):
+        def __init__(self):
+            super().__init__([0.0, 1.0, 0.0, 2.0], bad_steps=[2])
+            self.weight = nn.Parameter(torch.zeros(n_components, 3, 2))
+
+    objective = Stacked()
+    outcome = objective.train(max_epochs=4)
+    assert [record["epoch"] for record in outcome.history] == [1, 3, 4]
+    assert objective.weight.isfinite().all() and objective.weight.any()
+
+
 def test_bad_score_restores_the_best_weights_too():
     objective = Scripted([0.0, 1.0, math.nan, 0.5])
     outcome = objective.train(max_epochs=3)
