@@ -508,7 +508,7 @@ def time_to_likelihood(n_rows, max_epochs, patience, seed=0):
     x, held_out = x / scale, held_out / scale
     theirs = train_loop(x, held_out, max_epochs, patience, seed)
     fits = []
-    for n_epochs in (2, 4, 8, 16, 32, 64, 128, None):
+    for n_epochs in (2, 3, 4, 6, 8, 12, 16, 24, 32, 64, 128, None):
         limits = {}
         if n_epochs is not None:
             limits = {"n_iter_init": n_epochs, "max_iter": n_epochs}
