@@ -219,7 +219,7 @@ class Loop(nn.Module):
     def __init__(self, library, preset, x, labels):
         super().__init__()
         torch.manual_seed(0)
-        self.library, self.x = library, x
+        self.toolkit, self.x = library, x
         self.flows = nn.ModuleList(
             library.make(preset) for _ in range(preset.n_components)
         )
@@ -230,7 +230,7 @@ class Loop(nn.Module):
 
     def log_joint(self, x):
         """Log p(x, k), of shape (N, K)."""
-        columns = [self.library.log_prob(flow, x) for flow in self.flows]
+        columns = [self.toolkit.log_prob(flow, x) for flow in self.flows]
         return torch.stack(columns, 1) + self.weight_logits.log_softmax(0)
 
     def step(self, x=None, temperature=1.0):
@@ -252,7 +252,7 @@ class Loop(nn.Module):
     def sample(self):
         """As many rows as the batch has."""
         pairs = zip(self.flows, self.counts, strict=True)
-        return torch.cat([self.library.sample(flow, n) for flow, n in pairs if n])
+        return torch.cat([self.toolkit.sample(flow, n) for flow, n in pairs if n])
 
 
 class Ours:

@@ -204,9 +204,9 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
     distance for training, not for scoring.
 
     scikit-learn's callbacks are called after every epoch; one that asks to stop ends
-    the whole fit and keeps the best weights as they are, Gaussians without the held-out
-    rows included. Callbacks see zeros for `y` where `fit`
-    got none, since `ScoringMonitor` scores nothing without.
+    the whole fit and keeps the best weights; before the last phase these belong to
+    Gaussians that have not seen the held-out rows. Callbacks see zeros for `y` where
+    `fit` got none, since `ScoringMonitor` scores nothing without.
 
     References
     ----------
@@ -512,24 +512,22 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
 
     def _first_gaussians(self, rows, responsibilities):
         """Where flows may start, and the likeliest Gaussians by themselves."""
-        n_rows = len(rows.train)
-        leasts = [0.0, *least_strengths(n_rows, rows.x.shape[1], self.n_components)]
-        if not (self.n_transforms > 0 and len(rows.held_out)):
-            leasts = [0.0]
-        fits = []
-        for least in leasts:
-            gaussians = Gaussians.fit(
-                rows.x,
-                rows.weights,
-                responsibilities,
-                self.reg_covar,
-                least_strength=least,
-                turned=self.n_shared_transforms > 0,
-            )
+        leasts = [0.0]
+        if self.n_transforms > 0 and len(rows.held_out):
+            n_rows, n_columns = len(rows.train), rows.x.shape[1]
+            leasts += least_strengths(n_rows, n_columns, self.n_components)
+        fits = Gaussians.fit_each(
+            rows.x,
+            rows.weights,
+            responsibilities,
+            self.reg_covar,
+            leasts,
+            turned=self.n_shared_transforms > 0,
+        )
+        for gaussians in fits:
             np.linalg.cholesky(gaussians.covariances)
             if self.weights_init is not None:
                 gaussians.weights = np.asarray(self.weights_init, dtype=np.float64)
-            fits.append(gaussians)
         plain, *starts = fits
         return starts or [plain], plain
 

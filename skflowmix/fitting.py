@@ -356,17 +356,18 @@ class _Fit:
         Flows can have a spike where rows repeat, which a shift would miss: the
         held-out rows, that the new Gaussians have seen, must not object.
         """
-        rows, before = self.rows, self.held_out_log_prob()
-        model, gaussians = self.model, self.gaussians
-        state = copy.deepcopy(self.working.state_dict())
-        self.gaussians = gaussians.refit(rows.x, rows.weights, self.responsibilities)
-        self.model = model.whitened_by(self.gaussians)
-        whitened = self.working.whitened_by(self.gaussians)
-        self.working.load_state_dict(whitened.state_dict())
+        rows, former, before = self.rows, self.gaussians, self.held_out_log_prob()
+        self.whiten_by(former.refit(rows.x, rows.weights, self.responsibilities))
         gain = robust_gain(self.held_out, self.held_out_log_prob(), before)
         if self.pays_off and not gain >= 0:
-            self.model, self.gaussians = model, gaussians
-            self.working.load_state_dict(state)
+            self.whiten_by(former)
+
+    def whiten_by(self, gaussians: Gaussians) -> None:
+        """Let other Gaussians take the place of those it was trained with."""
+        self.gaussians = gaussians
+        self.model = self.model.whitened_by(gaussians)
+        whitened = self.working.whitened_by(gaussians)
+        self.working.load_state_dict(whitened.state_dict())
 
     def train_on_all_rows(
         self, random_state: np.random.RandomState, on_epoch: OnEpoch
@@ -497,9 +498,8 @@ def fit_candidate(
             fit.outcome.stopped |= other.outcome.stopped
         if plain.shrinkage not in (start.shrinkage for start in starts):
             other = start_from(plain)
-            if not (
-                fit.outcome.stopped or fit.clearly_better_than(other.log_prob_start)
-            ):
+            enough = fit.clearly_better_than(other.log_prob_start)
+            if not (enough or fit.outcome.stopped):
                 other.train(random_state, on_epoch)
                 fit = other
     return fit.finish(random_state, on_epoch, warm=warm is not None)

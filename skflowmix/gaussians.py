@@ -128,16 +128,53 @@ class Gaussians:
         gaussians : Gaussians
             The fitted moments.
         """
-        shrinkage = _choose_shrinkage(
-            x, sample_weight, responsibilities, reg_covar, least_strength
+        (gaussians,) = cls.fit_each(
+            x,
+            sample_weight,
+            responsibilities,
+            reg_covar,
+            [least_strength],
+            turned=turned,
         )
-        gaussians = cls._shrunk(x, sample_weight, responsibilities, shrinkage)
-        if turned:
-            shares = _blend(responsibilities, sample_weight, shrinkage.blend)
-            gaussians.axes = _principal_axes(
-                gaussians, x, shares * sample_weight[:, None]
-            )
         return gaussians
+
+    @classmethod
+    def fit_each(
+        cls,
+        x,
+        sample_weight,
+        responsibilities,
+        reg_covar,
+        least_strengths,
+        *,
+        turned=False,
+    ):
+        """`fit` for each of several least strengths, by one cross-validation.
+
+        Parameters
+        ----------
+        x, sample_weight, responsibilities, reg_covar, turned
+            As for `fit`.
+        least_strengths : sequence of float
+            One for each of the Gaussians.
+
+        Returns
+        -------
+        fits : list of Gaussians
+            The fitted moments.
+        """
+        fits = []
+        for shrinkage in _choose_shrinkages(
+            x, sample_weight, responsibilities, reg_covar, least_strengths
+        ):
+            gaussians = cls._shrunk(x, sample_weight, responsibilities, shrinkage)
+            if turned:
+                shares = _blend(responsibilities, sample_weight, shrinkage.blend)
+                gaussians.axes = _principal_axes(
+                    gaussians, x, shares * sample_weight[:, None]
+                )
+            fits.append(gaussians)
+        return fits
 
     @classmethod
     def _shrunk(cls, x, sample_weight, responsibilities, shrinkage):
@@ -208,7 +245,7 @@ def least_strengths(n_rows, n_columns, n_components):
     Returns
     -------
     strengths : list of float
-        For `Gaussians.fit`; where there are several, held-out rows have to choose.
+        For `Gaussians.fit_each`; where there are several, held-out rows have to choose.
     """
     few = n_rows < FEW_ROWS_TO_START * n_columns * n_components
     if few and n_rows * n_columns < SMALL_TABLE:
@@ -261,30 +298,45 @@ def _blend(responsibilities, sample_weight, share):
     return (1 - share) * responsibilities + share * overall
 
 
-def _choose_shrinkage(x, sample_weight, responsibilities, reg_covar, least):
-    """Strength, diagonality and blend with the best cross-validated likelihood.
+def _choose_shrinkages(x, sample_weight, responsibilities, reg_covar, leasts):
+    """For each least strength the shrinkage with the best cross-validated likelihood.
 
     Rows come in a random order already (`merge_identical_rows`), so that every
     `N_FOLDS`-th one makes a fold.
     """
     n_rows, n_columns = x.shape
-    strengths = [s * n_columns for s in STRENGTHS if s >= least]
-    grid = [(s, a) for s in strengths for a in DIAGONALITIES]
+    strengths = [s for s in STRENGTHS if s >= min(leasts)]
+    grid = [(s * n_columns, a) for s in strengths for a in DIAGONALITIES]
     if n_rows < 2 * N_FOLDS:
-        return Shrinkage(*grid[-1], 0.0, reg_covar)
+        return [Shrinkage(*grid[-1], 0.0, reg_covar)] * len(leasts)
     few = n_rows < FEW_ROWS * n_columns * responsibilities.shape[1]
     x, sample_weight = x[:MAX_ROWS], sample_weight[:MAX_ROWS]
     responsibilities = responsibilities[:MAX_ROWS]
-    best = -np.inf
-    for blend in BLENDS if few else BLENDS[:1]:
-        shares = _blend(responsibilities, sample_weight, blend)
-        log_prob = _cross_validate(x, sample_weight, shares, grid, reg_covar)
-        floor = np.median(log_prob, axis=1).max() - LOSS_BOUND * n_columns
-        scores = np.maximum(log_prob, floor) @ sample_weight / sample_weight.sum()
-        if scores.max() > best + BLEND_TOLERANCE:
-            best = scores.max()
-            chosen = *grid[int(np.argmax(scores))], blend
-    return Shrinkage(*chosen, reg_covar)
+    blends = BLENDS if few else BLENDS[:1]
+    log_probs = [
+        _cross_validate(
+            x,
+            sample_weight,
+            _blend(responsibilities, sample_weight, blend),
+            grid,
+            reg_covar,
+        )
+        for blend in blends
+    ]
+    chosen = []
+    for least in leasts:
+        first = sum(s < least for s in strengths) * len(DIAGONALITIES)
+        best = -np.inf
+        for blend, log_prob in zip(blends, log_probs, strict=True):
+            strong = log_prob[first:]
+            floor = np.median(strong, axis=1).max() - LOSS_BOUND * n_columns
+            scores = np.maximum(strong, floor) @ sample_weight / sample_weight.sum()
+            if scores.max() > best + BLEND_TOLERANCE:
+                best = scores.max()
+                strength, diagonality = grid[first + int(np.argmax(scores))]
+                shrinkage = Shrinkage(strength, diagonality, blend, reg_covar)
+        chosen.append(shrinkage)
+    return chosen
 
 
 def _cross_validate(x, sample_weight, responsibilities, grid, reg_covar):
