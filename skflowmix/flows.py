@@ -21,6 +21,10 @@ CONDITIONER_BOUND = 5.0
 # (K, D, N) and of the log-determinant (K, 1, N); the first only if asked for.
 FlowBackward = Callable[[Tensor, Tensor, bool], tuple[Tensor | None, list[Tensor]]]
 
+# The columns as a layer works on them: (K, D, N) in one piece or in two.
+Parts = tuple[Tensor, ...]
+LayerBackward = Callable[[Parts, Tensor, bool], tuple[Parts, list[Tensor]]]
+
 _hardtanh_backward = torch.ops.aten.hardtanh_backward.default
 
 
@@ -38,6 +42,7 @@ class _Layer(nn.Module, ABC):
 
     conditioner: StackedMLP
     elementwise: ElementwiseMap
+    split_by: int  # equal in layers that split the columns into the same parts
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Map x (K, N, D) to z (K, N, D) and log-determinants (K, N)."""
@@ -49,12 +54,20 @@ class _Layer(nn.Module, ABC):
 
     @abstractmethod
     def record(
-        self, x: Tensor, parameters: Sequence[Tensor]
-    ) -> tuple[Tensor, Tensor, FlowBackward]:
-        """Map x to z and log-slopes, with a backward by hand.
+        self, parts: Parts, parameters: Sequence[Tensor]
+    ) -> tuple[Parts, Tensor, LayerBackward]:
+        """Map x to z, both in parts, and log-slopes, with a backward by hand.
 
-        `parameters` are the conditioner's.
+        `parameters` are the conditioner's. The backward returns no parts unless asked.
         """
+
+    @abstractmethod
+    def split(self, x: Tensor) -> Parts:
+        """Return the parts of x."""
+
+    @abstractmethod
+    def join(self, parts: Parts) -> Tensor:
+        """Return the columns of all parts in their order."""
 
     @abstractmethod
     def invert(self, z: Tensor) -> Tensor:
@@ -72,6 +85,18 @@ class _Layer(nn.Module, ABC):
         return outputs.view(shape)
 
 
+def _regroup(parts: Parts, former: _Layer | None, layer: _Layer | None) -> Parts:
+    """Columns in the parts that a layer works on, after those of another layer.
+
+    Where both split the columns in the same way nothing is copied. None stands for
+    all columns in one piece.
+    """
+    if former and layer and former.split_by == layer.split_by:
+        return parts
+    x = former.join(parts) if former else parts[0]
+    return layer.split(x) if layer else (x,)
+
+
 def _record(
     layers: Sequence[_Layer],
     x: Tensor,
@@ -84,21 +109,32 @@ def _record(
     activations; without `keeps` it cannot be used.
     """
     log_slopes, backwards = [], []
+    parts: Parts = (x,)
+    former: _Layer | None = None
     for layer, own in zip(layers, parameters, strict=True):
-        x, log_slope, layer_backward = layer.record(x, own)
+        parts = _regroup(parts, former, layer)
+        parts, log_slope, layer_backward = layer.record(parts, own)
         log_slopes.append(log_slope)
         if keeps:
             backwards.append(layer_backward)
+        former = layer
         del layer_backward
+    (z,) = _regroup(parts, former, None)
 
     def backward(grad, grad_log, needs_input):
         gradients: list[Tensor] = []
+        parts: Parts = (grad,)
+        later: _Layer | None = None
         for i in reversed(range(len(backwards))):
-            grad, own = backwards[i](grad, grad_log, needs_input or i > 0)
+            parts = _regroup(parts, later, layers[i])
+            parts, own = backwards[i](parts, grad_log, needs_input or i > 0)
             gradients = own + gradients
-        return grad, gradients
+            later = layers[i]
+        if not needs_input:
+            return None, gradients
+        return _regroup(parts, later, None)[0], gradients
 
-    return x, log_slopes, backward
+    return z, log_slopes, backward
 
 
 def _evaluate(layers: Sequence[_Layer], x: Tensor) -> tuple[Tensor, Tensor]:
@@ -165,7 +201,8 @@ class Coupling(_Layer):
     ):
         super().__init__()
         n_bits = max((n_features - 1).bit_length(), 1)
-        bits = torch.arange(n_features) >> (position // 2 % n_bits) & 1
+        self.split_by = position // 2 % n_bits
+        bits = torch.arange(n_features) >> self.split_by & 1
         changed = bits == position % 2
         if n_features == 1:
             changed[:] = True
@@ -186,45 +223,50 @@ class Coupling(_Layer):
             generator=generator,
         )
 
-    def record(self, x, parameters):
+    def record(self, parts, parameters):
         """See `_Layer`."""
-        changed, given = self._split(x)
+        changed, given = self._in_order(*parts)
         bounded = _clamp(given)
         outputs, conditioner_backward = self.conditioner.record(bounded, parameters)
         maps = self._per_column(outputs)
         value, log_slope, map_backward = self.elementwise.record(changed, maps)
 
-        def backward(grad_z: Tensor, grad_log: Tensor, needs_input: bool):
-            on_changed, on_given = self._split(grad_z)
+        def backward(on_parts: Parts, grad_log: Tensor, needs_input: bool):
+            on_changed, on_given = self._in_order(*on_parts)
             on_changed, on_maps = map_backward(on_changed, grad_log)
             on_bounded, on_parameters = conditioner_backward(
                 on_maps.flatten(1, 2), needs_input
             )
             if not needs_input:
-                return None, on_parameters
+                return (), on_parameters
             if on_bounded is not None:
                 on_given = _clamp_backward(on_bounded, bounded).add_(on_given)
-            return self._join(on_changed, on_given), on_parameters
+            return self._in_order(on_changed, on_given), on_parameters
 
-        return self._join(value, given), log_slope, backward
+        return self._in_order(value, given), log_slope, backward
 
     def invert(self, z: Tensor) -> Tensor:
         """See `_Layer`."""
-        changed, given = self._split(z)
+        changed, given = self._in_order(*self.split(z))
         maps = self._condition(_clamp(given))
-        return self._join(self.elementwise.inverse(changed, maps), given)
+        changed = self.elementwise.inverse(changed, maps)
+        return self.join(self._in_order(changed, given))
+
+    def split(self, x: Tensor) -> Parts:
+        """Halves of the columns, that of the first column first."""
+        if self.in_pieces:
+            halves = self._in_order(self.changed, self.given)
+            return x.index_select(1, halves[0]), x.index_select(1, halves[1])
+        return x.split_with_sizes(self.sizes, 1)
+
+    def join(self, parts: Parts) -> Tensor:
+        """See `_Layer`."""
+        x = torch.cat(parts, 1)
+        return x.index_select(1, self.places) if self.in_pieces else x
 
     def _in_order(self, changed, given):
+        """Put the halves in their order, or take them out of it."""
         return (changed, given) if self.changed_first else (given, changed)
-
-    def _split(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        if self.in_pieces:
-            return x.index_select(1, self.changed), x.index_select(1, self.given)
-        return self._in_order(*x.split_with_sizes(self.sizes, 1))
-
-    def _join(self, changed: Tensor, given: Tensor) -> Tensor:
-        x = torch.cat(self._in_order(changed, given), 1)
-        return x.index_select(1, self.places) if self.in_pieces else x
 
 
 class Autoregressive(_Layer):
@@ -259,6 +301,7 @@ class Autoregressive(_Layer):
         if position % 2:
             order = order.flip(0)
         n_parameters = elementwise.n_parameters
+        self.split_by = 0
         self.n_features = n_features
         self.elementwise = elementwise
         self.conditioner = StackedMLP(
@@ -272,23 +315,32 @@ class Autoregressive(_Layer):
             generator=generator,
         )
 
-    def record(self, x, parameters):
+    def record(self, parts, parameters):
         """See `_Layer`."""
+        (x,) = parts
         bounded = _clamp(x)
         outputs, conditioner_backward = self.conditioner.record(bounded, parameters)
         maps = self._per_column(outputs)
         value, log_slope, map_backward = self.elementwise.record(x, maps)
 
-        def backward(grad_z: Tensor, grad_log: Tensor, needs_input: bool):
-            on_x, on_maps = map_backward(grad_z, grad_log)
+        def backward(on_parts: Parts, grad_log: Tensor, needs_input: bool):
+            on_x, on_maps = map_backward(on_parts[0], grad_log)
             on_bounded, on_parameters = conditioner_backward(
                 on_maps.flatten(1, 2), needs_input
             )
             if on_bounded is not None:
                 on_x.add_(_clamp_backward(on_bounded, bounded))
-            return on_x, on_parameters
+            return (on_x,), on_parameters
 
-        return value, log_slope, backward
+        return (value,), log_slope, backward
+
+    def split(self, x: Tensor) -> Parts:
+        """All columns in one part."""
+        return (x,)
+
+    def join(self, parts: Parts) -> Tensor:
+        """See `_Layer`."""
+        return parts[0]
 
     def invert(self, z: Tensor) -> Tensor:
         """See `_Layer`; column after column, in D passes."""
