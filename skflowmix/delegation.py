@@ -27,6 +27,7 @@ SHARED_PARAMETERS = (
     "temperature",
     "temperature_decay",
     "label_noise",
+    "input_noise",
     "max_iter",
     "n_iter_init",
     "tol",

@@ -106,6 +106,10 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
         The first partition counts as labels that are wrong with this probability:
         likelihood alone lets flexible components drift away from a right partition.
         At 1 it is only where training starts, as in the paper.
+    input_noise : float, default=0.2
+        Standard deviation of noise added to rows in training, in those of the
+        component along its own axes: flows that cannot follow single rows are better
+        on others. It shrinks with the step size. 0 adds none.
     weight_concentration_prior : float or None, default=None
         None uses all `n_components`. A number makes them the most there can be: the
         number of clusters is found by merging groups that no valley separates, the
@@ -247,6 +251,7 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
         "temperature": [Interval(Real, 0.0, None, closed="neither")],
         "temperature_decay": [Interval(Real, 0.0, None, closed="left")],
         "label_noise": [Interval(Real, 0.0, 1.0, closed="right")],
+        "input_noise": [Interval(Real, 0.0, None, closed="left")],
         "weight_concentration_prior": [
             None,
             Interval(Real, 0.0, None, closed="neither"),
@@ -289,6 +294,7 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
         temperature=1.0,
         temperature_decay=1e-3,
         label_noise=0.05,
+        input_noise=0.2,
         weight_concentration_prior=None,
         max_iter=200,
         n_iter_init=15,
@@ -321,6 +327,7 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
         self.temperature = temperature
         self.temperature_decay = temperature_decay
         self.label_noise = label_noise
+        self.input_noise = input_noise
         self.weight_concentration_prior = weight_concentration_prior
         self.max_iter = max_iter
         self.n_iter_init = n_iter_init

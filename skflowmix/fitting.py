@@ -16,6 +16,7 @@ from skflowmix.mixture import MixtureOfFlows
 from skflowmix.objectives import (
     ElboObjective,
     MStepObjective,
+    Noise,
     PosteriorObjective,
     Rows,
     Temperature,
@@ -63,6 +64,7 @@ class FitSettings:
     temperature: float
     temperature_decay: float
     label_noise: float
+    input_noise: float
     weight_concentration_prior: float | None
     max_iter: int
     n_iter_init: int
@@ -234,7 +236,12 @@ class _Fit:
         log_joint = log_prob + self.working.log_weights
         return self.held_out.rule_out(log_joint).logsumexp(1)
 
-    def elbo(self, rows: Rows, temperature: float) -> ElboObjective:
+    def noise(self, random_state: np.random.RandomState, share: float = 1.0) -> Noise:
+        """Return noise for a phase that starts with that share of it."""
+        generator = torch_generator(random_state, self.working.means.device)
+        return Noise(share * self.settings.input_noise, generator)
+
+    def elbo(self, rows: Rows, temperature: float, noise: Noise) -> ElboObjective:
         """Return the bound on some rows, q starting at that temperature."""
         settings = self.settings
         concentration = settings.weight_concentration_prior
@@ -245,6 +252,7 @@ class _Fit:
             Temperature(temperature, settings.temperature_decay),
             settings.label_noise,
             1.0 if concentration is None else concentration,
+            noise,
         )
 
     def run(
@@ -311,10 +319,11 @@ class _Fit:
         """M-step, unless the model is warm, and ELBO, watched by the held-out rows."""
         settings, n_rows = self.settings, len(self.train_rows.x)
         hottest = float(self.working.temperature) if warm else settings.temperature
+        noise = self.noise(random_state)
         if not warm and self.working.n_components > 1:
             self.run(
                 M_STEP,
-                MStepObjective(self.working, self.train_rows, self.held_out),
+                MStepObjective(self.working, self.train_rows, self.held_out, noise),
                 settings.training_config(settings.n_iter_init, 0, n_rows),
                 random_state,
                 on_epoch,
@@ -322,7 +331,7 @@ class _Fit:
         if not self.outcome.stopped:
             self.run(
                 ELBO,
-                self.elbo(self.train_rows, hottest),
+                self.elbo(self.train_rows, hottest, noise),
                 settings.training_config(settings.max_iter, 2, n_rows),
                 random_state,
                 on_epoch,
@@ -372,14 +381,19 @@ class _Fit:
     def train_on_all_rows(
         self, random_state: np.random.RandomState, on_epoch: OnEpoch
     ) -> None:
-        """Go on for a few epochs, from what held-out rows found best."""
+        """Go on for a few epochs, from what held-out rows found best.
+
+        Steps and noise start anew, but the noise no greater than it had become.
+        """
         settings, every_row = self.settings, self._tensors(np.arange(len(self.rows.x)))
         config = settings.training_config(
             min(FINAL_EPOCHS, settings.max_iter), 0, len(every_row.x)
         )
+        noise_left = self.history[-1]["learning_rate"] / settings.learning_rate
+        noise = self.noise(random_state, noise_left)
         self.run(
             ALL_ROWS,
-            self.elbo(every_row, float(self.working.temperature)),
+            self.elbo(every_row, float(self.working.temperature), noise),
             replace(config, learning_rate=FINAL_RATE * config.learning_rate),
             random_state,
             on_epoch,

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from skflowmix.mixture import (
     AllPairs,
+    Blur,
     MixtureOfFlows,
     Support,
     elbo_terms,
@@ -18,6 +19,7 @@ from skflowmix.nn import Recorded
 __all__ = [
     "ElboObjective",
     "MStepObjective",
+    "Noise",
     "PosteriorObjective",
     "Rows",
     "Temperature",
@@ -119,6 +121,48 @@ class Rows:
         return torch.dot(values, self.batch_weights())
 
 
+class Noise:
+    """Gaussian noise on whitened rows, which keeps flows from following single rows.
+
+    Whitened, it is as wide along every axis of a component as that axis allows.
+
+    Parameters
+    ----------
+    scale : float
+        Standard deviation, in those of a component, at the first step size.
+    generator : torch.Generator
+        Its source, on the model's device.
+
+    References
+    ----------
+    C. M. Bishop, Training with Noise is Equivalent to Tikhonov Regularization, Neural
+    Computation 7, 1995.
+
+    J. Rothfuss et al., Noise Regularization for Conditional Density Estimation,
+    arXiv:1907.08982.
+    """
+
+    def __init__(self, scale: float, generator: torch.Generator):
+        self.scale, self.generator = scale, generator
+
+    def at(self, step_share: float) -> Blur | None:
+        """Return what adds noise that has shrunk as the step size has."""
+        scale = self.scale * step_share
+        if scale == 0:
+            return None
+
+        def blur(white: Tensor) -> None:
+            noise = torch.randn(
+                white.shape,
+                generator=self.generator,
+                dtype=white.dtype,
+                device=white.device,
+            )
+            white.add_(noise, alpha=scale)
+
+        return blur
+
+
 def robust_gain(rows: Rows, log_prob: Tensor, reference: Tensor) -> Tensor:
     """Mean gain in log-density over a reference, each row's gain bounded.
 
@@ -148,16 +192,6 @@ def clearly_gains(rows: Rows, log_prob: Tensor, reference: Tensor) -> bool:
 def _bounded_gains(rows: Rows, log_prob: Tensor, reference: Tensor) -> Tensor:
     bound = GAIN_BOUND * rows.x.shape[1]
     return (log_prob - reference).clamp(-bound, bound)
-
-
-def _log_prob_of(
-    model: MixtureOfFlows, x: Tensor, chosen: Tensor
-) -> tuple[Tensor, Support | AllPairs]:
-    """Log p(x|k) of at least the `chosen` pairs (N, K), and which ones those are."""
-    if int(chosen.sum(0).max()) < SPARSE_SHARE * len(x):
-        support = Support(chosen)
-        return model.component_log_prob_on(x, support), support
-    return model.component_log_prob(x).T, AllPairs(model.n_components)
 
 
 def _expected_loss(
@@ -213,8 +247,15 @@ def _expected_loss(
 class _Objective(ABC):
     """The rows, and the figures that both objectives report."""
 
-    def __init__(self, model: MixtureOfFlows, train: Rows, held_out: Rows):
+    def __init__(
+        self,
+        model: MixtureOfFlows,
+        train: Rows,
+        held_out: Rows,
+        noise: Noise | None = None,
+    ):
         self.model, self.train, self.held_out = model, train, held_out
+        self.noise = noise
         self.n_rows = len(train)
         self._sample = train[:SAMPLE_SIZE]
         with torch.no_grad():
@@ -225,6 +266,17 @@ class _Objective(ABC):
     @abstractmethod
     def _held_out_log_prob(self, log_prob: Tensor) -> Tensor:
         """Return what is to grow on held-out rows, given log p(x|k)."""
+
+    def _log_prob_of(
+        self, x: Tensor, chosen: Tensor, step_share: float
+    ) -> tuple[Tensor, Support | AllPairs]:
+        """Log p(x|k) of at least the `chosen` pairs, and which ones those are."""
+        blur = None if self.noise is None else self.noise.at(step_share)
+        model = self.model
+        if int(chosen.sum(0).max()) < SPARSE_SHARE * len(x):
+            support = Support(chosen)
+            return model.component_log_prob_on(x, support, blur), support
+        return model.component_log_prob(x, blur).T, AllPairs(model.n_components)
 
     def _figures(self, log_prob: Tensor) -> dict[str, float]:
         """Figures of the sample, given log p(x|k)."""
@@ -276,18 +328,20 @@ class MStepObjective(_Objective):
         What is trained.
     train, held_out : Rows
         Rows to train on and to judge by.
+    noise : Noise, optional
+        Added to the rows that are trained on.
     """
 
     def _held_out_log_prob(self, log_prob: Tensor) -> Tensor:
         return (self.held_out.responsibilities * log_prob).sum(1)
 
-    def loss(self, rows: Tensor) -> Tensor:
+    def loss(self, rows: Tensor, step_share: float = 1.0) -> Tensor:
         """Negative objective, in nats per row."""
         batch = self.train.take(rows)
         r = batch.responsibilities
         log_q = self.model.log_posterior(batch.x)
         shares = r * batch.batch_weights().unsqueeze(1)
-        log_prob, pairs = _log_prob_of(self.model, batch.x, r > 0)
+        log_prob, pairs = self._log_prob_of(batch.x, r > 0, step_share)
         expected = (pairs.gather(shares.T) * log_prob).sum()
         return -expected - (shares * log_q).sum()
 
@@ -313,7 +367,7 @@ class PosteriorObjective:
         log_q = self.model.log_posterior(rows.x)
         return -rows.batch_mean((rows.responsibilities * log_q).sum(1))
 
-    def loss(self, rows: Tensor) -> Tensor:
+    def loss(self, rows: Tensor, step_share: float = 1.0) -> Tensor:
         """Cross-entropy, in nats per row."""
         return self._cross_entropy(self.train.take(rows))
 
@@ -382,6 +436,8 @@ class ElboObjective(_Objective):
     concentration : float, default=1.0
         The weights have a Dirichlet prior of this concentration, and are those of
         largest posterior probability: below 1 small components shrink.
+    noise : Noise, optional
+        Added to the rows that flows are trained on; the bound is that of these.
 
     References
     ----------
@@ -397,8 +453,9 @@ class ElboObjective(_Objective):
         temperature: Temperature,
         label_noise: float = 1.0,
         concentration: float = 1.0,
+        noise: Noise | None = None,
     ):
-        super().__init__(model, train, held_out)
+        super().__init__(model, train, held_out, noise)
         self.concentration = concentration
         self.temperature = temperature
         self.label_noise = label_noise
@@ -407,7 +464,7 @@ class ElboObjective(_Objective):
     def _held_out_log_prob(self, log_prob: Tensor) -> Tensor:
         return self.held_out.rule_out(log_prob + self.model.log_weights).logsumexp(1)
 
-    def loss(self, rows: Tensor) -> Tensor:
+    def loss(self, rows: Tensor, step_share: float = 1.0) -> Tensor:
         """Negative ELBO, in nats per row."""
         model, batch = self.model, self.train.take(rows)
         model.temperature.fill_(self.temperature(self.n_steps))
@@ -425,7 +482,7 @@ class ElboObjective(_Objective):
             chosen = ~(log_q <= LEFT_OUT)
         self.n_steps += 1
         log_q = log_softmax(log_q.add((~chosen).to(log_q), alpha=LEFT_OUT))
-        log_prob, pairs = _log_prob_of(model, batch.x, chosen)
+        log_prob, pairs = self._log_prob_of(batch.x, chosen, step_share)
         log_weights = model.log_weights
         log_prior = log_weights.unsqueeze(1)
         if self.label_noise < 1:

@@ -21,8 +21,11 @@ class Objective(Protocol):
 
     n_rows: int
 
-    def loss(self, rows: Tensor) -> Tensor:
-        """Mean loss over the given training rows, in nats."""
+    def loss(self, rows: Tensor, step_share: float) -> Tensor:
+        """Mean loss over the given training rows, in nats.
+
+        `step_share` is the step size over the first one.
+        """
         ...
 
     def evaluate(self) -> dict[str, float]:
@@ -331,7 +334,7 @@ def train(
     for epoch in range(1, config.max_epochs + 1):
         total = torch.zeros((), device=generator.device)
         for _ in range(n_steps):
-            loss = objective.loss(batches.next())
+            loss = objective.loss(batches.next(), step_size / config.learning_rate)
             flat.differentiate(loss)
             optimizer.step(step_size)
             total += loss.detach()

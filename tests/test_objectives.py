@@ -75,9 +75,12 @@ def count_dense_tables(model, monkeypatch):
     """Count evaluations of all pairs."""
     calls = []
     original = model.component_log_prob
-    monkeypatch.setattr(
-        model, "component_log_prob", lambda x: calls.append(len(x)) or original(x)
-    )
+
+    def counted(x, blur=None):
+        calls.append(len(x))
+        return original(x, blur)
+
+    monkeypatch.setattr(model, "component_log_prob", counted)
     return calls
 
 

@@ -50,7 +50,7 @@ class Scripted:
     def parameters(self):
         return [self.weight, self.step]
 
-    def loss(self, rows):
+    def loss(self, rows, step_share=1.0):
         self.batches.append(rows.tolist())
         self.step += 1
         factor = self.bad if len(self.batches) in self.bad_steps else 1.0
@@ -74,7 +74,7 @@ class Quadratic:
         self.target = self.x @ torch.tensor([1.0, -2.0, 3.0]).double()
         self.weight = nn.Parameter(torch.zeros(3, dtype=torch.float64))
 
-    def loss(self, rows):
+    def loss(self, rows, step_share=1.0):
         return (self.x[rows] @ self.weight - self.target[rows]).square().mean()
 
     def evaluate(self):
@@ -359,7 +359,7 @@ class Curved:
         self.parameters[2].requires_grad_(False)
         self.n_epochs = 0
 
-    def loss(self, rows):
+    def loss(self, rows, step_share=1.0):
         matrix, vector, _, scalar, single, other = self.parameters
         uneven = (matrix.cos() * 30).sum() + (matrix[0] * matrix[1]).sum()
         rest = scalar.square() + single.sin().sum() + (other[0] - other[1]).cos().sum()
