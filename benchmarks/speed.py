@@ -63,7 +63,7 @@ from skflowmix.training import (
 LEARNING_RATE = 1e-3
 POSTERIOR_UNITS = (64,)
 CALLS_PER_TURN = 4
-INPUT_NOISE = 0.2
+INPUT_NOISE = 0.1
 
 
 class Preset(NamedTuple):

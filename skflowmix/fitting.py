@@ -238,8 +238,10 @@ class _Fit:
 
     def noise(self, random_state: np.random.RandomState, share: float = 1.0) -> Noise:
         """Return noise for a phase that starts with that share of it."""
-        generator = torch_generator(random_state, self.working.means.device)
-        return Noise(share * self.settings.input_noise, generator)
+        model, n_rows = self.working, len(self.train_rows.x)
+        bandwidth = (n_rows / model.n_components) ** (-1 / (model.n_features + 4))
+        generator = torch_generator(random_state, model.means.device)
+        return Noise(share * self.settings.input_noise * bandwidth, generator)
 
     def elbo(self, rows: Rows, temperature: float, noise: Noise) -> ElboObjective:
         """Return the bound on some rows, q starting at that temperature."""

@@ -69,8 +69,8 @@ class FlowMixtureOutlierDetector(OutlierMixin, CallbackSupportMixin, BaseEstimat
         Exponential decay of the temperature per mini-batch, down to 0.1.
     label_noise : float, default=0.05
         The first partition counts as labels that are wrong with this probability.
-    input_noise : float, default=0.2
-        Standard deviation of noise added to rows in training, see `FlowMixture`.
+    input_noise : float, default=0.3
+        Noise added to rows in training, in bandwidths, see `FlowMixture`.
     max_iter : int, default=200
         Largest number of epochs on the ELBO.
     n_iter_init : int, default=15
@@ -193,7 +193,7 @@ class FlowMixtureOutlierDetector(OutlierMixin, CallbackSupportMixin, BaseEstimat
         temperature=1.0,
         temperature_decay=1e-3,
         label_noise=0.05,
-        input_noise=0.2,
+        input_noise=0.3,
         max_iter=200,
         n_iter_init=15,
         tol=1e-3,

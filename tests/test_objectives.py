@@ -13,6 +13,7 @@ from skflowmix.flows import FLOWS
 from skflowmix.objectives import (
     ElboObjective,
     MStepObjective,
+    Noise,
     Rows,
     Temperature,
     clearly_gains,
@@ -318,15 +319,69 @@ def test_m_step_with_hard_labels_evaluates_each_row_once(monkeypatch):
     dense = count_dense_tables(model, monkeypatch)
     supports = []
     original = model.component_log_prob_on
-    monkeypatch.setattr(
-        model,
-        "component_log_prob_on",
-        lambda x, support: supports.append(support) or original(x, support),
-    )
+
+    def recorded(x, support, blur=None):
+        supports.append(support)
+        return original(x, support, blur)
+
+    monkeypatch.setattr(model, "component_log_prob_on", recorded)
     objective.loss(everything(data))
     assert not dense
     assert int(supports[0].valid.sum()) == N_ROWS
     assert supports[0].rows.shape == (3, math.ceil(N_ROWS / 3))
+
+
+# Noise.
+
+
+def noisy(make, model, data, scale, seed=0):
+    noise = Noise(scale, seeded(seed))
+    if make is MStepObjective:
+        return MStepObjective(model, data, data, noise)
+    return ElboObjective(model, data, data, constant_temperature(), noise=noise)
+
+
+@pytest.mark.parametrize("make", [MStepObjective, ElboObjective])
+@pytest.mark.parametrize("path", ["sparse", "dense"])
+def test_noise_is_in_the_loss_and_shrinks_with_the_step(make, path, monkeypatch):
+    force(monkeypatch, path)
+    model, data = decided(make_model()), make_rows(hard=True)
+
+    def loss(scale, step_share, seed=0):
+        objective = noisy(make, model, data, scale, seed)
+        return float(objective.loss(everything(data), step_share).detach())
+
+    without = loss(0.0, 1.0)
+    assert loss(0.5, 1.0) != without
+    assert loss(0.5, 1.0) == loss(0.5, 1.0) != loss(0.5, 1.0, seed=1)
+    torch.testing.assert_close(loss(0.5, 0.5), loss(0.25, 1.0))
+    assert loss(0.5, 0.0) == without
+
+
+def test_noise_is_as_wide_as_each_component_along_its_own_axes():
+    """Without flows, noise in whitened rows adds a share of each covariance."""
+    model = make_model(n_transforms=0)
+    x = model.means.mean(0).expand(20_000, -1)
+    added = []
+
+    def blur(white):
+        clean = white.clone()
+        Noise(0.5, seeded()).at(1.0)(white)
+        added.append(white - clean)
+
+    model.component_log_prob(x, blur)
+    (noise,) = added
+    spread = torch.einsum("kin,kjn->kij", noise, noise) / noise.shape[2]
+    identity = torch.eye(model.n_features).double().expand_as(spread)
+    torch.testing.assert_close(spread, 0.25 * identity, rtol=0, atol=0.02)
+
+
+@pytest.mark.parametrize("make", [MStepObjective, ElboObjective])
+def test_figures_and_scores_have_no_noise(make):
+    model, data = make_model(), make_rows()
+    assert noisy(make, model, data, 5.0).evaluate() == (
+        noisy(make, model, data, 0.0).evaluate()
+    )
 
 
 # Figures and scores.

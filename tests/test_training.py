@@ -81,6 +81,22 @@ class Quadratic:
         return {"score": -float(self.loss(slice(None)).detach())}
 
 
+def test_loss_learns_how_far_the_step_size_has_dropped():
+    shares = []
+
+    class Stale(Quadratic):
+        def loss(self, rows, step_share=1.0):
+            shares.append(step_share)
+            return super().loss(rows)
+
+        def evaluate(self):
+            return {"score": 0.0}
+
+    objective = Stale()
+    train(objective, [objective.weight], config(patience=1, n_drops=2), seeded())
+    assert sorted(set(shares), reverse=True) == [1.0, 0.25, 0.0625]
+
+
 # The best weights.
 
 
