@@ -297,7 +297,7 @@ class Ours:
 
     def step(self):
         """Ascend the ELBO; the dense steps in between are left out."""
-        self.objective.n_steps = 1
+        self.objective.n_steps = int(self.decided)  # step 0 is dense
         loss = self.objective.loss(self.all_rows)
         self.flat.differentiate(loss)
         self.optimizer.step(LEARNING_RATE)
@@ -550,8 +550,11 @@ def time_on_pinwheel(n_rows, n_epochs, seed):
     that gets there; ours that of the shortest complete `fit` (start, training,
     evaluation; defaults, but four epochs of the M-step) that gets as far.
 
+    Ours is the default spline flow, theirs the paper's RealNVP.
+
     ``in full``: the same number of epochs of the same model in batches of the same
-    size, in our case with all that `fit` does besides.
+    size, in our case on the 85 % of rows that are not held out, and with all that
+    `fit` does besides.
     """
     preset = PRESETS["small"]
     x, held_out = pinwheel(n_rows, seed), pinwheel(10_000, seed + 1)
@@ -584,6 +587,7 @@ def time_on_pinwheel(n_rows, n_epochs, seed):
     reached = fits[-1]["log_likelihood"] >= goal
     return {
         "theirs": theirs,
+        "theirs seconds": needed,
         "goal": goal,
         "ours": fits,
         "ours in full": in_full,
@@ -634,7 +638,7 @@ def markdown(report):
         lines.append("|---|---:|---:|---:|---:|")
         for seed, run in enumerate(report["pinwheel"]):
             ours = run["ours"][-1]["seconds"]
-            cells = (seed, run["likelihood"] * ours, ours, run["likelihood"])
+            cells = (seed, run["theirs seconds"], ours, run["likelihood"])
             cells = [f"{cell:.3g}" for cell in (*cells, run["in full"])]
             lines.append(f"| {' | '.join(cells)} |")
     if report["memory"]:

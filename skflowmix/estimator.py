@@ -523,7 +523,7 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
         leasts = [0.0]
         if self.n_transforms > 0 and len(rows.held_out):
             n_rows, n_columns = len(rows.train), rows.x.shape[1]
-            leasts += least_strengths(n_rows, n_columns, self.n_components)
+            leasts += least_strengths(n_rows, n_columns, responsibilities.shape[1])
         fits = Gaussians.fit_each(
             rows.x,
             rows.weights,

@@ -425,6 +425,7 @@ class _Fit:
         )
 
 
+@torch.inference_mode(False)
 def fit_candidate(
     settings: FitSettings,
     rows: TrainingRows,
@@ -517,7 +518,12 @@ def fit_candidate(
             enough = fit.clearly_better_than(other.log_prob_start)
             if not (enough or fit.outcome.stopped):
                 other.train(random_state, on_epoch)
-                fit = other
+                # Stopped early, it may not have got as far as the first.
+                if other.outcome.stopped:
+                    fit.outcome.stopped = True
+                    enough = not other.clearly_better_than(fit.held_out_log_prob())
+                if not enough:
+                    fit = other
     return fit.finish(random_state, on_epoch, warm=warm is not None)
 
 
@@ -528,4 +534,4 @@ def best_candidate(candidates: list[Candidate]) -> Candidate:
         float(robust_gain(first.held_out, c.held_out_log_prob, first.held_out_log_prob))
         for c in candidates
     ]
-    return candidates[int(np.argmax(gains))]
+    return candidates[int(np.argmax(np.nan_to_num(gains, nan=-np.inf)))]

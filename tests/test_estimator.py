@@ -1061,3 +1061,11 @@ def test_weights_are_routed():
         assert np.isfinite(parallel.score(X))
     unweighted = cross_validate(small(2), X, cv=3)
     assert (routed["test_score"] != unweighted["test_score"]).all()
+
+
+def test_fit_within_inference_mode():
+    X = moons()
+    expected = small(2).fit(X).score_samples(X)
+    with torch.inference_mode():
+        found = small(2).fit(X).score_samples(X)
+    assert_allclose(found, expected, rtol=1e-9)
