@@ -150,7 +150,8 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
     random_state : int, RandomState instance or None, default=None
         Seed of everything random. Global generators are not touched.
     warm_start : bool, default=False
-        Go on training the fitted model instead of starting anew.
+        Go on training the fitted model instead of starting anew. Its scales and
+        Gaussians stay: rows that have moved far need a new fit.
     verbose : int, default=0
         1 prints a line every `verbose_interval` epochs.
     verbose_interval : int, default=10
