@@ -85,7 +85,6 @@ PAPER: dict[str, Any] = {
     "init_params": "random",
     "n_iter_init": 0,
     "label_noise": 1.0,
-    "input_noise": 0.0,
     "temperature": 1.0,
     "temperature_decay": 1e-3,
     "tol": 0.0,

@@ -52,7 +52,7 @@ from torch import nn
 from skflowmix._arrays import evaluate_in_chunks
 from skflowmix.gaussians import Gaussians
 from skflowmix.mixture import MixtureOfFlows
-from skflowmix.objectives import DENSE_EVERY, ElboObjective, Noise, Rows, Temperature
+from skflowmix.objectives import DENSE_EVERY, ElboObjective, Rows, Temperature
 from skflowmix.training import (
     TrainingConfig,
     _AdamW,
@@ -63,7 +63,6 @@ from skflowmix.training import (
 LEARNING_RATE = 1e-3
 POSTERIOR_UNITS = (64,)
 CALLS_PER_TURN = 4
-INPUT_NOISE = 0.1
 
 
 class Preset(NamedTuple):
@@ -283,13 +282,7 @@ class Ours:
         rows = Rows(x, torch.ones(len(x)), torch.full((len(x), k), 1 / k))
         self.x, self.labels, self.generator = x, labels, generator
         self.all_rows = torch.arange(len(x))
-        self.objective = ElboObjective(
-            model,
-            rows,
-            rows[:16],
-            Temperature(1.0, 0.0),
-            noise=Noise(INPUT_NOISE, generator),
-        )
+        self.objective = ElboObjective(model, rows, rows[:16], Temperature(1.0, 0.0))
         self.flat = _FlatParameters([*model.parameters(), model.temperature])
         config = TrainingConfig(1, len(x), LEARNING_RATE, 1, 0.0)
         self.optimizer = _AdamW(self.flat, config, window=100)
@@ -577,7 +570,6 @@ def time_on_pinwheel(n_rows, n_epochs, seed):
         n_common_transforms=0,
         hidden_units=preset.hidden_units,
         batch_size=preset.batch_size,
-        input_noise=0.0,
         n_iter_init=1,
         max_iter=n_epochs,
         n_iter_no_change=n_epochs,

@@ -236,14 +236,20 @@ class _Fit:
         log_joint = log_prob + self.working.log_weights
         return self.held_out.rule_out(log_joint).logsumexp(1)
 
-    def noise(self, random_state: np.random.RandomState, share: float = 1.0) -> Noise:
+    def noise(
+        self, random_state: np.random.RandomState, share: float = 1.0
+    ) -> Noise | None:
         """Return noise for a phase that starts with that share of it."""
+        if self.settings.input_noise == 0:
+            return None
         model, n_rows = self.working, len(self.train_rows.x)
         bandwidth = (n_rows / model.n_components) ** (-1 / (model.n_features + 4))
         generator = torch_generator(random_state, model.means.device)
         return Noise(share * self.settings.input_noise * bandwidth, generator)
 
-    def elbo(self, rows: Rows, temperature: float, noise: Noise) -> ElboObjective:
+    def elbo(
+        self, rows: Rows, temperature: float, noise: Noise | None
+    ) -> ElboObjective:
         """Return the bound on some rows, q starting at that temperature."""
         settings = self.settings
         concentration = settings.weight_concentration_prior

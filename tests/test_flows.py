@@ -176,6 +176,51 @@ def test_gradient_reaches_every_parameter(flow, n_features, n_components):
 
 @each_family
 @each_width
+@each_size
+def test_backward_by_hand_agrees_with_finite_differences(
+    flow, n_features, n_components
+):
+    """Of values and log-determinants, along random directions, asked for twice."""
+    flows = perturbed(make_stack(flow, n_components, n_features), 0.1)
+    x = rows(n_components, n_features, n_rows=6, size=1.0).requires_grad_()
+    inputs = [x, *flows.parameters()]
+    generator = seeded(3)
+
+    def random_like(tensor):
+        return torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
+
+    with torch.no_grad():
+        on_z, on_log_det = (random_like(part) for part in flows(x))
+
+    def value():
+        z, log_det = flows(x)
+        return (z * on_z).sum(), (log_det * on_log_det).sum()
+
+    directions = [random_like(part) for part in inputs]
+    step = 1e-7  # a longer one can cross a kink
+    slopes = []
+    with torch.no_grad():
+        for sign in (1, -2):
+            for part, direction in zip(inputs, directions, strict=True):
+                part += sign * step * direction
+            slopes.append(torch.stack(value()))
+        for part, direction in zip(inputs, directions, strict=True):
+            part += step * direction
+    expected = (slopes[0] - slopes[1]) / (2 * step)
+    for kind, output in enumerate(value()):
+        for _ in range(2):
+            gradients = torch.autograd.grad(
+                output, inputs, retain_graph=True, materialize_grads=True
+            )
+            found = sum(
+                (gradient * direction).sum()
+                for gradient, direction in zip(gradients, directions, strict=True)
+            )
+            torch.testing.assert_close(found, expected[kind], rtol=1e-5, atol=1e-4)
+
+
+@each_family
+@each_width
 @each_dtype
 def test_far_rows_stay_finite(flow, n_features, dtype):
     flows = perturbed(make_stack(flow, 2, n_features)).to(dtype)
