@@ -432,41 +432,51 @@ def anonymous_memory():
     return int(status.split("RssAnon:")[1].split()[0]) / 1024
 
 
-def score_many(preset, n_rows):
-    """Score a float32 memmap of so many rows, in chunks: time and memory."""
+def score_file(preset, path):
+    """Score a file of float32 rows in chunks, in a process of its own."""
+    torch.set_num_threads(1)
     model = contenders(preset, ["dense"])["dense"].model
-    shape = (n_rows, preset.n_features)
+    rows = np.memmap(path, np.float32, "r").reshape(-1, preset.n_features)
+    growth, done = [0.0], threading.Event()
+    before = anonymous_memory()
+
+    def watch():
+        while not done.wait(0.05):
+            growth.append(anonymous_memory() - before)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    begin = time.process_time()
+    evaluate_in_chunks(
+        model.log_prob,
+        np.array,
+        rows,
+        floats_per_row=model.floats_per_row,
+        dtype=torch.float32,
+        device=torch.device("cpu"),
+    )
+    seconds = time.process_time() - begin
+    done.set()
+    watcher.join()
+    return {
+        "seconds": seconds,
+        "rows_per_second": len(rows) / seconds,
+        "anonymous_mib": max(growth),
+    }
+
+
+def score_many(preset, n_rows):
+    """Time and memory to score so many rows of a memmap."""
     rng = np.random.default_rng(0)
+    fresh = multiprocessing.get_context("spawn")
     with tempfile.NamedTemporaryFile() as file:
+        shape = (n_rows, preset.n_features)
         rows = np.memmap(file, np.float32, "w+", shape=shape)
         for part in np.array_split(rows, n_rows // 10**6 + 1):
             part[:] = rng.standard_normal(part.shape, np.float32)
-        growth, done = [0.0], threading.Event()
-        before = anonymous_memory()
-
-        def watch():
-            while not done.wait(0.05):
-                growth.append(anonymous_memory() - before)
-
-        watcher = threading.Thread(target=watch)
-        watcher.start()
-        begin = time.process_time()
-        evaluate_in_chunks(
-            model.log_prob,
-            np.ascontiguousarray,
-            rows,
-            floats_per_row=model.floats_per_row,
-            dtype=torch.float32,
-            device=torch.device("cpu"),
-        )
-        seconds = time.process_time() - begin
-        done.set()
-        watcher.join()
-    return {
-        "seconds": seconds,
-        "rows_per_second": n_rows / seconds,
-        "anonymous_mib": max(growth),
-    }
+        rows.flush()
+        with fresh.Pool(1) as pool:
+            return pool.apply(score_file, (preset, file.name))
 
 
 def peak_memory(preset, name):

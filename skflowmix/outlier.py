@@ -42,8 +42,8 @@ class FlowMixtureOutlierDetector(OutlierMixin, CallbackSupportMixin, BaseEstimat
         With "auto" a row is an outlier if it is less dense than 99 % of what the
         fitted model itself draws, or than 99 % of the training rows: the share of
         outliers follows from the data. The second fit leaves out a tenth, and flows
-        can learn that cut: of clean rows up to a tenth are then false alarms, where
-        one in a hundred is meant. A number keeps its share.
+        can learn that cut: false alarms are then more than the one in a hundred that
+        is meant. A number keeps its share.
     flow : {"realnvp", "maf", "nsf", "nsf-ar"}, default="nsf-ar"
         Family of the flows.
     n_transforms : int, default=3
