@@ -48,7 +48,7 @@ class Landmarks:
     """The rows that graphs and linkages see, and the way back to all rows."""
 
     def __init__(self, x, sample_weight, random_state):
-        self.all_rows = x
+        self.all_rows, self.all_weights = x, sample_weight
         self.index = draw_rows(sample_weight, MAX_GRAPH_ROWS, random_state)
         self.n = len(self.index)
         self.x = x[self.index]

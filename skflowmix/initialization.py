@@ -8,9 +8,11 @@ import warnings
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.cluster.hierarchy import cut_tree, linkage
 from scipy.linalg import solve_triangular
 from scipy.sparse import eye_array
 from scipy.sparse.linalg import ArpackError, eigsh
+from scipy.spatial.distance import squareform
 from scipy.special import logsumexp, softmax
 from sklearn.base import clone
 from sklearn.cluster import KMeans, kmeans_plusplus
@@ -38,7 +40,9 @@ COMMENSURATE_RATIO = 8.0
 MIN_GROUPS = 40
 GROUP_ROWS = 8
 # Nats per row by which Gaussians may lose to a kernel estimate and still be believed.
-GAUSSIAN_TOLERANCE = 0.01
+GAUSSIAN_TOLERANCE = 0.02
+# Iterations by which Gaussians that began with some of the rows go on with more.
+MAX_MORE_ITER = 20
 # Nats per row that tell partitions with the same score apart.
 CLEARLY_LIKELIER = 0.05
 
@@ -84,8 +88,8 @@ def propose_partitions(
     random_state : RandomState
         The only source of randomness.
     n_init : int, default=1
-        How many proposals with different seeds a random method makes. ``"auto"``,
-        ``"linkage"`` and clusterers do not depend on it.
+        How many proposals to make at most: those of a random method have different
+        seeds, those of ``"auto"`` are its best; ``"linkage"`` and clusterers make one.
     column_scales : ndarray of shape (D,), optional
         What each column of `x` was divided by. Distances are then taken in data units
         where all columns look as if they shared one unit; otherwise, and by default,
@@ -113,7 +117,9 @@ def propose_partitions(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if name == "auto":
-            return _ranked_candidates(x, sample_weight, n_components, random_state)
+            return _ranked_candidates(
+                x, sample_weight, n_components, random_state, n_init
+            )
         if not isinstance(init, str):
             responsibilities = _from_clusterer(
                 x, sample_weight, n_components, init, random_state
@@ -335,13 +341,12 @@ def _spectral_labels(landmarks, n_components, random_state):
     return _split_to(labels, landmarks.x, n_components, random_state)
 
 
-def _ranked_candidates(x, sample_weight, n_components, random_state):
+def _ranked_candidates(x, sample_weight, n_components, random_state, n_best):
     landmarks = Landmarks(x, sample_weight, random_state)
-    model = KMeans(n_components, n_init=3, random_state=random_state)
     starts = {
         "spectral": _spectral_labels(landmarks, n_components, random_state),
         "linkage": linkage_labels(landmarks.distances, n_components),
-        "kmeans": model.fit_predict(landmarks.x, sample_weight=landmarks.weight),
+        "kmeans": _kmeans_labels(landmarks, n_components, random_state),
     }
     # A group needs more rows than columns to show its shape.
     most = landmarks.n // max(GROUP_ROWS, x.shape[1] + 1)
@@ -353,7 +358,7 @@ def _ranked_candidates(x, sample_weight, n_components, random_state):
     starts = {name: one_hot(labels, n_components) for name, labels in starts.items()}
     candidates = [(name, starts[name]) for name in ("spectral", "linkage")]
     for name, start in starts.items():
-        soft = _expectation_maximisation(landmarks, start)
+        soft = _expectation_maximisation(landmarks.x, landmarks.weight, start)
         candidates.append((f"gmm from {name}", soft))
     kernel_score = _kernel_score(landmarks)
     scores, gains = np.transpose(
@@ -362,9 +367,14 @@ def _ranked_candidates(x, sample_weight, n_components, random_state):
     # Several may cut no neighbours apart: the clearly likelier ones come first.
     ties = scores == scores.max()
     behind = ties & (gains < gains[ties].max() - CLEARLY_LIKELIER)
-    proposals: list[Proposal] = []
+    # Of many Gaussians the narrowest ones gain most on the rows that they have seen.
+    believed, ranks = scores > 0, scores.copy()
+    rows = np.concatenate((landmarks.x, _fresh_rows(landmarks, random_state)))
+    for i in np.flatnonzero(believed) if len(rows) > landmarks.n else ():
+        ranks[i] = _log_density(landmarks, candidates[i][1], rows).mean()
     kept: list[np.ndarray] = []
-    for i in np.lexsort((behind, -scores)):
+    proposals: list[Proposal] = []
+    for i in np.lexsort((behind, -ranks, ~believed)):
         name, found = candidates[i]
         labels = found.argmax(axis=1)
         if any(adjusted_rand_score(labels, k) > SAME_PARTITION_ARI for k in kept):
@@ -373,9 +383,27 @@ def _ranked_candidates(x, sample_weight, n_components, random_state):
         if name in starts:
             responsibilities = landmarks.spread(labels, n_components)
         else:
-            responsibilities = _posterior(landmarks, found, x)
+            responsibilities = _posterior(landmarks, found, random_state)
         proposals.append(Proposal(name, responsibilities, float(scores[i])))
+        if len(proposals) == n_best:
+            break
     return proposals
+
+
+def _kmeans_labels(landmarks, n_components, random_state):
+    """K-means, begun with Ward's clusters where these end nearer to their means."""
+    x, weight = landmarks.x, landmarks.weight
+    pairs = squareform(landmarks.distances, checks=False)
+    labels = cut_tree(linkage(pairs, "ward"), n_components)[:, 0]
+    means = one_hot(labels, n_components).T @ x
+    means /= np.bincount(labels)[:, None]
+    models = [
+        KMeans(n_components, init=init, n_init=n_init, random_state=random_state)
+        for init, n_init in (("k-means++", 3), (means, 1))
+    ]
+    for model in models:
+        model.fit(x, sample_weight=weight)
+    return min(models, key=lambda model: model.inertia_).labels_
 
 
 def _merging_labels(landmarks, n_components, n_groups, random_state):
@@ -393,7 +421,7 @@ def _merging_labels(landmarks, n_components, n_groups, random_state):
     model = KMeans(n_groups, n_init=1, random_state=random_state)
     labels = model.fit_predict(x, sample_weight=weight)
     labels = np.unique(labels, return_inverse=True)[1]
-    overall = np.var(x, axis=0)
+    typical = _typical_variances(x, n_components)
     hard = one_hot(labels, labels.max() + 1)
     mass = weight @ hard
     means = (hard * weight[:, None]).T @ x / mass[:, None]
@@ -406,7 +434,7 @@ def _merging_labels(landmarks, n_components, n_groups, random_state):
     )
 
     def cost(mass, scatter):
-        covariances = _lean(scatter / mass[:, None, None], mass, overall)
+        covariances = _lean(scatter / mass[:, None, None], mass, typical)
         log_det = np.linalg.slogdet(covariances)[1]
         return mass * (0.5 * log_det - np.log(mass))
 
@@ -445,12 +473,17 @@ def _merging_labels(landmarks, n_components, n_groups, random_state):
     return _split_to(labels, x, n_components, random_state)
 
 
-def _lean(covariances, mass, overall):
-    """Covariances of few rows lean towards a diagonal between theirs and of all."""
-    n_features = len(overall)
+def _typical_variances(x, n_components):
+    """Variances of one of so many clusters of equal size that fill the rows' space."""
+    return np.var(x, axis=0) * n_components ** (-2 / x.shape[1])
+
+
+def _lean(covariances, mass, typical):
+    """Covariances of few rows lean towards a diagonal between theirs and typical."""
+    n_features = len(typical)
     shrinkage = ((n_features + 1) / (mass + n_features + 1))[:, None]
     diagonals = np.diagonal(covariances, axis1=1, axis2=2)
-    target = shrinkage * (0.5 * diagonals + 0.05 * overall) + 1e-4
+    target = shrinkage * (0.5 * diagonals + 0.05 * typical) + 1e-4
     leaning = (1.0 - shrinkage[:, :, None]) * covariances
     leaning[:, *np.diag_indices(n_features)] += target
     return leaning
@@ -459,7 +492,7 @@ def _lean(covariances, mass, overall):
 def _gaussian_log_joint(x, weight, responsibilities, queries):
     """Evaluate log p(k) + log N(query; mean_k, covariance_k): (m, K)."""
     n_features = x.shape[1]
-    overall = np.var(x, axis=0)
+    typical = _typical_variances(x, responsibilities.shape[1])
     log_joint = np.empty((len(queries), responsibilities.shape[1]))
     for k, column in enumerate(responsibilities.T):
         w = weight * column
@@ -467,7 +500,7 @@ def _gaussian_log_joint(x, weight, responsibilities, queries):
         mean = w @ x / mass
         centred = x - mean
         covariance = (w[:, None] * centred).T @ centred / mass
-        leaning = _lean(covariance[None], mass[None], overall)[0]
+        leaning = _lean(covariance[None], mass[None], typical)[0]
         factor = np.linalg.cholesky(leaning)
         z = solve_triangular(factor, (queries - mean).T, lower=True)
         log_joint[:, k] = (
@@ -479,9 +512,23 @@ def _gaussian_log_joint(x, weight, responsibilities, queries):
     return log_joint
 
 
-def _expectation_maximisation(landmarks, responsibilities, max_iter=100):
+def _log_density(landmarks, responsibilities, queries):
+    """Log-densities of queries under the Gaussians fitted to the landmarks."""
+    log_joint = _gaussian_log_joint(
+        landmarks.x, landmarks.weight, responsibilities, queries
+    )
+    return logsumexp(log_joint, axis=1)
+
+
+def _fresh_rows(landmarks, random_state):
+    """Draw as many rows, if there are, that are not among the landmarks."""
+    others = np.setdiff1d(np.arange(len(landmarks.all_rows)), landmarks.index)
+    weight = landmarks.all_weights[others]
+    return landmarks.all_rows[others[draw_rows(weight, landmarks.n, random_state)]]
+
+
+def _expectation_maximisation(x, weight, responsibilities, max_iter=100):
     """Fit a Gaussian mixture from a partition; returns responsibilities."""
-    x, weight = landmarks.x, landmarks.weight
     previous = -np.inf
     for _ in range(max_iter):
         log_joint = _gaussian_log_joint(x, weight, responsibilities, x)
@@ -493,10 +540,17 @@ def _expectation_maximisation(landmarks, responsibilities, max_iter=100):
     return responsibilities
 
 
-def _posterior(landmarks, responsibilities, x):
-    """Responsibilities of all rows under the Gaussians fitted to the landmarks."""
-    chunks = np.array_split(x, len(x) // 50_000 + 1)
+def _posterior(landmarks, responsibilities, random_state):
+    """Responsibilities of all rows under Gaussians that began with the landmarks."""
+    x, weight = landmarks.all_rows, landmarks.all_weights
     model = landmarks.x, landmarks.weight, responsibilities
+    if landmarks.n < len(x):
+        rows = draw_rows(weight, MAX_MODEL_ROWS, random_state)
+        weight = weight if len(rows) == len(x) else np.ones(len(rows))
+        shares = softmax(_gaussian_log_joint(*model, x[rows]), axis=1)
+        shares = _expectation_maximisation(x[rows], weight, shares, MAX_MORE_ITER)
+        model = x[rows], weight, shares
+    chunks = np.array_split(x, len(x) // 50_000 + 1)
     return np.concatenate(
         [softmax(_gaussian_log_joint(*model, chunk), axis=1) for chunk in chunks]
     )
@@ -531,7 +585,7 @@ def _kernel_score(landmarks):
 def _score(landmarks, responsibilities, kernel_score):
     """Score of a partition, see `score_partition`, and its Gaussians' gain in nats."""
     x, weight = landmarks.x, landmarks.weight
-    log_density = logsumexp(_gaussian_log_joint(x, weight, responsibilities, x), axis=1)
+    log_density = _log_density(landmarks, responsibilities, x)
     gain = np.average(log_density, weights=weight) - kernel_score + GAUSSIAN_TOLERANCE
     if gain > 0:
         return gain, gain

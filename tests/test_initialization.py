@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from sklearn.cluster import DBSCAN, AgglomerativeClustering, KMeans
-from sklearn.datasets import make_circles, make_moons
+from sklearn.datasets import make_blobs, make_circles, make_moons
 from sklearn.metrics import adjusted_rand_score
 
 from skflowmix import graphs, initialization
@@ -145,7 +145,7 @@ def test_auto_finds_gaussians_of_very_different_sizes(scales):
 
 def test_auto_proposes_different_partitions_best_first():
     x, _ = SHAPES["circles"]
-    proposals = propose(x, 2, "auto")
+    proposals = propose(x, 2, "auto", n_init=6)
     assert len(proposals) > 1
     scores = [p.score for p in proposals]
     assert scores == sorted(scores, reverse=True)
@@ -254,3 +254,35 @@ def test_nearest_mean():
     means = np.array([[5.0, 5.0], [0.0, 0.0], [1.0, 0.0]])
     expected = [[0, 1, 0], [1, 0, 0], [0, 0, 1]]
     np.testing.assert_array_equal(nearest_mean_responsibilities(x, means), expected)
+
+
+def grid_of_gaussians(n_sides, n_rows, spread, random_state):
+    sides = np.arange(n_sides)
+    centres = np.stack(np.meshgrid(sides, sides), axis=-1).reshape(-1, 2)
+    labels = np.repeat(np.arange(len(centres)), n_rows)
+    order = random_state.permutation(len(labels))
+    x = centres[labels] + spread * random_state.randn(len(labels), 2)
+    return x[order], labels[order]
+
+
+def test_auto_finds_dozens_of_small_clusters():
+    x, labels = make_blobs(1800, centers=60, cluster_std=0.15, random_state=1)
+    x = (x - x.mean(axis=0)) / x.std(axis=0)
+    assert ari(labels, propose(x, 60, "auto")[0]) > 0.9
+
+
+def test_auto_ranks_many_gaussians_by_rows_they_have_not_seen(monkeypatch):
+    """With few landmarks for each, the narrowest ones look likeliest on these."""
+    monkeypatch.setattr(graphs, "MAX_GRAPH_ROWS", 1000)
+    x, labels = grid_of_gaussians(7, 200, 0.22, np.random.RandomState(0))
+    best = propose(x, 49, "auto")[0]
+    assert best.name.startswith("gmm")
+    assert ari(labels, best) > 0.87
+
+
+def test_auto_gives_its_n_init_best():
+    x, _ = crossed_gaussians(300, np.random.RandomState(0))
+    all_of_them = propose(x, 3, "auto", n_init=9)
+    assert len(all_of_them) > 2
+    names = [p.name for p in propose(x, 3, "auto", n_init=2)]
+    assert names == [p.name for p in all_of_them[:2]]
