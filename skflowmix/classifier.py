@@ -343,8 +343,11 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, BaseEstimator
     label_noise : float, default=0.05
         The labels that unlabelled rows get from their neighbours count as wrong with
         this probability. Labels in `y` are never wrong.
-    input_noise : float, default=0.0
+    input_noise : float, default=0.3
         Noise added to rows in training, in bandwidths, see `FlowMixture`.
+    repeat_noise : float, default=0.25
+        Noise on values that repeat in a column, in standard deviations of the column,
+        see `FlowMixture`. Without, heights of spikes decide the class.
     max_iter : int, default=200
         Largest number of epochs on the ELBO.
     n_iter_init : int, default=15
@@ -459,7 +462,8 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, BaseEstimator
         temperature=1.0,
         temperature_decay=1e-3,
         label_noise=0.05,
-        input_noise=0.0,
+        input_noise=0.3,
+        repeat_noise=0.25,
         max_iter=200,
         n_iter_init=15,
         tol=1e-3,
@@ -487,6 +491,7 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, BaseEstimator
         self.temperature_decay = temperature_decay
         self.label_noise = label_noise
         self.input_noise = input_noise
+        self.repeat_noise = repeat_noise
         self.max_iter = max_iter
         self.n_iter_init = n_iter_init
         self.tol = tol

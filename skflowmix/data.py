@@ -4,7 +4,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["Standardizer", "merge_identical_rows", "split_rows", "weighted_quantile"]
+__all__ = [
+    "Standardizer",
+    "merge_identical_rows",
+    "repeat_widths",
+    "split_rows",
+    "weighted_quantile",
+]
 
 # Fewer held-out rows cannot tell what is better.
 MIN_HELD_OUT = 8
@@ -80,6 +86,48 @@ def weighted_quantile(x, weights, levels):
     shares = np.cumsum(weights[order])
     index = np.searchsorted(shares, np.asarray(levels) * shares[-1] * (1 - 1e-12))
     return x[order[np.minimum(index, len(x) - 1)]]
+
+
+def repeat_widths(x, weights, largest):
+    """How far the values that repeat in a column stand for values around them.
+
+    A density of such values would be a spike. As far as half the distance within which
+    other values on one side hold half as much weight, a value can be taken for a
+    rounded one, but no further than `largest`.
+
+    Parameters
+    ----------
+    x : ndarray of shape (n_samples, n_features)
+        Standardised rows.
+    weights : ndarray of shape (n_samples,)
+        Positive weights.
+    largest : float
+        The largest width, in standard deviations.
+
+    Returns
+    -------
+    widths : ndarray of shape (n_samples, n_features) or None
+        Standard deviations; zero for values that do not repeat, and in columns of one
+        value. None where all are zero.
+    """
+    widths = np.zeros(x.shape)
+    for j, column in enumerate(x.T):
+        values, index, counts = np.unique(
+            column, return_inverse=True, return_counts=True
+        )
+        if len(values) in (1, len(column)):
+            continue
+        below = np.concatenate(([0.0], np.cumsum(np.bincount(index, weights))))
+        half = np.diff(below) / 2
+        last = len(values) - 1
+        # The first value on either side within which, itself included, so much lies.
+        up = np.searchsorted(below, below[1:] + half) - 1
+        down = np.searchsorted(below, below[:-1] - half, side="right") - 1
+        above = np.where(up <= last, values[np.minimum(up, last)] - values, np.inf)
+        under = np.where(down >= 0, values - values[np.maximum(down, 0)], np.inf)
+        width = np.minimum(np.minimum(above, under) / 2, largest)
+        widths[:, j] = np.where(counts > 1, width, 0.0)[index]
+    return widths if widths.any() else None
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ SHARED_PARAMETERS = (
     "temperature_decay",
     "label_noise",
     "input_noise",
+    "repeat_noise",
     "max_iter",
     "n_iter_init",
     "tol",

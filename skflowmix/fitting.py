@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from skflowmix._arrays import torch_generator
-from skflowmix.data import TRAINING_BOUND, Standardizer, split_rows
+from skflowmix.data import TRAINING_BOUND, Standardizer, repeat_widths, split_rows
 from skflowmix.gaussians import Gaussians
 from skflowmix.mixture import MixtureOfFlows
 from skflowmix.objectives import (
@@ -65,6 +65,7 @@ class FitSettings:
     temperature_decay: float
     label_noise: float
     input_noise: float
+    repeat_noise: float
     weight_concentration_prior: float | None
     max_iter: int
     n_iter_init: int
@@ -118,6 +119,8 @@ class TrainingRows:
         Source of the split.
     allowed : ndarray of shape (n_distinct, n_components), bool, optional
         False where a known class rules a component out.
+    repeat_noise : float
+        Largest standard deviation of noise on values that repeat.
     """
 
     def __init__(
@@ -128,11 +131,15 @@ class TrainingRows:
         validation_fraction: float,
         random_state: np.random.RandomState,
         allowed: np.ndarray | None = None,
+        repeat_noise: float = 0.0,
     ):
         self.standardizer = standardizer
         self.x = standardizer.transform(rows, TRAINING_BOUND)
         self.weights = weights
         self.allowed = allowed
+        self.repeat_widths = None
+        if repeat_noise > 0:
+            self.repeat_widths = repeat_widths(self.x, weights, repeat_noise)
         self.train, self.held_out = split_rows(
             len(rows), validation_fraction, random_state
         )
@@ -222,10 +229,12 @@ class _Fit:
             torch.from_numpy(array[index]).to(self.working.means)
             for array in (rows.x, rows.weights, self.responsibilities)
         )
-        allowed = None
+        allowed = widths = None
         if rows.allowed is not None:
             allowed = torch.from_numpy(rows.allowed[index]).to(x.device)
-        return Rows(x, weights, responsibilities, allowed)
+        if rows.repeat_widths is not None:
+            widths = torch.from_numpy(rows.repeat_widths[index]).to(x)
+        return Rows(x, weights, responsibilities, allowed, repeat_widths=widths)
 
     @torch.no_grad()
     def held_out_log_prob(self) -> Tensor:
@@ -240,12 +249,13 @@ class _Fit:
         self, random_state: np.random.RandomState, share: float = 1.0
     ) -> Noise | None:
         """Return noise for a phase that starts with that share of it."""
-        if self.settings.input_noise == 0:
+        settings = self.settings
+        if settings.input_noise == settings.repeat_noise == 0:
             return None
         model, n_rows = self.working, len(self.train_rows.x)
         bandwidth = (n_rows / model.n_components) ** (-1 / (model.n_features + 4))
         generator = torch_generator(random_state, model.means.device)
-        return Noise(share * self.settings.input_noise * bandwidth, generator)
+        return Noise(share * settings.input_noise * bandwidth, generator)
 
     def elbo(
         self, rows: Rows, temperature: float, noise: Noise | None

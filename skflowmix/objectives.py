@@ -43,6 +43,9 @@ DENSE_EVERY = 16
 # No held-out row counts for more than this gain or loss, in nats per column.
 GAIN_BOUND = 5.0
 
+# So many held-out rows have to gain twice the standard error, many rows once.
+FEW_ROWS_TO_JUDGE = 8
+
 # Rows on which the history's training figures are computed.
 SAMPLE_SIZE = 128
 
@@ -62,6 +65,8 @@ class Rows:
         False where a known class rules a component out.
     mean_weight : Tensor of shape (), optional
         Mean weight of all rows that these are a batch of.
+    repeat_widths : Tensor of shape (N, D), optional
+        Standard deviations of noise on values that repeat.
     """
 
     def __init__(
@@ -71,9 +76,10 @@ class Rows:
         responsibilities: Tensor,
         allowed: Tensor | None = None,
         mean_weight: Tensor | None = None,
+        repeat_widths: Tensor | None = None,
     ):
         self.x, self.weights, self.responsibilities = x, weights, responsibilities
-        self.allowed = allowed
+        self.allowed, self.repeat_widths = allowed, repeat_widths
         self.mean_weight = weights.mean() if mean_weight is None else mean_weight
 
     def __len__(self):
@@ -86,16 +92,22 @@ class Rows:
             self.responsibilities[index],
             None if self.allowed is None else self.allowed[index],
             self.mean_weight,
+            None if self.repeat_widths is None else self.repeat_widths[index],
         )
 
     def take(self, index: Tensor) -> "Rows":
         """Rows by number; like indexing, but faster."""
+        allowed, widths = (
+            None if values is None else values.index_select(0, index)
+            for values in (self.allowed, self.repeat_widths)
+        )
         return Rows(
             self.x.index_select(0, index),
             self.weights.index_select(0, index),
             self.responsibilities.index_select(0, index),
-            None if self.allowed is None else self.allowed.index_select(0, index),
+            allowed,
             self.mean_weight,
+            widths,
         )
 
     def rule_out(self, values: Tensor, low: float = -math.inf) -> Tensor:
@@ -122,9 +134,11 @@ class Rows:
 
 
 class Noise:
-    """Gaussian noise on whitened rows, which keeps flows from following single rows.
+    """Gaussian noise that keeps flows from following single rows and values.
 
-    Whitened, it is as wide along every axis of a component as that axis allows.
+    On whitened rows it is as wide along every axis of a component as that axis allows,
+    and shrinks with the step size. On values that repeat it is as wide as these ask,
+    and stays: otherwise their density would be a spike whose height means nothing.
 
     Parameters
     ----------
@@ -140,6 +154,9 @@ class Noise:
 
     J. Rothfuss et al., Noise Regularization for Conditional Density Estimation,
     arXiv:1907.08982.
+
+    B. Uria, I. Murray and H. Larochelle, RNADE: The Real-Valued Neural Autoregressive
+    Density-Estimator, NIPS 2013, section 5, for noise on discrete values.
     """
 
     def __init__(self, scale: float, generator: torch.Generator):
@@ -152,15 +169,19 @@ class Noise:
             return None
 
         def blur(white: Tensor) -> None:
-            noise = torch.randn(
-                white.shape,
-                generator=self.generator,
-                dtype=white.dtype,
-                device=white.device,
-            )
-            white.add_(noise, alpha=scale)
+            white.add_(self._like(white), alpha=scale)
 
         return blur
+
+    def spread_repeats(self, rows: Rows) -> None:
+        """Add noise to those values of the rows that repeat."""
+        if rows.repeat_widths is not None:
+            rows.x = rows.x.addcmul(rows.repeat_widths, self._like(rows.x))
+
+    def _like(self, x: Tensor) -> Tensor:
+        return torch.randn(
+            x.shape, generator=self.generator, dtype=x.dtype, device=x.device
+        )
 
 
 def robust_gain(rows: Rows, log_prob: Tensor, reference: Tensor) -> Tensor:
@@ -182,11 +203,14 @@ def robust_gain(rows: Rows, log_prob: Tensor, reference: Tensor) -> Tensor:
 
 
 def clearly_gains(rows: Rows, log_prob: Tensor, reference: Tensor) -> bool:
-    """Whether the `robust_gain` exceeds its standard error."""
+    """Whether the `robust_gain` exceeds its standard error, by more if rows are few.
+
+    The more epochs they have judged, the easier they are won over by chance.
+    """
     gains = _bounded_gains(rows, log_prob, reference)
     mean = rows.mean(gains)
     error = torch.linalg.vector_norm(rows.weights * (gains - mean)) / rows.weights.sum()
-    return bool(mean > error)
+    return bool(mean > error * (1 + FEW_ROWS_TO_JUDGE / len(rows)))
 
 
 def _bounded_gains(rows: Rows, log_prob: Tensor, reference: Tensor) -> Tensor:
@@ -263,6 +287,12 @@ class _Objective(ABC):
                 model.component_log_prob(held_out.x)
             )
 
+    def _batch(self, rows: Tensor) -> Rows:
+        batch = self.train.take(rows)
+        if self.noise is not None:
+            self.noise.spread_repeats(batch)
+        return batch
+
     @abstractmethod
     def _held_out_log_prob(self, log_prob: Tensor) -> Tensor:
         """Return what is to grow on held-out rows, given log p(x|k)."""
@@ -337,7 +367,7 @@ class MStepObjective(_Objective):
 
     def loss(self, rows: Tensor, step_share: float = 1.0) -> Tensor:
         """Negative objective, in nats per row."""
-        batch = self.train.take(rows)
+        batch = self._batch(rows)
         r = batch.responsibilities
         log_q = self.model.log_posterior(batch.x)
         shares = r * batch.batch_weights().unsqueeze(1)
@@ -466,7 +496,7 @@ class ElboObjective(_Objective):
 
     def loss(self, rows: Tensor, step_share: float = 1.0) -> Tensor:
         """Negative ELBO, in nats per row."""
-        model, batch = self.model, self.train.take(rows)
+        model, batch = self.model, self._batch(rows)
         model.temperature.fill_(self.temperature(self.n_steps))
         logits = model.posterior_logits(batch.x)
         log_q = log_softmax(logits.detach())

@@ -70,8 +70,11 @@ class FlowMixtureOutlierDetector(OutlierMixin, CallbackSupportMixin, BaseEstimat
         Exponential decay of the temperature per mini-batch, down to 0.1.
     label_noise : float, default=0.05
         The first partition counts as labels that are wrong with this probability.
-    input_noise : float, default=0.0
+    input_noise : float, default=0.3
         Noise added to rows in training, in bandwidths, see `FlowMixture`.
+    repeat_noise : float, default=0.0
+        Noise on values that repeat in a column, in standard deviations of the column,
+        see `FlowMixture`.
     max_iter : int, default=200
         Largest number of epochs on the ELBO.
     n_iter_init : int, default=15
@@ -194,7 +197,8 @@ class FlowMixtureOutlierDetector(OutlierMixin, CallbackSupportMixin, BaseEstimat
         temperature=1.0,
         temperature_decay=1e-3,
         label_noise=0.05,
-        input_noise=0.0,
+        input_noise=0.3,
+        repeat_noise=0.0,
         max_iter=200,
         n_iter_init=15,
         tol=1e-3,
@@ -223,6 +227,7 @@ class FlowMixtureOutlierDetector(OutlierMixin, CallbackSupportMixin, BaseEstimat
         self.temperature_decay = temperature_decay
         self.label_noise = label_noise
         self.input_noise = input_noise
+        self.repeat_noise = repeat_noise
         self.max_iter = max_iter
         self.n_iter_init = n_iter_init
         self.tol = tol

@@ -358,3 +358,22 @@ def test_cross_validation_of_log_loss():
         small(), moons(), sides(), scoring="neg_log_loss", cv=3, error_score="raise"
     )
     assert (scores > -0.7).all()
+
+
+def answers_on_a_scale(seed, n=1000):
+    """Integers from 1 to 5 that a linear rule of Gaussians explains."""
+    rng = np.random.RandomState(seed)
+    y = rng.randint(2, size=n)
+    mix = np.eye(6) + 0.3 * rng.normal(size=(6, 6))
+    z = rng.normal(size=(n, 6)) @ mix + 0.8 * y[:, None] * rng.normal(size=6)
+    return np.clip(np.round(z + 3), 1, 5), y
+
+
+def test_flows_on_integers_are_no_worse_classifiers_than_gaussians():
+    """The heights of spikes would say nothing of the classes."""
+    X, y = answers_on_a_scale(1)
+    flows = FlowMixtureClassifier(random_state=0).fit(X[:500], y[:500])
+    gaussians = FlowMixtureClassifier(n_transforms=0, random_state=0)
+    gaussians.fit(X[:500], y[:500])
+    assert flows.score(X[500:], y[500:]) > gaussians.score(X[500:], y[500:]) - 0.04
+    assert 0.5 < flows.calibration_temperature_ < 2

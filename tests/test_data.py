@@ -12,6 +12,7 @@ from skflowmix.data import (
     SCORING_BOUND,
     Standardizer,
     merge_identical_rows,
+    repeat_widths,
     split_rows,
     weighted_quantile,
 )
@@ -329,3 +330,60 @@ def test_split_is_random_and_reproducible():
         np.testing.assert_array_equal(one, same)
         assert not np.array_equal(one, other)
     assert not np.array_equal(split(0)[0], np.sort(split(0)[0]))
+
+
+def column_widths(values, weights=None):
+    x = np.asarray(values, dtype=float)[:, None]
+    widths = repeat_widths(x, np.ones(len(x)) if weights is None else weights, 0.25)
+    return None if widths is None else widths[:, 0]
+
+
+def test_values_that_do_not_repeat_have_no_width():
+    assert column_widths(np.random.RandomState(0).randn(50)) is None
+    assert column_widths(np.full(50, 7.0)) is None
+
+
+def test_rounded_values_are_as_wide_as_half_the_rounding():
+    values = np.repeat(np.arange(10) * 0.1, 5)
+    np.testing.assert_allclose(column_widths(values), 0.05)
+
+
+def test_widths_are_bounded():
+    np.testing.assert_array_equal(column_widths([0, 0, 3, 3, 6, 6]), 0.25)
+
+
+def test_a_heavy_value_is_as_wide_as_the_range_of_half_its_weight():
+    """Next to it are many others, a thousandth away."""
+    others = np.linspace(0.001, 0.4, 400)
+    widths = column_widths(np.r_[np.zeros(400), others])
+    np.testing.assert_allclose(widths[:400], others[199] / 2)
+    assert not widths[400:].any()
+
+
+def test_weights_are_repetitions_to_widths():
+    values = np.array([0.0, 0.0, 0.1, 0.1, 0.3])
+    weighted = column_widths(values, np.array([1.0, 1.0, 2.0, 2.0, 1.0]))
+    repeated = column_widths(np.repeat(values, [1, 1, 2, 2, 1]))
+    np.testing.assert_array_equal(weighted[[0, 2, 4]], repeated[[0, 2, 6]])
+
+
+@given(
+    hnp.arrays(
+        float,
+        st.tuples(st.integers(1, 40), st.integers(1, 3)),
+        elements=st.integers(-3, 3).map(float),
+    ),
+    st.floats(0.1, 3.0),
+)
+def test_widths_are_those_of_the_mirror_image_and_the_order(x, scale):
+    weights = np.ones(len(x))
+    widths = repeat_widths(scale * x, weights, 0.25)
+    mirrored = repeat_widths(-scale * x, weights, 0.25)
+    turned = repeat_widths(scale * x[::-1], weights, 0.25)
+    if widths is None:
+        assert mirrored is None
+        assert turned is None
+    else:
+        assert np.all((widths >= 0) & (widths <= 0.25))
+        np.testing.assert_allclose(mirrored, widths)
+        np.testing.assert_allclose(turned[::-1], widths)

@@ -384,6 +384,37 @@ def test_figures_and_scores_have_no_noise(make):
     )
 
 
+@pytest.mark.parametrize("make", [MStepObjective, ElboObjective])
+def test_noise_on_repeated_values_does_not_shrink(make):
+    model, data = make_model(), make_rows()
+    widths = torch.zeros_like(data.x)
+    widths[:, 0] = 0.2
+    spread = Rows(data.x, data.weights, data.responsibilities, repeat_widths=widths)
+
+    def loss(rows, step_share=1.0, seed=0):
+        objective = noisy(make, model, rows, 0.0, seed)
+        return float(objective.loss(everything(data), step_share).detach())
+
+    assert loss(spread) != loss(data)
+    assert loss(spread) == loss(spread, 0.1) != loss(spread, seed=1)
+    without = Rows(
+        data.x, data.weights, data.responsibilities, repeat_widths=0 * widths
+    )
+    assert loss(without) == loss(data)
+
+
+def test_noise_on_repeated_values_is_as_wide_as_they_ask():
+    x = torch.ones(50_000, 3, dtype=torch.float64)
+    widths = torch.tensor([0.0, 0.1, 0.25], dtype=x.dtype).expand_as(x)
+    data = Rows(x, x[:, 0], x[:, :1], repeat_widths=widths)
+    batch = data.take(torch.arange(len(x)))
+    Noise(0.3, seeded()).spread_repeats(batch)
+    assert torch.equal(data.x, torch.ones_like(x))
+    assert torch.equal(batch.x[:, 0], x[:, 0])
+    torch.testing.assert_close(batch.x.mean(0), x[0], rtol=0, atol=5e-3)
+    torch.testing.assert_close(batch.x.std(0), widths[0], rtol=0.02, atol=0)
+
+
 # Figures and scores.
 
 
@@ -475,11 +506,14 @@ def test_batches_add_up_to_all_rows_however_heavy_one_is():
     torch.testing.assert_close(torch.stack(parts).mean(), whole)
 
 
-def test_a_gain_is_clear_beyond_its_standard_error():
-    data = make_rows()
+@pytest.mark.parametrize(("n", "factor"), [(8, 2.0), (16, 1.5), (40, 1.2)])
+def test_a_gain_is_clear_beyond_its_standard_error(n, factor):
+    """By more where few rows are there to tell."""
+    data = make_rows()[:n]
     noise = torch.randn(len(data), generator=seeded(3), dtype=data.x.dtype)
     noise -= data.mean(noise)
     error = (data.weights * noise).square().sum().sqrt() / data.weights.sum()
+    error *= factor
     reference = torch.zeros_like(noise)
     assert clearly_gains(data, noise + 1.01 * error, reference)
     assert not clearly_gains(data, noise + 0.99 * error, reference)
