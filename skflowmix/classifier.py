@@ -343,7 +343,7 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, BaseEstimator
     label_noise : float, default=0.05
         The labels that unlabelled rows get from their neighbours count as wrong with
         this probability. Labels in `y` are never wrong.
-    input_noise : float, default=0.3
+    input_noise : float, default=0.0
         Noise added to rows in training, in bandwidths, see `FlowMixture`.
     repeat_noise : float, default=0.25
         Noise on values that repeat in a column, in standard deviations of the column,
@@ -462,7 +462,7 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, BaseEstimator
         temperature=1.0,
         temperature_decay=1e-3,
         label_noise=0.05,
-        input_noise=0.3,
+        input_noise=0.0,
         repeat_noise=0.25,
         max_iter=200,
         n_iter_init=15,

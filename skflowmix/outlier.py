@@ -70,7 +70,7 @@ class FlowMixtureOutlierDetector(OutlierMixin, CallbackSupportMixin, BaseEstimat
         Exponential decay of the temperature per mini-batch, down to 0.1.
     label_noise : float, default=0.05
         The first partition counts as labels that are wrong with this probability.
-    input_noise : float, default=0.3
+    input_noise : float, default=0.0
         Noise added to rows in training, in bandwidths, see `FlowMixture`.
     repeat_noise : float, default=0.0
         Noise on values that repeat in a column, in standard deviations of the column,
@@ -197,7 +197,7 @@ class FlowMixtureOutlierDetector(OutlierMixin, CallbackSupportMixin, BaseEstimat
         temperature=1.0,
         temperature_decay=1e-3,
         label_noise=0.05,
-        input_noise=0.3,
+        input_noise=0.0,
         repeat_noise=0.0,
         max_iter=200,
         n_iter_init=15,
