@@ -408,13 +408,10 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
             self._standardizer if warm else Standardizer.fit(distinct, weights)
         )
         rows = TrainingRows(
-            distinct,
-            weights,
-            standardizer,
-            self.validation_fraction,
-            random_state,
-            repeat_noise=self.repeat_noise if self.n_transforms > 0 else 0.0,
+            distinct, weights, standardizer, self.validation_fraction, random_state
         )
+        if self.n_transforms > 0:
+            rows.measure_repeats(self.repeat_noise)
         if warm:
             starts = [
                 evaluate_in_chunks(

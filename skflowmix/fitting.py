@@ -119,8 +119,6 @@ class TrainingRows:
         Source of the split.
     allowed : ndarray of shape (n_distinct, n_components), bool, optional
         False where a known class rules a component out.
-    repeat_noise : float
-        Largest standard deviation of noise on values that repeat.
     """
 
     def __init__(
@@ -131,18 +129,20 @@ class TrainingRows:
         validation_fraction: float,
         random_state: np.random.RandomState,
         allowed: np.ndarray | None = None,
-        repeat_noise: float = 0.0,
     ):
         self.standardizer = standardizer
         self.x = standardizer.transform(rows, TRAINING_BOUND)
         self.weights = weights
         self.allowed = allowed
-        self.repeat_widths = None
-        if repeat_noise > 0:
-            self.repeat_widths = repeat_widths(self.x, weights, repeat_noise)
+        self.repeat_widths: np.ndarray | None = None
         self.train, self.held_out = split_rows(
             len(rows), validation_fraction, random_state
         )
+
+    def measure_repeats(self, largest: float) -> None:
+        """Find how wide noise on values that repeat shall be, if any."""
+        if largest > 0:
+            self.repeat_widths = repeat_widths(self.x, self.weights, largest)
 
 
 @dataclass
