@@ -111,11 +111,14 @@ def repeat_widths(x, weights, largest):
         value. None where all are zero.
     """
     widths = np.zeros(x.shape)
+    # A row of twice the least weight stands for two.
+    repeated = (weights >= 2 * weights.min() * (1 - 1e-9)).astype(float)
     for j, column in enumerate(x.T):
         values, index, counts = np.unique(
             column, return_inverse=True, return_counts=True
         )
-        if len(values) in (1, len(column)):
+        repeats = (counts > 1) | (np.bincount(index, repeated) > 0)
+        if len(values) == 1 or not repeats.any():
             continue
         below = np.concatenate(([0.0], np.cumsum(np.bincount(index, weights))))
         half = np.diff(below) / 2
@@ -126,7 +129,7 @@ def repeat_widths(x, weights, largest):
         above = np.where(up <= last, values[np.minimum(up, last)] - values, np.inf)
         under = np.where(down >= 0, values - values[np.maximum(down, 0)], np.inf)
         width = np.minimum(np.minimum(above, under) / 2, largest)
-        widths[:, j] = np.where(counts > 1, width, 0.0)[index]
+        widths[:, j] = np.where(repeats, width, 0.0)[index]
     return widths if widths.any() else None
 
 

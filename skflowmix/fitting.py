@@ -250,7 +250,7 @@ class _Fit:
     ) -> Noise | None:
         """Return noise for a phase that starts with that share of it."""
         settings = self.settings
-        if settings.input_noise == settings.repeat_noise == 0:
+        if settings.input_noise == 0 and self.train_rows.repeat_widths is None:
             return None
         model, n_rows = self.working, len(self.train_rows.x)
         bandwidth = (n_rows / model.n_components) ** (-1 / (model.n_features + 4))

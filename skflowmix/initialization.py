@@ -84,7 +84,8 @@ def propose_partitions(
             or scikit-learn clusterer
         How. A clusterer is cloned, never changed. ``"auto"`` ranks spectral
         clustering, tree linkage, and Gaussian mixtures started from these, from
-        k-means and from merged groups, by `score_partition`.
+        k-means and from merged groups, by `score_partition`; where there are more rows
+        than landmarks, those with a positive score by their likelihood on more rows.
     random_state : RandomState
         The only source of randomness.
     n_init : int, default=1
@@ -369,9 +370,11 @@ def _ranked_candidates(x, sample_weight, n_components, random_state, n_best):
     behind = ties & (gains < gains[ties].max() - CLEARLY_LIKELIER)
     # Of many Gaussians the narrowest ones gain most on the rows that they have seen.
     believed, ranks = scores > 0, scores.copy()
-    rows = np.concatenate((landmarks.x, _fresh_rows(landmarks, random_state)))
+    rows = np.concatenate((landmarks.index, _fresh_rows(landmarks, random_state)))
+    weight = landmarks.all_weights[rows]
     for i in np.flatnonzero(believed) if len(rows) > landmarks.n else ():
-        ranks[i] = _log_density(landmarks, candidates[i][1], rows).mean()
+        log_density = _log_density(landmarks, candidates[i][1], x[rows])
+        ranks[i] = np.average(log_density, weights=weight)
     kept: list[np.ndarray] = []
     proposals: list[Proposal] = []
     for i in np.lexsort((behind, -ranks, ~believed)):
@@ -521,10 +524,10 @@ def _log_density(landmarks, responsibilities, queries):
 
 
 def _fresh_rows(landmarks, random_state):
-    """Draw as many rows, if there are, that are not among the landmarks."""
+    """Draw the numbers of as many rows, if there are, that are no landmarks."""
     others = np.setdiff1d(np.arange(len(landmarks.all_rows)), landmarks.index)
     weight = landmarks.all_weights[others]
-    return landmarks.all_rows[others[draw_rows(weight, landmarks.n, random_state)]]
+    return others[draw_rows(weight, landmarks.n, random_state)]
 
 
 def _expectation_maximisation(x, weight, responsibilities, max_iter=100):

@@ -338,6 +338,15 @@ def column_widths(values, weights=None):
     return None if widths is None else widths[:, 0]
 
 
+def test_merged_rows_repeat_their_values():
+    """One column of integers has only distinct rows, with weights."""
+    values = np.arange(6) * 0.1
+    counts = np.array([1.0, 2.0, 2.0, 2.0, 2.0, 1.0])
+    widths = column_widths(values, counts / counts.mean())
+    np.testing.assert_allclose(widths[1:-1], 0.05)
+    np.testing.assert_array_equal(widths[[0, -1]], 0.0)
+
+
 def test_values_that_do_not_repeat_have_no_width():
     assert column_widths(np.random.RandomState(0).randn(50)) is None
     assert column_widths(np.full(50, 7.0)) is None
