@@ -156,7 +156,7 @@ class Noise:
     arXiv:1907.08982.
 
     B. Uria, I. Murray and H. Larochelle, RNADE: The Real-Valued Neural Autoregressive
-    Density-Estimator, NIPS 2013, section 5, for noise on discrete values.
+    Density-Estimator, NIPS 2013, for noise on discrete values.
     """
 
     def __init__(self, scale: float, generator: torch.Generator):
