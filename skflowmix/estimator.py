@@ -83,7 +83,8 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
         Where the components start.
 
         - "auto": the best of several partitions (spectral, tree linkage, and Gaussian
-          mixtures that start from these, from k-means and from merged groups);
+          mixtures that start from these, from k-means and from merged groups) of the
+          rows, in which noise has spread values that repeat in a column;
         - "kmeans", "k-means++", "gmm", "spectral", "linkage", "random": a partition
           by that method;
         - any scikit-learn clusterer, which is cloned and sees the rows standardised;

@@ -20,6 +20,7 @@ from sklearn.metrics import adjusted_rand_score
 from sklearn.mixture import GaussianMixture
 from sklearn.utils.validation import has_fit_parameter
 
+from skflowmix.data import repeat_widths
 from skflowmix.graphs import (
     Landmarks,
     draw_rows,
@@ -43,6 +44,10 @@ GROUP_ROWS = 8
 GAUSSIAN_TOLERANCE = 0.02
 # Iterations by which Gaussians that began with some of the rows go on with more.
 MAX_MORE_ITER = 20
+# Noise on values that repeat: in widths of `repeat_widths`, of which the largest is so
+# many standard deviations of a column.
+REPEAT_NOISE = 0.8
+LARGEST_REPEAT_WIDTH = 1.0
 # Nats per row that tell partitions with the same score apart.
 CLEARLY_LIKELIER = 0.05
 
@@ -82,7 +87,8 @@ def propose_partitions(
         K.
     init : {"auto", "kmeans", "k-means++", "gmm", "spectral", "linkage", "random"} \
             or scikit-learn clusterer
-        How. A clusterer is cloned, never changed. ``"auto"`` ranks spectral
+        How. A clusterer is cloned, never changed. ``"auto"`` spreads values that
+        repeat in a column by noise as wide as they are apart, then ranks spectral
         clustering, tree linkage, and Gaussian mixtures started from these, from
         k-means and from merged groups, by `score_partition`; where there are more rows
         than landmarks, those with a positive score by their likelihood on more rows.
@@ -114,6 +120,8 @@ def propose_partitions(
         return [Proposal(name, np.ones((n, 1)))]
     if n <= n_components:
         return [Proposal(name, np.eye(n, n_components))]
+    if name == "auto":
+        x = _spread_repeats(x, sample_weight, random_state)
     x = rescale_columns(x, sample_weight, column_scales)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -202,6 +210,14 @@ def rescale_columns(x, sample_weight, column_scales=None):
             common = np.sqrt(np.mean((in_units / largest) ** 2))
             scale[varies] = common * (largest / column_scales[varies])
     return x / scale
+
+
+def _spread_repeats(x, sample_weight, random_state):
+    """Add noise to values that repeat: a cluster must not be one value of a column."""
+    widths = repeat_widths(x, sample_weight, LARGEST_REPEAT_WIDTH)
+    if widths is None:
+        return x
+    return x + REPEAT_NOISE * widths * random_state.standard_normal(x.shape)
 
 
 def _is_constant(sample_weight):

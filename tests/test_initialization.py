@@ -286,3 +286,36 @@ def test_auto_gives_its_n_init_best():
     assert len(all_of_them) > 2
     names = [p.name for p in propose(x, 3, "auto", n_init=2)]
     assert names == [p.name for p in all_of_them[:2]]
+
+
+def with_discrete_columns(x, kind, random_state):
+    """Columns that know nothing of the clusters, but repeat values."""
+    shape = len(x), 2
+    columns = {
+        "binary": random_state.uniform(size=shape) < 0.5,
+        "zero-inflated": random_state.gamma(2.0, size=shape)
+        * (random_state.uniform(size=shape) < 0.4),
+    }[kind].astype(float)
+    return np.column_stack([x, (columns - columns.mean(0)) / columns.std(0)])
+
+
+@pytest.mark.parametrize("kind", ["binary", "zero-inflated"])
+def test_auto_is_not_taken_in_by_columns_that_repeat_values(kind):
+    random_state = np.random.RandomState(0)
+    x, labels = make_blobs(600, 3, centers=3, cluster_std=1.5, random_state=3)
+    x = with_discrete_columns(x / x.std(axis=0), kind, random_state)
+    assert ari(labels, propose(x, 3, "auto")[0]) > 0.9
+    assert ari(labels, propose(x * np.e, 3, "auto", column_scales=np.ones(5))[0]) > 0.9
+
+
+def test_other_methods_see_the_rows_as_they_are():
+    x = np.round(np.random.RandomState(0).randn(200, 2))
+    seen = []
+
+    class Recorder(KMeans):
+        def fit(self, X, y=None, sample_weight=None):
+            seen.append(X)
+            return super().fit(X, sample_weight=sample_weight)
+
+    propose(x, 2, Recorder(2, n_init=1))
+    assert len(np.unique(seen[0][:, 0])) == len(np.unique(x[:, 0]))
