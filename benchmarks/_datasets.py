@@ -221,6 +221,20 @@ def blobs_20d(rng, n=1000, k=8, d=20):
     return 1.2 * rng.normal(size=(k, d))[y] + rng.normal(size=(n, d)), y
 
 
+def with_binary_columns(rng, shape, n_columns):
+    """A shape, and coins that know nothing of its groups."""
+    X, y = shape(rng)
+    return np.column_stack([X, rng.integers(2, size=(len(X), n_columns))]), y
+
+
+def with_heaps_at_zero(rng, shape, n_columns):
+    """A shape, and amounts that know nothing of its groups, three in five zero."""
+    X, y = shape(rng)
+    amounts = rng.gamma(2.0, size=(len(X), n_columns))
+    present = rng.uniform(size=amounts.shape) < 0.4
+    return np.column_stack([X, amounts * present]), y
+
+
 def _rotate(X, angle):
     """Rotate the rows of X (n, 2) by an angle each, in radians."""
     c, s = np.cos(angle), np.sin(angle)
@@ -238,4 +252,8 @@ SHAPES = {
     **{f"stripes{k}": partial(stripes, strips=k) for k in (2, 3, 4, 5)},
     "spirals": spirals,
     "blobs_20d": blobs_20d,
+    "moons_binary": partial(with_binary_columns, shape=moons, n_columns=1),
+    "blobs_binary": partial(with_binary_columns, shape=blobs_20d, n_columns=2),
+    "pinwheel_zeros": partial(with_heaps_at_zero, shape=pinwheel, n_columns=1),
+    "blobs_zeros": partial(with_heaps_at_zero, shape=blobs_20d, n_columns=2),
 }

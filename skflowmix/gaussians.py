@@ -3,9 +3,10 @@
 from typing import NamedTuple
 
 import numpy as np
+from scipy.linalg import solve_triangular
 from scipy.special import logsumexp
 
-__all__ = ["Gaussians", "least_strengths"]
+__all__ = ["Gaussians", "Shrinkage", "cross_validated_scores", "least_strengths"]
 
 # Prior strengths per column, shares of the prior's correlations given up, and shares
 # of responsibility given to all components alike, among which cross-validation chooses.
@@ -167,7 +168,7 @@ class Gaussians:
         for shrinkage in _choose_shrinkages(
             x, sample_weight, responsibilities, reg_covar, least_strengths
         ):
-            gaussians = cls._shrunk(x, sample_weight, responsibilities, shrinkage)
+            gaussians = cls.shrunk(x, sample_weight, responsibilities, shrinkage)
             if turned:
                 shares = _blend(responsibilities, sample_weight, shrinkage.blend)
                 gaussians.axes = _principal_axes(
@@ -177,7 +178,21 @@ class Gaussians:
         return fits
 
     @classmethod
-    def _shrunk(cls, x, sample_weight, responsibilities, shrinkage):
+    def shrunk(cls, x, sample_weight, responsibilities, shrinkage):
+        """`fit` with a given shrinkage.
+
+        Parameters
+        ----------
+        x, sample_weight, responsibilities : ndarray
+            As for `fit`.
+        shrinkage : Shrinkage
+            How much.
+
+        Returns
+        -------
+        gaussians : Gaussians
+            The fitted moments.
+        """
         shares = _blend(responsibilities, sample_weight, shrinkage.blend)
         totals, means, scatter = _moments(x, sample_weight, shares)
         covariances = _shrink(
@@ -204,9 +219,30 @@ class Gaussians:
         gaussians : Gaussians
             The fitted moments.
         """
-        other = self._shrunk(x, sample_weight, responsibilities, self.shrinkage)
+        other = self.shrunk(x, sample_weight, responsibilities, self.shrinkage)
         other.axes = self.axes
         return other
+
+    def log_joint(self, x):
+        """Log-densities of rows with each component, log p(k) + log N(x; k).
+
+        Parameters
+        ----------
+        x : ndarray of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        log_joint : ndarray of shape (n_samples, n_components)
+            In nats.
+        """
+        log_joint = np.empty((len(x), len(self.weights)))
+        for k, factor in enumerate(np.linalg.cholesky(self.covariances)):
+            z = solve_triangular(factor, (x - self.means[k]).T, lower=True)
+            log_det = np.log(factor.diagonal()).sum()
+            log_joint[:, k] = -0.5 * np.einsum("ij,ij->j", z, z) - log_det
+        log_joint += np.log(self.weights) - 0.5 * x.shape[1] * np.log(2 * np.pi)
+        return log_joint
 
     def scales(self):
         """Return the columns' standard deviations (n_components, n_features)."""
@@ -328,9 +364,7 @@ def _choose_shrinkages(x, sample_weight, responsibilities, reg_covar, leasts):
         first = sum(s < least for s in strengths) * len(DIAGONALITIES)
         best = -np.inf
         for blend, log_prob in zip(blends, log_probs, strict=True):
-            strong = log_prob[first:]
-            floor = np.median(strong, axis=1).max() - LOSS_BOUND * n_columns
-            scores = np.maximum(strong, floor) @ sample_weight / sample_weight.sum()
+            scores = _bounded_means(log_prob[first:], sample_weight, n_columns)
             if scores.max() > best + BLEND_TOLERANCE:
                 best = scores.max()
                 strength, diagonality = grid[first + int(np.argmax(scores))]
@@ -339,8 +373,40 @@ def _choose_shrinkages(x, sample_weight, responsibilities, reg_covar, leasts):
     return chosen
 
 
+def cross_validated_scores(x, sample_weight, responsibilities, shrinkages):
+    """Mean log-densities of rows under Gaussians of the others, five folds.
+
+    Parameters
+    ----------
+    x, sample_weight, responsibilities : ndarray
+        As for `Gaussians.fit`, in a random order.
+    shrinkages : sequence of Shrinkage
+        To compare; blend and reg_covar are those of the first one.
+
+    Returns
+    -------
+    scores : ndarray of shape (n_shrinkages,)
+        In nats per row, no row counting for more than `LOSS_BOUND`.
+    """
+    first = shrinkages[0]
+    log_prob = _cross_validate(
+        x,
+        sample_weight,
+        _blend(responsibilities, sample_weight, first.blend),
+        [(shrinkage.strength, shrinkage.diagonality) for shrinkage in shrinkages],
+        first.reg_covar,
+    )
+    scores = _bounded_means(log_prob, sample_weight, x.shape[1])
+    return scores - 0.5 * x.shape[1] * np.log(2 * np.pi)
+
+
+def _bounded_means(log_prob, sample_weight, n_columns):
+    floor = np.median(log_prob, axis=1).max() - LOSS_BOUND * n_columns
+    return np.maximum(log_prob, floor) @ sample_weight / sample_weight.sum()
+
+
 def _cross_validate(x, sample_weight, responsibilities, grid, reg_covar):
-    """Log-densities of the mixture, one row for each setting, one column for each x."""
+    """Log-densities up to a constant, a row for each setting, a column for each x."""
     log_prob = np.empty((len(grid), len(x)))
     for fold in range(N_FOLDS):
         held_out = np.arange(len(x)) % N_FOLDS == fold

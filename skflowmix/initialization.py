@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.cluster.hierarchy import cut_tree, linkage
-from scipy.linalg import solve_triangular
 from scipy.sparse import eye_array
 from scipy.sparse.linalg import ArpackError, eigsh
 from scipy.spatial.distance import squareform
@@ -21,6 +20,7 @@ from sklearn.mixture import GaussianMixture
 from sklearn.utils.validation import has_fit_parameter
 
 from skflowmix.data import repeat_widths
+from skflowmix.gaussians import Gaussians, Shrinkage, cross_validated_scores
 from skflowmix.graphs import (
     Landmarks,
     draw_rows,
@@ -40,14 +40,20 @@ COMMENSURATE_RATIO = 8.0
 # Groups that start merging: so many if there are enough rows, of so many on average.
 MIN_GROUPS = 40
 GROUP_ROWS = 8
+# Shrinkages, strengths per column, among which cross-validation chooses for partitions.
+STRENGTHS = (0.02, 1.0, 10.0, 100.0)
+DIAGONALITIES = (0.0, 1.0)
+REG_COVAR = 1e-4
 # Nats per row by which Gaussians may lose to a kernel estimate and still be believed.
 GAUSSIAN_TOLERANCE = 0.02
-# Iterations by which Gaussians that began with some of the rows go on with more.
+# Iterations of Gaussians, and those by which some that began with few rows go on with
+# more.
+MAX_ITER = 100
 MAX_MORE_ITER = 20
-# Noise on values that repeat: in widths of `repeat_widths`, of which the largest is so
-# many standard deviations of a column.
+# Noise on values that repeat: in widths of `repeat_widths`, which lie between so many
+# standard deviations of a column. Values nearer to each other make no cluster.
 REPEAT_NOISE = 0.8
-LARGEST_REPEAT_WIDTH = 1.0
+SMALLEST_REPEAT_WIDTH, LARGEST_REPEAT_WIDTH = 0.05, 1.0
 # Nats per row that tell partitions with the same score apart.
 CLEARLY_LIKELIER = 0.05
 
@@ -143,9 +149,9 @@ def propose_partitions(
 def score_partition(x, sample_weight, responsibilities, random_state):
     """Say how believable a partition is, larger is better.
 
-    A positive score is the gain, in nats per row, of one Gaussian per cluster over a
-    kernel density estimate of all rows that never sees the row it predicts (plus
-    `GAUSSIAN_TOLERANCE`): if Gaussians describe the density that well, the clusters
+    A positive score is the gain, in nats per row, of one Gaussian per cluster,
+    cross-validated, over a kernel density estimate of all rows that never sees the row
+    it predicts (plus `GAUSSIAN_TOLERANCE`): if Gaussians describe the density that well, the clusters
     are taken to be Gaussian, overlapping or not. Any other partition has a score in
     [-1, 0]: minus the share of the five nearest neighbours that belong to another
     cluster, in the worst cluster.
@@ -153,6 +159,7 @@ def score_partition(x, sample_weight, responsibilities, random_state):
     Parameters
     ----------
     x : ndarray of shape (n, D)
+        In a random order.
     sample_weight : ndarray of shape (n,)
     responsibilities : ndarray of shape (n, K)
         Hard or soft; the Gaussians are fitted to them as they are, neighbours belong
@@ -169,10 +176,9 @@ def score_partition(x, sample_weight, responsibilities, random_state):
     if len(x) < 3:
         return 0.0
     landmarks = Landmarks(x, sample_weight, random_state)
-    score, _ = _score(
-        landmarks, responsibilities[landmarks.index], _kernel_score(landmarks)
-    )
-    return score
+    labels = responsibilities[landmarks.index]
+    _, likelihood = _choose_shrinkage(landmarks, labels)
+    return _score(landmarks, labels, likelihood - _kernel_score(landmarks))
 
 
 def nearest_mean_responsibilities(x, means):
@@ -217,7 +223,8 @@ def _spread_repeats(x, sample_weight, random_state):
     widths = repeat_widths(x, sample_weight, LARGEST_REPEAT_WIDTH)
     if widths is None:
         return x
-    return x + REPEAT_NOISE * widths * random_state.standard_normal(x.shape)
+    noise = REPEAT_NOISE * random_state.standard_normal(x.shape)
+    return np.where(widths < SMALLEST_REPEAT_WIDTH, x, x + widths * noise)
 
 
 def _is_constant(sample_weight):
@@ -373,13 +380,19 @@ def _ranked_candidates(x, sample_weight, n_components, random_state, n_best):
             landmarks, n_components, n_groups, random_state
         )
     starts = {name: one_hot(labels, n_components) for name, labels in starts.items()}
-    candidates = [(name, starts[name]) for name in ("spectral", "linkage")]
+    # Name, responsibilities, shrinkage and cross-validated log-likelihood.
+    candidates = []
     for name, start in starts.items():
-        soft = _expectation_maximisation(landmarks.x, landmarks.weight, start)
-        candidates.append((f"gmm from {name}", soft))
-    kernel_score = _kernel_score(landmarks)
-    scores, gains = np.transpose(
-        [_score(landmarks, r, kernel_score) for _, r in candidates]
+        shrinkage, likelihood = _choose_shrinkage(landmarks, start)
+        if name in ("spectral", "linkage"):
+            candidates.append((name, start, shrinkage, likelihood))
+        data = landmarks.x, landmarks.weight
+        soft = _expectation_maximisation(*data, start, shrinkage)
+        (likelihood,) = cross_validated_scores(*data, soft, [shrinkage])
+        candidates.append((f"gmm from {name}", soft, shrinkage, likelihood))
+    gains = np.array([c[-1] for c in candidates]) - _kernel_score(landmarks)
+    scores = np.array(
+        [_score(landmarks, c[1], g) for c, g in zip(candidates, gains, strict=True)]
     )
     # Several may cut no neighbours apart: the clearly likelier ones come first.
     ties = scores == scores.max()
@@ -389,12 +402,14 @@ def _ranked_candidates(x, sample_weight, n_components, random_state, n_best):
     rows = np.concatenate((landmarks.index, _fresh_rows(landmarks, random_state)))
     weight = landmarks.all_weights[rows]
     for i in np.flatnonzero(believed) if len(rows) > landmarks.n else ():
-        log_density = _log_density(landmarks, candidates[i][1], x[rows])
+        _, found, shrinkage, _ = candidates[i]
+        gaussians = Gaussians.shrunk(landmarks.x, landmarks.weight, found, shrinkage)
+        log_density = logsumexp(gaussians.log_joint(x[rows]), axis=1)
         ranks[i] = np.average(log_density, weights=weight)
     kept: list[np.ndarray] = []
     proposals: list[Proposal] = []
     for i in np.lexsort((behind, -ranks, ~believed)):
-        name, found = candidates[i]
+        name, found, shrinkage, _ = candidates[i]
         labels = found.argmax(axis=1)
         if any(adjusted_rand_score(labels, k) > SAME_PARTITION_ARI for k in kept):
             continue
@@ -402,7 +417,7 @@ def _ranked_candidates(x, sample_weight, n_components, random_state, n_best):
         if name in starts:
             responsibilities = landmarks.spread(labels, n_components)
         else:
-            responsibilities = _posterior(landmarks, found, random_state)
+            responsibilities = _posterior(landmarks, found, shrinkage, random_state)
         proposals.append(Proposal(name, responsibilities, float(scores[i])))
         if len(proposals) == n_best:
             break
@@ -508,35 +523,18 @@ def _lean(covariances, mass, typical):
     return leaning
 
 
-def _gaussian_log_joint(x, weight, responsibilities, queries):
-    """Evaluate log p(k) + log N(query; mean_k, covariance_k): (m, K)."""
-    n_features = x.shape[1]
-    typical = _typical_variances(x, responsibilities.shape[1])
-    log_joint = np.empty((len(queries), responsibilities.shape[1]))
-    for k, column in enumerate(responsibilities.T):
-        w = weight * column
-        mass = w.sum() + 1e-10
-        mean = w @ x / mass
-        centred = x - mean
-        covariance = (w[:, None] * centred).T @ centred / mass
-        leaning = _lean(covariance[None], mass[None], typical)[0]
-        factor = np.linalg.cholesky(leaning)
-        z = solve_triangular(factor, (queries - mean).T, lower=True)
-        log_joint[:, k] = (
-            np.log(mass / weight.sum())
-            - 0.5 * np.einsum("ij,ij->j", z, z)
-            - np.log(factor.diagonal()).sum()
-            - 0.5 * n_features * np.log(2 * np.pi)
-        )
-    return log_joint
-
-
-def _log_density(landmarks, responsibilities, queries):
-    """Log-densities of queries under the Gaussians fitted to the landmarks."""
-    log_joint = _gaussian_log_joint(
-        landmarks.x, landmarks.weight, responsibilities, queries
+def _choose_shrinkage(landmarks, responsibilities):
+    """Shrinkage of Gaussians under which rows are likeliest to Gaussians of others."""
+    n_features = landmarks.x.shape[1]
+    shrinkages = [
+        Shrinkage(strength * n_features, diagonality, 0.0, REG_COVAR)
+        for strength in STRENGTHS
+        for diagonality in DIAGONALITIES
+    ]
+    scores = cross_validated_scores(
+        landmarks.x, landmarks.weight, responsibilities, shrinkages
     )
-    return logsumexp(log_joint, axis=1)
+    return shrinkages[scores.argmax()], scores.max()
 
 
 def _fresh_rows(landmarks, random_state):
@@ -546,11 +544,14 @@ def _fresh_rows(landmarks, random_state):
     return others[draw_rows(weight, landmarks.n, random_state)]
 
 
-def _expectation_maximisation(x, weight, responsibilities, max_iter=100):
+def _expectation_maximisation(
+    x, weight, responsibilities, shrinkage, max_iter=MAX_ITER
+):
     """Fit a Gaussian mixture from a partition; returns responsibilities."""
     previous = -np.inf
     for _ in range(max_iter):
-        log_joint = _gaussian_log_joint(x, weight, responsibilities, x)
+        gaussians = Gaussians.shrunk(x, weight, responsibilities, shrinkage)
+        log_joint = gaussians.log_joint(x)
         log_likelihood = np.average(logsumexp(log_joint, axis=1), weights=weight)
         responsibilities = softmax(log_joint, axis=1)
         if log_likelihood - previous < 1e-3:
@@ -559,19 +560,21 @@ def _expectation_maximisation(x, weight, responsibilities, max_iter=100):
     return responsibilities
 
 
-def _posterior(landmarks, responsibilities, random_state):
+def _posterior(landmarks, responsibilities, shrinkage, random_state):
     """Responsibilities of all rows under Gaussians that began with the landmarks."""
     x, weight = landmarks.all_rows, landmarks.all_weights
-    model = landmarks.x, landmarks.weight, responsibilities
+    data = landmarks.x, landmarks.weight
+    gaussians = Gaussians.shrunk(*data, responsibilities, shrinkage)
     if landmarks.n < len(x):
         rows = draw_rows(weight, MAX_MODEL_ROWS, random_state)
         weight = weight if len(rows) == len(x) else np.ones(len(rows))
-        shares = softmax(_gaussian_log_joint(*model, x[rows]), axis=1)
-        shares = _expectation_maximisation(x[rows], weight, shares, MAX_MORE_ITER)
-        model = x[rows], weight, shares
+        shares = softmax(gaussians.log_joint(x[rows]), axis=1)
+        data = x[rows], weight
+        shares = _expectation_maximisation(*data, shares, shrinkage, MAX_MORE_ITER)
+        gaussians = Gaussians.shrunk(*data, shares, shrinkage)
     chunks = np.array_split(x, len(x) // 50_000 + 1)
     return np.concatenate(
-        [softmax(_gaussian_log_joint(*model, chunk), axis=1) for chunk in chunks]
+        [softmax(gaussians.log_joint(chunk), axis=1) for chunk in chunks]
     )
 
 
@@ -601,17 +604,16 @@ def _kernel_score(landmarks):
     return np.average(log_density, axis=1, weights=weight).max()
 
 
-def _score(landmarks, responsibilities, kernel_score):
-    """Score of a partition, see `score_partition`, and its Gaussians' gain in nats."""
-    x, weight = landmarks.x, landmarks.weight
-    log_density = _log_density(landmarks, responsibilities, x)
-    gain = np.average(log_density, weights=weight) - kernel_score + GAUSSIAN_TOLERANCE
+def _score(landmarks, responsibilities, gain):
+    """Score of a partition whose Gaussians gain so much, see `score_partition`."""
+    gain += GAUSSIAN_TOLERANCE
     if gain > 0:
-        return gain, gain
+        return gain
+    weight = landmarks.weight
     labels = responsibilities.argmax(axis=1)
     hard = one_hot(labels, responsibilities.shape[1])
     elsewhere = np.mean(labels[landmarks.neighbors[:, :5]] != labels[:, None], axis=1)
     mass = weight @ hard
     # An empty cluster is no better than one whose neighbours are all elsewhere.
     share = np.where(mass > 0, weight * elsewhere @ hard / np.maximum(mass, 1e-10), 1.0)
-    return -share.max(), gain
+    return -share.max()
