@@ -149,9 +149,9 @@ def propose_partitions(
 def score_partition(x, sample_weight, responsibilities, random_state):
     """Say how believable a partition is, larger is better.
 
-    A positive score is the gain, in nats per row, of one Gaussian per cluster,
-    cross-validated, over a kernel density estimate of all rows that never sees the row
-    it predicts (plus `GAUSSIAN_TOLERANCE`): if Gaussians describe the density that well, the clusters
+    A positive score is the gain, in nats per row, of one Gaussian per cluster over a
+    kernel density estimate of all rows (plus `GAUSSIAN_TOLERANCE`), where neither has
+    seen the row it predicts: if Gaussians describe the density that well, the clusters
     are taken to be Gaussian, overlapping or not. Any other partition has a score in
     [-1, 0]: minus the share of the five nearest neighbours that belong to another
     cluster, in the worst cluster.

@@ -166,6 +166,24 @@ def test_score_prefers_the_truth_and_punishes_empty_clusters():
     assert truth > cut > empty
 
 
+def test_gaussians_are_not_believed_by_the_rows_that_they_were_fitted_to():
+    """Twenty of ten rows each come nearer to these than any kernel estimate."""
+    rng = np.random.RandomState(0)
+    x, weight = rng.standard_t(2, size=(200, 5)), np.ones(200)
+    labels = KMeans(20, n_init=1, random_state=0).fit_predict(x)
+    for y in (labels, rng.randint(20, size=200)):
+        assert score_partition(x, weight, np.eye(20)[y], None) <= 0
+
+
+def test_auto_divides_collinear_columns_as_a_gaussian_mixture_does():
+    """Shrunk towards uncorrelated columns, Gaussians would miss both groups."""
+    rng = np.random.RandomState(0)
+    y = np.arange(300) % 2
+    common = rng.randn(300, 1) * np.where(y, 1.0, 3.0)[:, None]
+    x = common + 0.05 * rng.randn(300, 12) * np.where(y, 3.0, 1.0)[:, None]
+    assert ari(y, propose(x / x.std(axis=0), 2, "auto")[0]) > 0.9
+
+
 @pytest.mark.parametrize("init", ["auto", "kmeans", "linkage", "spectral"])
 def test_a_far_row_does_not_take_a_component(init):
     rng = np.random.RandomState(0)
@@ -319,3 +337,13 @@ def test_other_methods_see_the_rows_as_they_are():
 
     propose(x, 2, Recorder(2, n_init=1))
     assert len(np.unique(seen[0][:, 0])) == len(np.unique(x[:, 0]))
+
+
+def test_auto_leaves_finely_rounded_values_alone():
+    x, _ = SHAPES["moons"]
+    x = np.unique(np.round(x, 2), axis=0)
+    first, second = (
+        propose(x, 2, "auto", seed=seed)[0].responsibilities.argmax(axis=1)
+        for seed in (0, 1)
+    )
+    assert adjusted_rand_score(first, second) == 1

@@ -13,7 +13,14 @@ from sklearn.mixture import GaussianMixture
 
 from skflowmix import FlowMixture
 from skflowmix.flows import FLOWS
-from skflowmix.gaussians import BLENDS, DIAGONALITIES, STRENGTHS, Gaussians
+from skflowmix.gaussians import (
+    BLENDS,
+    DIAGONALITIES,
+    STRENGTHS,
+    Gaussians,
+    Shrinkage,
+    cross_validated_scores,
+)
 from skflowmix.mixture import MixtureOfFlows, Support, elbo_terms
 from skflowmix.transforms import LogTail
 
@@ -418,6 +425,40 @@ def test_covariances_lean_to_the_pooled_one_as_much_as_asked():
     # Two rows of prior beside two thousand of data, of a variance of one half.
     np.testing.assert_allclose(narrow, 1e-4, rtol=0.1)
     np.testing.assert_allclose(leaning, 1e-4 + 0.5 * 2 / 2002, rtol=0.1)
+
+
+def scipy_log_joint(gaussians, x):
+    parts = zip(gaussians.weights, gaussians.means, gaussians.covariances, strict=True)
+    return np.stack(
+        [np.log(w) + stats.multivariate_normal(m, c).logpdf(x) for w, m, c in parts],
+        axis=1,
+    )
+
+
+@pytest.mark.parametrize("n_features", [1, 4])
+def test_log_joint_of_gaussians_is_scipys(n_features):
+    gaussians = random_gaussians(3, n_features)
+    x = np.random.default_rng(1).normal(size=(50, n_features))
+    np.testing.assert_allclose(gaussians.log_joint(x), scipy_log_joint(gaussians, x))
+
+
+def test_cross_validated_scores_are_those_of_gaussians_of_the_other_rows():
+    rng = np.random.default_rng(0)
+    x, weights = rng.normal(size=(80, 3)) * [1, 2, 3], rng.uniform(0.5, 2, size=80)
+    shares = rng.dirichlet(np.ones(2), size=80)
+    shrinkages = [Shrinkage(s, a, 0.0, 1e-3) for s, a in ((0.1, 0.0), (20.0, 0.5))]
+    expected = []
+    for shrinkage in shrinkages:
+        log_prob = np.empty(80)
+        for own in (np.arange(80) % 5 == fold for fold in range(5)):
+            seen = x[~own], weights[~own], shares[~own]
+            log_joint = scipy_log_joint(Gaussians.shrunk(*seen, shrinkage), x[own])
+            log_prob[own] = np.logaddexp.reduce(log_joint, axis=1)
+        expected.append(np.average(log_prob, weights=weights))
+    scores = cross_validated_scores(x, weights, shares, shrinkages)
+    np.testing.assert_allclose(scores, expected)
+    x[7] = 1e4  # counts for so much only
+    assert cross_validated_scores(x, weights, shares, shrinkages).min() > -100
 
 
 @pytest.mark.parametrize("n_rows", [1, 2, 11, 60])
