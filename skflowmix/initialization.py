@@ -6,6 +6,7 @@ that fail on different data, and ranks the partitions they give.
 
 import warnings
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from scipy.cluster.hierarchy import cut_tree, linkage
@@ -96,8 +97,7 @@ def propose_partitions(
         How. A clusterer is cloned, never changed. ``"auto"`` spreads values that
         repeat in a column by noise as wide as they are apart, then ranks spectral
         clustering, tree linkage, and Gaussian mixtures started from these, from
-        k-means and from merged groups, by `score_partition`; where there are more rows
-        than landmarks, those with a positive score by their likelihood on more rows.
+        k-means and from merged groups, by `score_partition`.
     random_state : RandomState
         The only source of randomness.
     n_init : int, default=1
@@ -365,6 +365,15 @@ def _spectral_labels(landmarks, n_components, random_state):
     return _split_to(labels, landmarks.x, n_components, random_state)
 
 
+class _Candidate(NamedTuple):
+    """A partition of the landmarks, and how Gaussians describe it."""
+
+    name: str
+    responsibilities: np.ndarray
+    shrinkage: Shrinkage
+    likelihood: float
+
+
 def _ranked_candidates(x, sample_weight, n_components, random_state, n_best):
     landmarks = Landmarks(x, sample_weight, random_state)
     starts = {
@@ -380,36 +389,29 @@ def _ranked_candidates(x, sample_weight, n_components, random_state, n_best):
             landmarks, n_components, n_groups, random_state
         )
     starts = {name: one_hot(labels, n_components) for name, labels in starts.items()}
-    # Name, responsibilities, shrinkage and cross-validated log-likelihood.
     candidates = []
     for name, start in starts.items():
         shrinkage, likelihood = _choose_shrinkage(landmarks, start)
         if name in ("spectral", "linkage"):
-            candidates.append((name, start, shrinkage, likelihood))
+            candidates.append(_Candidate(name, start, shrinkage, likelihood))
         data = landmarks.x, landmarks.weight
         soft = _expectation_maximisation(*data, start, shrinkage)
         (likelihood,) = cross_validated_scores(*data, soft, [shrinkage])
-        candidates.append((f"gmm from {name}", soft, shrinkage, likelihood))
-    gains = np.array([c[-1] for c in candidates]) - _kernel_score(landmarks)
+        candidates.append(_Candidate(f"gmm from {name}", soft, shrinkage, likelihood))
+    gains = np.array([c.likelihood for c in candidates]) - _kernel_score(landmarks)
     scores = np.array(
-        [_score(landmarks, c[1], g) for c, g in zip(candidates, gains, strict=True)]
+        [
+            _score(landmarks, candidate.responsibilities, gain)
+            for candidate, gain in zip(candidates, gains, strict=True)
+        ]
     )
     # Several may cut no neighbours apart: the clearly likelier ones come first.
     ties = scores == scores.max()
     behind = ties & (gains < gains[ties].max() - CLEARLY_LIKELIER)
-    # Of many Gaussians the narrowest ones gain most on the rows that they have seen.
-    believed, ranks = scores > 0, scores.copy()
-    rows = np.concatenate((landmarks.index, _fresh_rows(landmarks, random_state)))
-    weight = landmarks.all_weights[rows]
-    for i in np.flatnonzero(believed) if len(rows) > landmarks.n else ():
-        _, found, shrinkage, _ = candidates[i]
-        gaussians = Gaussians.shrunk(landmarks.x, landmarks.weight, found, shrinkage)
-        log_density = logsumexp(gaussians.log_joint(x[rows]), axis=1)
-        ranks[i] = np.average(log_density, weights=weight)
     kept: list[np.ndarray] = []
     proposals: list[Proposal] = []
-    for i in np.lexsort((behind, -ranks, ~believed)):
-        name, found, shrinkage, _ = candidates[i]
+    for i in np.lexsort((behind, -scores)):
+        name, found = candidates[i].name, candidates[i].responsibilities
         labels = found.argmax(axis=1)
         if any(adjusted_rand_score(labels, k) > SAME_PARTITION_ARI for k in kept):
             continue
@@ -417,6 +419,7 @@ def _ranked_candidates(x, sample_weight, n_components, random_state, n_best):
         if name in starts:
             responsibilities = landmarks.spread(labels, n_components)
         else:
+            shrinkage = candidates[i].shrinkage
             responsibilities = _posterior(landmarks, found, shrinkage, random_state)
         proposals.append(Proposal(name, responsibilities, float(scores[i])))
         if len(proposals) == n_best:
@@ -535,13 +538,6 @@ def _choose_shrinkage(landmarks, responsibilities):
         landmarks.x, landmarks.weight, responsibilities, shrinkages
     )
     return shrinkages[scores.argmax()], scores.max()
-
-
-def _fresh_rows(landmarks, random_state):
-    """Draw the numbers of as many rows, if there are, that are no landmarks."""
-    others = np.setdiff1d(np.arange(len(landmarks.all_rows)), landmarks.index)
-    weight = landmarks.all_weights[others]
-    return others[draw_rows(weight, landmarks.n, random_state)]
 
 
 def _expectation_maximisation(

@@ -289,8 +289,8 @@ def test_auto_finds_dozens_of_small_clusters():
     assert ari(labels, propose(x, 60, "auto")[0]) > 0.9
 
 
-def test_auto_ranks_many_gaussians_by_rows_they_have_not_seen(monkeypatch):
-    """With few landmarks for each, the narrowest ones look likeliest on these."""
+def test_auto_finds_many_gaussians_of_few_landmarks_each(monkeypatch):
+    """By the rows they were fitted to, the narrowest ones would look likeliest."""
     monkeypatch.setattr(graphs, "MAX_GRAPH_ROWS", 1000)
     x, labels = grid_of_gaussians(7, 200, 0.22, np.random.RandomState(0))
     best = propose(x, 49, "auto")[0]
