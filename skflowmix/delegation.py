@@ -101,11 +101,21 @@ class _Relay:
             return False
         stop = self.tasks[context].call_on_fit_task_end(
             estimator=self.estimator,
-            reconstruction_attributes=lambda: self.attributes(fitted_estimator),
+            reconstruction_attributes=lambda: self.attributes(
+                _without_callbacks(fitted_estimator)
+            ),
             **self.seen,
         )
         self.stopped |= stop
         return stop
+
+
+def _without_callbacks(estimator):
+    """Take the relay out of an estimator, which could not be pickled with it."""
+    for name in list(vars(estimator)):
+        if name.startswith(("_skl", "_callback")):
+            delattr(estimator, name)
+    return estimator
 
 
 def fit_with_callbacks(

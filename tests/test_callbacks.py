@@ -1,11 +1,15 @@
 """scikit-learn's callbacks on `FlowMixture`, alone and in a search."""
 
+import pickle
+
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.callback import ProgressBar, ScoringMonitor
 from sklearn.model_selection import GridSearchCV
 from small_models import answers, assert_same_answers, moons, small, trained
+
+from skflowmix import FlowMixtureClassifier, FlowMixtureOutlierDetector
 
 
 class Recorder:
@@ -295,3 +299,22 @@ def test_a_fitted_model_forgets_its_callbacks_context():
     public = {name for name in vars(model) if not name.startswith("_")}
     assert all(name.endswith("_") for name in public - set(model.get_params()))
     assert not hasattr(model, "_callback_fit_ctx")
+
+
+class Pickles(Stop):
+    """Pickles every model that it sees."""
+
+    def on_fit_task_end(self, estimator, context, *, fitted_estimator):
+        again = pickle.loads(pickle.dumps(fitted_estimator))
+        labels = again.predict(moons())
+        self.n += np.array_equal(labels, fitted_estimator.predict(moons()))
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("cls", [FlowMixtureClassifier, FlowMixtureOutlierDetector])
+def test_callbacks_of_other_estimators_see_models_that_can_be_pickled(cls):
+    callback = Pickles(None, 0)
+    networks = {"hidden_units": (8,), "posterior_units": (8,), "max_iter": 2}
+    model = cls(random_state=0, **networks).set_callbacks(callback)
+    model.fit(moons(), np.arange(len(moons())) % 2)
+    assert callback.n > 3
