@@ -15,6 +15,10 @@ __all__ = [
 # Fewer held-out rows cannot tell what is better.
 MIN_HELD_OUT = 8
 
+# Values of float32 collide by chance: nearer to each other they are no repeats, in
+# standard deviations.
+MIN_WIDTH = 1e-3
+
 # Training pulls rows in to this many standard deviations: one row must not decide.
 TRAINING_BOUND = 30.0
 
@@ -107,8 +111,8 @@ def repeat_widths(x, weights, largest):
     Returns
     -------
     widths : ndarray of shape (n_samples, n_features) or None
-        Standard deviations; zero for values that do not repeat, and in columns of one
-        value. None where all are zero.
+        Standard deviations; zero for values that do not repeat, where others are next
+        to them, and in columns of one value. None where all are zero.
     """
     widths = np.zeros(x.shape)
     # A row of twice the least weight stands for two.
@@ -129,7 +133,7 @@ def repeat_widths(x, weights, largest):
         above = np.where(up <= last, values[np.minimum(up, last)] - values, np.inf)
         under = np.where(down >= 0, values - values[np.maximum(down, 0)], np.inf)
         width = np.minimum(np.minimum(above, under) / 2, largest)
-        widths[:, j] = np.where(repeats, width, 0.0)[index]
+        widths[:, j] = np.where(repeats & (width > MIN_WIDTH), width, 0.0)[index]
     return widths if widths.any() else None
 
 

@@ -352,6 +352,12 @@ def test_values_that_do_not_repeat_have_no_width():
     assert column_widths(np.full(50, 7.0)) is None
 
 
+def test_values_of_float32_that_collide_by_chance_have_no_width():
+    values = np.random.RandomState(0).randn(100_000).astype(np.float32)
+    assert len(np.unique(values)) < len(values)
+    assert column_widths(values) is None
+
+
 def test_rounded_values_are_as_wide_as_half_the_rounding():
     values = np.repeat(np.arange(10) * 0.1, 5)
     np.testing.assert_allclose(column_widths(values), 0.05)
