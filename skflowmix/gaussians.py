@@ -6,7 +6,13 @@ import numpy as np
 from scipy.linalg import solve_triangular
 from scipy.special import logsumexp
 
-__all__ = ["Gaussians", "Shrinkage", "cross_validated_scores", "least_strengths"]
+__all__ = [
+    "Gaussians",
+    "Shrinkage",
+    "bounded_means",
+    "cross_validated_scores",
+    "least_strengths",
+]
 
 # Prior strengths per column, shares of the prior's correlations given up, and shares
 # of responsibility given to all components alike, among which cross-validation chooses.
@@ -364,7 +370,7 @@ def _choose_shrinkages(x, sample_weight, responsibilities, reg_covar, leasts):
         first = sum(s < least for s in strengths) * len(DIAGONALITIES)
         best = -np.inf
         for blend, log_prob in zip(blends, log_probs, strict=True):
-            scores = _bounded_means(log_prob[first:], sample_weight, n_columns)
+            scores = bounded_means(log_prob[first:], sample_weight, n_columns)
             if scores.max() > best + BLEND_TOLERANCE:
                 best = scores.max()
                 strength, diagonality = grid[first + int(np.argmax(scores))]
@@ -373,53 +379,59 @@ def _choose_shrinkages(x, sample_weight, responsibilities, reg_covar, leasts):
     return chosen
 
 
-def cross_validated_scores(x, sample_weight, responsibilities, shrinkages):
-    """Mean log-densities of rows under Gaussians of the others, five folds.
+def cross_validated_scores(x, sample_weight, responsibilities, grid, reg_covar):
+    """Mean log-densities of rows under Gaussians with moments of the others.
 
     Parameters
     ----------
-    x, sample_weight, responsibilities : ndarray
-        As for `Gaussians.fit`, in a random order.
-    shrinkages : sequence of Shrinkage
-        To compare; blend and reg_covar are those of the first one.
+    x, sample_weight, responsibilities, reg_covar
+        As for `Gaussians.fit`; rows in a random order, every fifth makes a fold.
+    grid : sequence of (float, float)
+        Strengths and diagonalities to compare.
 
     Returns
     -------
-    scores : ndarray of shape (n_shrinkages,)
-        In nats per row, no row counting for more than `LOSS_BOUND`.
+    scores : ndarray of shape (n_settings,)
+        In nats per row, see `bounded_means`.
     """
-    first = shrinkages[0]
-    log_prob = _cross_validate(
-        x,
-        sample_weight,
-        _blend(responsibilities, sample_weight, first.blend),
-        [(shrinkage.strength, shrinkage.diagonality) for shrinkage in shrinkages],
-        first.reg_covar,
-    )
-    scores = _bounded_means(log_prob, sample_weight, x.shape[1])
-    return scores - 0.5 * x.shape[1] * np.log(2 * np.pi)
+    log_prob = _cross_validate(x, sample_weight, responsibilities, grid, reg_covar)
+    return bounded_means(log_prob, sample_weight, x.shape[1])
 
 
-def _bounded_means(log_prob, sample_weight, n_columns):
+def bounded_means(log_prob, sample_weight, n_columns):
+    """Mean log-densities, of which no row decides.
+
+    Parameters
+    ----------
+    log_prob : ndarray of shape (n_settings, n_samples)
+        In nats.
+    sample_weight : ndarray of shape (n_samples,)
+        Positive weights.
+    n_columns : int
+        Columns of the rows.
+
+    Returns
+    -------
+    means : ndarray of shape (n_settings,)
+        No row counts for more than `LOSS_BOUND` nats per column below the largest
+        median.
+    """
     floor = np.median(log_prob, axis=1).max() - LOSS_BOUND * n_columns
     return np.maximum(log_prob, floor) @ sample_weight / sample_weight.sum()
 
 
 def _cross_validate(x, sample_weight, responsibilities, grid, reg_covar):
-    """Log-densities up to a constant, a row for each setting, a column for each x."""
+    """Log-densities of the mixture, one row for each setting, one column for each x."""
     log_prob = np.empty((len(grid), len(x)))
     for fold in range(N_FOLDS):
         held_out = np.arange(len(x)) % N_FOLDS == fold
         totals, means, covariances = _moments(
             x[~held_out], sample_weight[~held_out], responsibilities[~held_out]
         )
-        log_weights = np.log(_weights(totals))
-        centred = x[held_out] - means[:, None]
         for i, (strength, diagonality) in enumerate(grid):
             shrunk = _shrink(totals, covariances, strength, diagonality, reg_covar)
-            factors = np.linalg.cholesky(shrunk)
-            white = centred @ np.linalg.inv(factors).transpose(0, 2, 1)
-            log_det = np.log(np.diagonal(factors, axis1=1, axis2=2)).sum(1)
-            log_joint = (log_weights - log_det)[:, None] - 0.5 * (white**2).sum(2)
-            log_prob[i, held_out] = logsumexp(log_joint, axis=0)
+            log_joint = Gaussians(_weights(totals), means, shrunk).log_joint(
+                x[held_out]
+            )
+            log_prob[i, held_out] = logsumexp(log_joint, axis=1)
     return log_prob

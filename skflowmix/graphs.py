@@ -6,6 +6,7 @@ from scipy.spatial.distance import pdist, squareform
 from sklearn.neighbors import NearestNeighbors
 
 __all__ = [
+    "MAX_GRAPH_ROWS",
     "N_NEIGHBORS",
     "Landmarks",
     "draw_rows",

@@ -5,7 +5,7 @@ that fail on different data, and ranks the partitions they give.
 """
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -21,8 +21,9 @@ from sklearn.mixture import GaussianMixture
 from sklearn.utils.validation import has_fit_parameter
 
 from skflowmix.data import repeat_widths
-from skflowmix.gaussians import Gaussians, Shrinkage, cross_validated_scores
+from skflowmix.gaussians import Gaussians, Shrinkage
 from skflowmix.graphs import (
+    MAX_GRAPH_ROWS,
     Landmarks,
     draw_rows,
     nearest,
@@ -30,6 +31,13 @@ from skflowmix.graphs import (
     one_hot,
 )
 from skflowmix.linkage import linkage_labels
+from skflowmix.partition_scores import (
+    REG_COVAR,
+    believed_or_cut,
+    choose_shrinkage,
+    held_out_likelihood,
+    kernel_score,
+)
 
 INIT_METHODS = ("auto", "kmeans", "k-means++", "gmm", "spectral", "linkage", "random")
 
@@ -41,18 +49,12 @@ COMMENSURATE_RATIO = 8.0
 # Groups that start merging: so many if there are enough rows, of so many on average.
 MIN_GROUPS = 40
 GROUP_ROWS = 8
-# Shrinkages, strengths per column, among which cross-validation chooses for partitions.
-STRENGTHS = (0.02, 1.0, 10.0, 100.0)
-DIAGONALITIES = (0.0, 1.0)
-REG_COVAR = 1e-4
-# Nats per row by which Gaussians may lose to a kernel estimate and still be believed.
-GAUSSIAN_TOLERANCE = 0.02
 # Iterations of Gaussians, and those by which some that began with few rows go on with
 # more.
 MAX_ITER = 100
 MAX_MORE_ITER = 20
-# Noise on values that repeat: in widths of `repeat_widths`, which lie between so many
-# standard deviations of a column. Values nearer to each other make no cluster.
+# Noise on values that repeat, in widths of `repeat_widths`, in standard deviations of a
+# column: smaller widths get none, as values so near to each other make no cluster.
 REPEAT_NOISE = 0.8
 SMALLEST_REPEAT_WIDTH, LARGEST_REPEAT_WIDTH = 0.05, 1.0
 # Nats per row that tell partitions with the same score apart.
@@ -87,7 +89,7 @@ def propose_partitions(
     Parameters
     ----------
     x : ndarray of shape (n, D)
-        Standardised rows, float64, identical rows merged.
+        Standardised rows, float64, identical rows merged, in a random order.
     sample_weight : ndarray of shape (n,)
         Positive, mean one.
     n_components : int
@@ -127,14 +129,16 @@ def propose_partitions(
     if n <= n_components:
         return [Proposal(name, np.eye(n, n_components))]
     if name == "auto":
-        x = _spread_repeats(x, sample_weight, random_state)
+        x, sample_weight, origin = _spread_repeats(x, sample_weight, random_state)
     x = rescale_columns(x, sample_weight, column_scales)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if name == "auto":
-            return _ranked_candidates(
+            x = _drop_flat_directions(x, sample_weight)
+            proposals = _ranked_candidates(
                 x, sample_weight, n_components, random_state, n_init
             )
+            return [_of_origins(proposal, origin) for proposal in proposals]
         if not isinstance(init, str):
             responsibilities = _from_clusterer(
                 x, sample_weight, n_components, init, random_state
@@ -176,9 +180,9 @@ def score_partition(x, sample_weight, responsibilities, random_state):
     if len(x) < 3:
         return 0.0
     landmarks = Landmarks(x, sample_weight, random_state)
-    labels = responsibilities[landmarks.index]
-    _, likelihood = _choose_shrinkage(landmarks, labels)
-    return _score(landmarks, labels, likelihood - _kernel_score(landmarks))
+    own = responsibilities[landmarks.index]
+    _, likelihood = choose_shrinkage(landmarks, own)
+    return believed_or_cut(landmarks, own, likelihood - kernel_score(landmarks))
 
 
 def nearest_mean_responsibilities(x, means):
@@ -219,12 +223,50 @@ def rescale_columns(x, sample_weight, column_scales=None):
 
 
 def _spread_repeats(x, sample_weight, random_state):
-    """Add noise to values that repeat: a cluster must not be one value of a column."""
+    """Add noise to values that repeat: a cluster must not be one value of a column.
+
+    A row of nothing else, which stands for many, makes several. Returns rows, weights
+    and, for each, the number of the row that it came of.
+    """
+    origin = np.arange(len(x))
     widths = repeat_widths(x, sample_weight, LARGEST_REPEAT_WIDTH)
     if widths is None:
+        return x, sample_weight, origin
+    widths[widths < SMALLEST_REPEAT_WIDTH] = 0.0
+    is_discrete = np.all((widths > 0) | (np.ptp(x, axis=0) == 0), axis=1)
+    unit = max(sample_weight.min(), sample_weight.sum() / MAX_GRAPH_ROWS)
+    copies = np.maximum(np.round(sample_weight / unit), 1).astype(int)
+    copies[~is_discrete] = 1
+    if copies.max() > 1:
+        origin = random_state.permutation(np.repeat(origin, copies))
+        sample_weight = (sample_weight / copies)[origin]
+        sample_weight /= sample_weight.mean()
+    noise = REPEAT_NOISE * random_state.standard_normal((len(origin), x.shape[1]))
+    return x[origin] + widths[origin] * noise, sample_weight, origin
+
+
+def _of_origins(proposal, origin):
+    """Mean responsibilities of what came of each row."""
+    if len(origin) == origin.max() + 1:
+        return proposal
+    totals = np.zeros((origin.max() + 1, proposal.responsibilities.shape[1]))
+    np.add.at(totals, origin, proposal.responsibilities)
+    means = totals / np.bincount(origin)[:, None]
+    return replace(proposal, responsibilities=means)
+
+
+def _drop_flat_directions(x, sample_weight):
+    """Leave out directions in which rows do not differ: a density there means nothing.
+
+    Columns that are constant, copies or sums of others would decide how believable
+    Gaussians are.
+    """
+    covariance = np.atleast_2d(np.cov(x.T, aweights=sample_weight, ddof=0))
+    variances, axes = np.linalg.eigh(covariance)
+    differ = variances > REG_COVAR
+    if differ.all() or not differ.any():
         return x
-    noise = REPEAT_NOISE * random_state.standard_normal(x.shape)
-    return np.where(widths < SMALLEST_REPEAT_WIDTH, x, x + widths * noise)
+    return x @ axes[:, differ]
 
 
 def _is_constant(sample_weight):
@@ -391,17 +433,17 @@ def _ranked_candidates(x, sample_weight, n_components, random_state, n_best):
     starts = {name: one_hot(labels, n_components) for name, labels in starts.items()}
     candidates = []
     for name, start in starts.items():
-        shrinkage, likelihood = _choose_shrinkage(landmarks, start)
+        shrinkage, likelihood = choose_shrinkage(landmarks, start)
         if name in ("spectral", "linkage"):
             candidates.append(_Candidate(name, start, shrinkage, likelihood))
         data = landmarks.x, landmarks.weight
         soft = _expectation_maximisation(*data, start, shrinkage)
-        (likelihood,) = cross_validated_scores(*data, soft, [shrinkage])
+        likelihood = held_out_likelihood(landmarks, soft, shrinkage)
         candidates.append(_Candidate(f"gmm from {name}", soft, shrinkage, likelihood))
-    gains = np.array([c.likelihood for c in candidates]) - _kernel_score(landmarks)
+    gains = np.array([c.likelihood for c in candidates]) - kernel_score(landmarks)
     scores = np.array(
         [
-            _score(landmarks, candidate.responsibilities, gain)
+            believed_or_cut(landmarks, candidate.responsibilities, gain)
             for candidate, gain in zip(candidates, gains, strict=True)
         ]
     )
@@ -526,20 +568,6 @@ def _lean(covariances, mass, typical):
     return leaning
 
 
-def _choose_shrinkage(landmarks, responsibilities):
-    """Shrinkage of Gaussians under which rows are likeliest to Gaussians of others."""
-    n_features = landmarks.x.shape[1]
-    shrinkages = [
-        Shrinkage(strength * n_features, diagonality, 0.0, REG_COVAR)
-        for strength in STRENGTHS
-        for diagonality in DIAGONALITIES
-    ]
-    scores = cross_validated_scores(
-        landmarks.x, landmarks.weight, responsibilities, shrinkages
-    )
-    return shrinkages[scores.argmax()], scores.max()
-
-
 def _expectation_maximisation(
     x, weight, responsibilities, shrinkage, max_iter=MAX_ITER
 ):
@@ -572,44 +600,3 @@ def _posterior(landmarks, responsibilities, shrinkage, random_state):
     return np.concatenate(
         [softmax(gaussians.log_joint(chunk), axis=1) for chunk in chunks]
     )
-
-
-def _kernel_score(landmarks):
-    """Mean leave-one-out log-density of a kernel estimate with local bandwidths."""
-    n_features = landmarks.x.shape[1]
-    weight = landmarks.weight
-    k = min(5, landmarks.neighbors.shape[1])
-    scale = np.maximum(landmarks.neighbor_distances[:, k - 1], 1e-9)
-    log_kernel_weight = np.log(weight) - n_features * np.log(scale)
-    log_others = np.log(np.sum(weight) - weight)
-    widths = (0.35, 0.7, 1.4)
-    log_density = np.empty((len(widths), landmarks.n))
-    # A few rows at a time stay in the processor's cache.
-    for rows in np.array_split(np.arange(landmarks.n), landmarks.n // 32 + 1):
-        squared = (landmarks.distances[rows] / scale) ** 2
-        for i, width in enumerate(widths):
-            exponent = squared * (-0.5 / width**2)
-            exponent += log_kernel_weight
-            largest = exponent.max(axis=1)
-            exponent -= largest[:, None]
-            # Arithmetic on subnormal numbers is slow: what cannot count is cut off.
-            kernels = np.exp(np.maximum(exponent, -50.0), dtype=np.float32)
-            log_density[i, rows] = largest + np.log(kernels.sum(axis=1))
-            log_density[i, rows] -= n_features * np.log(width)
-    log_density -= log_others + 0.5 * n_features * np.log(2 * np.pi)
-    return np.average(log_density, axis=1, weights=weight).max()
-
-
-def _score(landmarks, responsibilities, gain):
-    """Score of a partition whose Gaussians gain so much, see `score_partition`."""
-    gain += GAUSSIAN_TOLERANCE
-    if gain > 0:
-        return gain
-    weight = landmarks.weight
-    labels = responsibilities.argmax(axis=1)
-    hard = one_hot(labels, responsibilities.shape[1])
-    elsewhere = np.mean(labels[landmarks.neighbors[:, :5]] != labels[:, None], axis=1)
-    mass = weight @ hard
-    # An empty cluster is no better than one whose neighbours are all elsewhere.
-    share = np.where(mass > 0, weight * elsewhere @ hard / np.maximum(mass, 1e-10), 1.0)
-    return -share.max()

@@ -446,19 +446,19 @@ def test_cross_validated_scores_are_those_of_gaussians_of_the_other_rows():
     rng = np.random.default_rng(0)
     x, weights = rng.normal(size=(80, 3)) * [1, 2, 3], rng.uniform(0.5, 2, size=80)
     shares = rng.dirichlet(np.ones(2), size=80)
-    shrinkages = [Shrinkage(s, a, 0.0, 1e-3) for s, a in ((0.1, 0.0), (20.0, 0.5))]
+    grid = [(0.1, 0.0), (20.0, 0.5)]
     expected = []
-    for shrinkage in shrinkages:
+    for shrinkage in (Shrinkage(*setting, 0.0, 1e-3) for setting in grid):
         log_prob = np.empty(80)
         for own in (np.arange(80) % 5 == fold for fold in range(5)):
             seen = x[~own], weights[~own], shares[~own]
             log_joint = scipy_log_joint(Gaussians.shrunk(*seen, shrinkage), x[own])
             log_prob[own] = np.logaddexp.reduce(log_joint, axis=1)
         expected.append(np.average(log_prob, weights=weights))
-    scores = cross_validated_scores(x, weights, shares, shrinkages)
+    scores = cross_validated_scores(x, weights, shares, grid, 1e-3)
     np.testing.assert_allclose(scores, expected)
     x[7] = 1e4  # counts for so much only
-    assert cross_validated_scores(x, weights, shares, shrinkages).min() > -100
+    assert cross_validated_scores(x, weights, shares, grid, 1e-3).min() > -100
 
 
 @pytest.mark.parametrize("n_rows", [1, 2, 11, 60])
