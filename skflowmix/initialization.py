@@ -154,9 +154,9 @@ def score_partition(x, sample_weight, responsibilities, random_state):
     """Say how believable a partition is, larger is better.
 
     A positive score is the gain, in nats per row, of one Gaussian per cluster over a
-    kernel density estimate of all rows (plus `GAUSSIAN_TOLERANCE`), where neither has
-    seen the row it predicts: if Gaussians describe the density that well, the clusters
-    are taken to be Gaussian, overlapping or not. Any other partition has a score in
+    kernel density estimate of all rows (plus a tolerance): both of the rows besides the
+    one that they predict. If Gaussians describe the density that well, the clusters are
+    taken to be Gaussian, overlapping or not. Any other partition has a score in
     [-1, 0]: minus the share of the five nearest neighbours that belong to another
     cluster, in the worst cluster.
 
@@ -176,9 +176,9 @@ def score_partition(x, sample_weight, responsibilities, random_state):
     float
         Comparable between partitions of the same rows into the same K.
     """
-    x = rescale_columns(x, sample_weight)
     if len(x) < 3:
         return 0.0
+    x = _drop_flat_directions(rescale_columns(x, sample_weight), sample_weight)
     landmarks = Landmarks(x, sample_weight, random_state)
     own = responsibilities[landmarks.index]
     _, likelihood = choose_shrinkage(landmarks, own)
