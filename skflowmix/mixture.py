@@ -28,6 +28,9 @@ Blur = Callable[[Tensor], None]
 # The posterior network sees standardised rows no further out than this.
 POSTERIOR_BOUND = 10.0
 
+# A component with less variance in some direction, of standardised columns, is flat.
+FLAT = 1e-5
+
 
 class Support:
     """Pairs (row, component) to evaluate, packed into a (K, C) table.
@@ -161,6 +164,10 @@ class MixtureOfFlows(nn.Module):
     components one shape, moved, turned and bent a little by their own; :math:`W_k` then
     turns them to their principal axes, pointing where they are skewed to.
 
+    Where a component is flat (a column is constant, or the sum of others), all of its
+    transforms come after :math:`W_k` and none is common: a step of those before would
+    take rows many standard deviations out of their plane.
+
     All transforms start as the identity and every component as the Gaussian
     :math:`N(\mu_k, \Sigma_k)`. With transforms the base distribution
     :math:`p_0` has heavier tails than the normal one beyond three standard deviations
@@ -225,11 +232,15 @@ class MixtureOfFlows(nn.Module):
         # What an evaluation holds of one row at a time, roughly.
         self.floats_per_row = 8 * n_components * max(*hidden_units, 24 * n_features, 1)
         n_own = n_transforms - n_shared_transforms
+        n_common = n_common_transforms if n_transforms else 0
+        n_inner = min(n_own, 1)
+        if np.linalg.eigvalsh(gaussians.covariances).min() < FLAT:
+            n_common = n_inner = 0
         stacks, position = [], 0
         for n_flows, n_layers in (
-            (1, n_common_transforms if n_transforms else 0),
-            (n_components, min(n_own, 1)),
-            (n_components, max(n_own - 1, 0)),
+            (1, n_common),
+            (n_components, n_inner),
+            (n_components, n_own - n_inner),
             (1, n_shared_transforms),
         ):
             stack = FlowStack(

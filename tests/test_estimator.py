@@ -19,7 +19,7 @@ from scipy.special import logsumexp
 from sklearn import config_context
 from sklearn.base import clone
 from sklearn.cluster import HDBSCAN, AgglomerativeClustering, KMeans
-from sklearn.datasets import make_blobs
+from sklearn.datasets import make_blobs, make_moons
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.metrics import adjusted_rand_score
 from sklearn.mixture import GaussianMixture
@@ -1069,3 +1069,15 @@ def test_fit_within_inference_mode():
     with torch.inference_mode():
         found = small(2).fit(X).score_samples(X)
     assert_allclose(found, expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("column", ["constant", "copy", "sum"])
+def test_columns_that_say_nothing_new_cost_no_flows(column):
+    """Flows leave the plane of such rows at the first step if they come first."""
+    x, y = make_moons(500, noise=0.06, random_state=0)
+    new = {"constant": np.ones(500), "copy": x[:, 1], "sum": x.sum(axis=1)}
+    X = np.column_stack([x, new[column]])
+    model = FlowMixture(2, random_state=0, max_iter=40, hidden_units=(32,)).fit(X)
+    assert adjusted_rand_score(y, model.predict(X)) > 0.85
+    gaussians = FlowMixture(2, random_state=0, n_transforms=0).fit(X)
+    assert model.score(X) > gaussians.score(X) + 0.3
