@@ -1071,6 +1071,7 @@ def test_fit_within_inference_mode():
     assert_allclose(found, expected, rtol=1e-9)
 
 
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.parametrize("column", ["constant", "copy", "sum"])
 def test_columns_that_say_nothing_new_cost_no_flows(column):
     """Flows leave the plane of such rows at the first step if they come first."""
