@@ -56,7 +56,7 @@ MAX_MORE_ITER = 20
 # Noise on values that repeat, in widths of `repeat_widths`, in standard deviations of a
 # column: smaller widths get none, as values so near to each other make no cluster.
 REPEAT_NOISE = 0.8
-SMALLEST_REPEAT_WIDTH, LARGEST_REPEAT_WIDTH = 0.05, 1.0
+SMALLEST_REPEAT_WIDTH, LARGEST_REPEAT_WIDTH = 0.15, 1.0
 # Nats per row that tell partitions with the same score apart.
 CLEARLY_LIKELIER = 0.05
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from sklearn.cluster import DBSCAN, AgglomerativeClustering, KMeans
-from sklearn.datasets import make_blobs, make_circles, make_moons
+from sklearn.datasets import load_iris, make_blobs, make_circles, make_moons
 from sklearn.metrics import adjusted_rand_score
 
 from skflowmix import graphs, initialization
@@ -385,3 +385,11 @@ def test_a_far_row_does_not_make_gaussians_believable():
     best = propose(x, 2, "auto")[0]
     found = best.responsibilities.argmax(axis=1)[:-1]
     assert adjusted_rand_score(labels, found) > 0.98
+
+
+def test_rounding_leaves_iris_as_it_is():
+    x, y = load_iris(return_X_y=True)
+    x = (x - x.mean(axis=0)) / x.std(axis=0)
+    for seed in range(4):
+        order = np.random.RandomState(seed).permutation(len(x))
+        assert ari(y[order], propose(x[order], 3, "auto", seed=seed)[0]) > 0.85
