@@ -297,7 +297,7 @@ class _ClassMixture(FlowMixture):
             "_calibration_temperature",
         }
         for name, value in vars(self).items():
-            if name not in only_here and not name.startswith(("_skl", "_callback")):
+            if name not in only_here:
                 setattr(mixture, name, value)
         return mixture
 

@@ -69,7 +69,8 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
     n_common_transforms : int, default=1
         Further layers between the columns and the flows, the same for all components:
         they learn what the columns have in common, such as steps, bounds and tails,
-        from all rows. Without `n_transforms` there are none.
+        from all rows. Without `n_transforms` there are none, nor where rows lie in a
+        plane (a column is constant, or the sum of others).
     n_shared_transforms : int, default=0
         How many of the `n_transforms` layers, those next to the base distribution, are
         one and the same for all components: for clusters of the same shape, moved and
