@@ -327,6 +327,19 @@ class _Fit:
             ]
         )
 
+    def train_by_responsibilities(
+        self, random_state: np.random.RandomState, on_epoch: OnEpoch
+    ) -> None:
+        """M-step at the first responsibilities, watched by the held-out rows."""
+        noise, n_rows = self.noise(random_state), len(self.train_rows.x)
+        self.run(
+            M_STEP,
+            MStepObjective(self.working, self.train_rows, self.held_out, noise),
+            self.settings.training_config(self.settings.n_iter_init, 0, n_rows),
+            random_state,
+            on_epoch,
+        )
+
     def train(
         self,
         random_state: np.random.RandomState,
@@ -334,22 +347,13 @@ class _Fit:
         *,
         warm: bool = False,
     ) -> None:
-        """M-step, unless the model is warm, and ELBO, watched by the held-out rows."""
+        """ELBO, watched by the held-out rows."""
         settings, n_rows = self.settings, len(self.train_rows.x)
         hottest = float(self.working.temperature) if warm else settings.temperature
-        noise = self.noise(random_state)
-        if not warm and self.working.n_components > 1:
-            self.run(
-                M_STEP,
-                MStepObjective(self.working, self.train_rows, self.held_out, noise),
-                settings.training_config(settings.n_iter_init, 0, n_rows),
-                random_state,
-                on_epoch,
-            )
         if not self.outcome.stopped:
             self.run(
                 ELBO,
-                self.elbo(self.train_rows, hottest, noise),
+                self.elbo(self.train_rows, hottest, self.noise(random_state)),
                 settings.training_config(settings.max_iter, 2, n_rows),
                 random_state,
                 on_epoch,
@@ -417,6 +421,11 @@ class _Fit:
             on_epoch,
         )
 
+    def better_than(self, other: "_Fit") -> bool:
+        """Whether held-out rows prefer this model to another as they stand."""
+        log_prob, reference = self.held_out_log_prob(), other.held_out_log_prob()
+        return bool(robust_gain(self.held_out, log_prob, reference) > 0)
+
     def clearly_better_than(self, other: Tensor) -> bool:
         """Whether held-out rows clearly prefer this model to one of that density."""
         return clearly_gains(self.held_out, self.held_out_log_prob(), other)
@@ -457,10 +466,10 @@ def fit_candidate(
     """Train one model from given responsibilities, or go on training one.
 
     Flows are judged by rows that neither they nor the Gaussians they start from have
-    seen. A later start takes the place of an earlier one where it is clearly better.
-    Unless what came of them is clearly better than the plain Gaussians, training starts
-    again from these. Where no flow pays off, Gaussians of all rows are the model;
-    otherwise training ends with a few epochs on all rows.
+    seen. Of several starts the one that is better after the M-step goes on. Unless what
+    came of it is clearly better than the plain Gaussians, training starts again from
+    these. Where no flow pays off, Gaussians of all rows are the model; otherwise
+    training ends with a few epochs on all rows.
 
     Parameters
     ----------
@@ -518,21 +527,30 @@ def fit_candidate(
         fit = prepare(warm, plain)
         fit.train(random_state, on_epoch, warm=True)
     else:
+        starts = list({start.shrinkage: start for start in starts}.values())
+        # That of one component is the ELBO, and needed only to choose.
+        needs_m_step = len(starts) > 1 or len(plain.weights) > 1
+
+        def m_step(fit):
+            if needs_m_step:
+                fit.train_by_responsibilities(random_state, on_epoch)
+
         fit = start_from(starts[0])
-        fit.train(random_state, on_epoch)
+        m_step(fit)
         for gaussians in starts[1:]:
-            if fit.outcome.stopped or gaussians.shrinkage == starts[0].shrinkage:
+            if fit.outcome.stopped:
                 break
             other = start_from(gaussians)
-            other.train(random_state, on_epoch)
-            so_far = fit.held_out_log_prob()
-            if other.pays_off and other.clearly_better_than(so_far):
+            m_step(other)
+            if other.better_than(fit):
                 fit, other = other, fit
             fit.outcome.stopped |= other.outcome.stopped
+        fit.train(random_state, on_epoch)
         if plain.shrinkage not in (start.shrinkage for start in starts):
             other = start_from(plain)
             enough = fit.clearly_better_than(other.log_prob_start)
             if not (enough or fit.outcome.stopped):
+                m_step(other)
                 other.train(random_state, on_epoch)
                 # Stopped early, it may not have got as far as the first.
                 if other.outcome.stopped:

@@ -43,7 +43,10 @@ class Recorded(torch.autograd.Function):
 
 
 def _uniform(shape: Sequence[int], bound: float, generator: torch.Generator) -> Tensor:
-    return torch.empty(*shape).uniform_(-bound, bound, generator=generator)
+    # Drawn alike whatever torch's default dtype is: a seed means one model.
+    drawn = torch.empty(*shape, dtype=torch.float32)
+    drawn.uniform_(-bound, bound, generator=generator)
+    return drawn.to(torch.get_default_dtype())
 
 
 class StackedLinear(nn.Module):

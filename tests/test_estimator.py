@@ -295,6 +295,33 @@ def test_small_tables_with_few_rows_per_column_have_two_starts():
     assert len(leaning_much(X, n_transforms=0)) == 1
 
 
+@pytest.mark.parametrize("n_components", [1, 3])
+@pytest.mark.parametrize("worse", [0, 1])
+def test_of_two_starts_the_better_one_goes_on(n_components, worse, monkeypatch):
+    """The other one costs an M-step, which one component needs only for this."""
+    started, trained_on = [], []
+    m_step, train = fitting._Fit.train_by_responsibilities, fitting._Fit.train
+
+    def spoiling_m_step(fit, *args):
+        m_step(fit, *args)
+        if len(started) == worse:
+            fit.working.means += 3.0
+        started.append(fit)
+
+    def recording_train(fit, *args, **kwargs):
+        trained_on.append(fit)
+        train(fit, *args, **kwargs)
+
+    monkeypatch.setattr(fitting._Fit, "train_by_responsibilities", spoiling_m_step)
+    monkeypatch.setattr(fitting._Fit, "train", recording_train)
+    quick = {"max_iter": 20, "tol": 10.0, "n_iter_no_change": 1}
+    X = np.random.RandomState(0).standard_t(5, size=(90, 6)).cumsum(1)
+    trained(n_components, **quick).fit(X)
+    assert started[0].gaussians.shrinkage != started[1].gaussians.shrinkage
+    assert trained_on[0] is started[1 - worse]
+    assert started[worse] not in trained_on
+
+
 def test_information_criteria(model):
     X = moons(seed=1)
     n_gaussian = 3 * (2 + 3) + 2
@@ -532,6 +559,17 @@ def test_a_seed_repeats(random_state):
     assert_same_answers(first, second, moons())
     assert first.history_ == second.history_
     assert_array_equal(first.sample(20)[0], second.sample(20)[0])
+
+
+@each_flow
+def test_a_seed_repeats_whatever_the_default_dtype_is(flow):
+    first = trained(2, flow=flow, tol=10.0).fit(moons())
+    torch.set_default_dtype(torch.float64)
+    try:
+        second = trained(2, flow=flow, tol=10.0).fit(moons())
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert_same_answers(first, second, moons())
 
 
 def test_no_seed_does_not():
