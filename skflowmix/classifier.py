@@ -1,5 +1,6 @@
 """`FlowMixtureClassifier`: one or more flows per class, labels for some or all rows."""
 
+import warnings
 from numbers import Integral
 from typing import ClassVar
 
@@ -727,6 +728,12 @@ def _number_classes(y):
         )
     check_classification_targets(y[~unlabelled])
     classes, known = np.unique(y[~unlabelled], return_inverse=True)
+    if len(classes) == 1 and unlabelled.any():
+        warnings.warn(
+            f"All labels are {classes[0]}: -1 marks rows without a label. If it is a "
+            "class, give it another name.",
+            stacklevel=3,
+        )
     numbers = np.full(len(y), UNLABELLED)
     numbers[~unlabelled] = known
     return classes, numbers

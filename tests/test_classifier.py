@@ -326,7 +326,8 @@ def test_every_start_has_its_own_folds():
 
 
 def test_labels_of_one_class_need_no_calibration():
-    model = small().fit(moons(), np.where(np.arange(150) < 10, 3, -1))
+    with pytest.warns(UserWarning, match="All labels are 3: -1 marks rows without"):
+        model = small().fit(moons(), np.where(np.arange(150) < 10, 3, -1))
     assert model.calibration_temperature_ == 1
     assert_allclose(model.predict_proba(moons()), 1)
 
