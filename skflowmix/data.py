@@ -7,6 +7,7 @@ import numpy as np
 __all__ = [
     "Standardizer",
     "merge_identical_rows",
+    "plane_of",
     "repeat_widths",
     "split_rows",
     "weighted_quantile",
@@ -18,6 +19,9 @@ MIN_HELD_OUT = 8
 # Values of float32 collide by chance: nearer to each other they are no repeats, in
 # standard deviations.
 MIN_WIDTH = 1e-3
+
+# Rows do not differ in a direction with less variance, of columns of unit variance.
+FLAT_DIRECTION = 1e-4
 
 # Training pulls rows in to this many standard deviations: one row must not decide.
 TRAINING_BOUND = 30.0
@@ -125,16 +129,50 @@ def repeat_widths(x, weights, largest):
         if len(values) == 1 or not repeats.any():
             continue
         below = np.concatenate(([0.0], np.cumsum(np.bincount(index, weights))))
-        half = np.diff(below) / 2
+        # Sums of weights are rounded: exactly half must count as half.
+        half = np.diff(below) / 2 - 1e-9 * below[-1]
         last = len(values) - 1
-        # The first value on either side within which, itself included, so much lies.
-        up = np.searchsorted(below, below[1:] + half) - 1
+        # The first value on either side within which, itself included, so much lies;
+        # another one even where the others' weights are lost in rounding.
+        own = np.arange(last + 1)
+        up = np.maximum(np.searchsorted(below, below[1:] + half) - 1, own + 1)
         down = np.searchsorted(below, below[:-1] - half, side="right") - 1
+        down = np.minimum(down, own - 1)
         above = np.where(up <= last, values[np.minimum(up, last)] - values, np.inf)
         under = np.where(down >= 0, values - values[np.maximum(down, 0)], np.inf)
         width = np.minimum(np.minimum(above, under) / 2, largest)
         widths[:, j] = np.where(repeats & (width > MIN_WIDTH), width, 0.0)[index]
     return widths if widths.any() else None
+
+
+def plane_of(x, weights):
+    """Find the plane that rows lie in: noise that leaves it would make it thick.
+
+    Constant columns, copies, sums of others and a full set of indicators each make one.
+
+    Parameters
+    ----------
+    x : ndarray of shape (n_samples, n_features)
+        Rows.
+    weights : ndarray of shape (n_samples,)
+        Positive weights.
+
+    Returns
+    -------
+    plane : ndarray of shape (n_features, n_features) or None
+        Shifts of rows times this are shifts within the plane. None where rows differ
+        in every direction.
+    """
+    mean = np.average(x, axis=0, weights=weights)
+    deviations = np.sqrt(np.average((x - mean) ** 2, axis=0, weights=weights))
+    deviations[deviations < 1e-9] = 1.0
+    scaled = (x - mean) / deviations
+    covariance = (scaled * weights[:, None]).T @ scaled / weights.sum()
+    variances, axes = np.linalg.eigh(covariance)
+    differ = axes[:, variances > FLAT_DIRECTION]
+    if differ.shape[1] == x.shape[1]:
+        return None
+    return differ @ differ.T / deviations[:, None] * deviations
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,13 @@ import torch
 from torch import Tensor
 
 from skflowmix._arrays import torch_generator
-from skflowmix.data import TRAINING_BOUND, Standardizer, repeat_widths, split_rows
+from skflowmix.data import (
+    TRAINING_BOUND,
+    Standardizer,
+    plane_of,
+    repeat_widths,
+    split_rows,
+)
 from skflowmix.gaussians import Gaussians
 from skflowmix.mixture import MixtureOfFlows
 from skflowmix.objectives import (
@@ -135,6 +141,7 @@ class TrainingRows:
         self.weights = weights
         self.allowed = allowed
         self.repeat_widths: np.ndarray | None = None
+        self.plane: np.ndarray | None = None
         self.train, self.held_out = split_rows(
             len(rows), validation_fraction, random_state
         )
@@ -143,6 +150,8 @@ class TrainingRows:
         """Find how wide noise on values that repeat shall be, if any."""
         if largest > 0:
             self.repeat_widths = repeat_widths(self.x, self.weights, largest)
+        if self.repeat_widths is not None:
+            self.plane = plane_of(self.x, self.weights)
 
 
 @dataclass
@@ -234,6 +243,8 @@ class _Fit:
             allowed = torch.from_numpy(rows.allowed[index]).to(x.device)
         if rows.repeat_widths is not None:
             widths = torch.from_numpy(rows.repeat_widths[index]).to(x)
+        # A weight that the dtype cannot hold is still a weight.
+        weights = weights.clamp(min=torch.finfo(weights.dtype).tiny)
         return Rows(x, weights, responsibilities, allowed, repeat_widths=widths)
 
     @torch.no_grad()
@@ -255,7 +266,10 @@ class _Fit:
         model, n_rows = self.working, len(self.train_rows.x)
         bandwidth = (n_rows / model.n_components) ** (-1 / (model.n_features + 4))
         generator = torch_generator(random_state, model.means.device)
-        return Noise(share * settings.input_noise * bandwidth, generator)
+        plane = self.rows.plane
+        if plane is not None:
+            plane = torch.from_numpy(plane).to(model.means)
+        return Noise(share * settings.input_noise * bandwidth, generator, plane)
 
     def elbo(
         self, rows: Rows, temperature: float, noise: Noise | None

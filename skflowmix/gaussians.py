@@ -29,6 +29,9 @@ GREATER_STRENGTH = 10.0
 FEW_ROWS_TO_START = 20
 SMALL_TABLE = 25_000
 
+# Of standardised columns.
+FLAT = 1e-4
+
 MAX_ROWS = 2000
 
 # Components are blended only where there are fewer rows per component and column, and
@@ -249,6 +252,11 @@ class Gaussians:
             log_joint[:, k] = -0.5 * np.einsum("ij,ij->j", z, z) - log_det
         log_joint += np.log(self.weights) - 0.5 * x.shape[1] * np.log(2 * np.pi)
         return log_joint
+
+    def are_flat(self):
+        """Whether one has next to no variance in some direction, save `reg_covar`."""
+        added = 0.0 if self.shrinkage is None else self.shrinkage.reg_covar
+        return np.linalg.eigvalsh(self.covariances).min() - added < FLAT
 
     def scales(self):
         """Return the columns' standard deviations (n_components, n_features)."""

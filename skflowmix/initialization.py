@@ -20,7 +20,7 @@ from sklearn.metrics import adjusted_rand_score
 from sklearn.mixture import GaussianMixture
 from sklearn.utils.validation import has_fit_parameter
 
-from skflowmix.data import repeat_widths
+from skflowmix.data import plane_of, repeat_widths
 from skflowmix.gaussians import Gaussians, Shrinkage
 from skflowmix.graphs import (
     MAX_GRAPH_ROWS,
@@ -72,7 +72,7 @@ class Proposal:
     responsibilities : ndarray of shape (n, K)
         Non-negative, rows sum to one.
     score : float
-        What `score_partition` says of it, larger is better; NaN where there was
+        What `believed_or_cut` says of it, larger is better; NaN where there was
         nothing to compare it with.
     """
 
@@ -99,7 +99,7 @@ def propose_partitions(
         How. A clusterer is cloned, never changed. ``"auto"`` spreads values that
         repeat in a column by noise as wide as they are apart, then ranks spectral
         clustering, tree linkage, and Gaussian mixtures started from these, from
-        k-means and from merged groups, by `score_partition`.
+        k-means and from merged groups, by `believed_or_cut`.
     random_state : RandomState
         The only source of randomness.
     n_init : int, default=1
@@ -148,41 +148,6 @@ def propose_partitions(
             Proposal(name, _METHODS[name](x, sample_weight, n_components, random_state))
             for _ in range(1 if name == "linkage" else n_init)
         ]
-
-
-def score_partition(x, sample_weight, responsibilities, random_state):
-    """Say how believable a partition is, larger is better.
-
-    A positive score is the gain, in nats per row, of one Gaussian per cluster over a
-    kernel density estimate of all rows (plus a tolerance): both of the rows besides the
-    one that they predict. If Gaussians describe the density that well, the clusters are
-    taken to be Gaussian, overlapping or not. Any other partition has a score in
-    [-1, 0]: minus the share of the five nearest neighbours that belong to another
-    cluster, in the worst cluster.
-
-    Parameters
-    ----------
-    x : ndarray of shape (n, D)
-        In a random order.
-    sample_weight : ndarray of shape (n,)
-    responsibilities : ndarray of shape (n, K)
-        Hard or soft; the Gaussians are fitted to them as they are, neighbours belong
-        to the cluster of their largest.
-    random_state : RandomState
-        Draws the rows to look at, if there are many.
-
-    Returns
-    -------
-    float
-        Comparable between partitions of the same rows into the same K.
-    """
-    if len(x) < 3:
-        return 0.0
-    x = _drop_flat_directions(rescale_columns(x, sample_weight), sample_weight)
-    landmarks = Landmarks(x, sample_weight, random_state)
-    own = responsibilities[landmarks.index]
-    _, likelihood = choose_shrinkage(landmarks, own)
-    return believed_or_cut(landmarks, own, likelihood - kernel_score(landmarks))
 
 
 def nearest_mean_responsibilities(x, means):
@@ -241,8 +206,12 @@ def _spread_repeats(x, sample_weight, random_state):
         origin = random_state.permutation(np.repeat(origin, copies))
         sample_weight = (sample_weight / copies)[origin]
         sample_weight /= sample_weight.mean()
-    noise = REPEAT_NOISE * random_state.standard_normal((len(origin), x.shape[1]))
-    return x[origin] + widths[origin] * noise, sample_weight, origin
+    plane = plane_of(x[origin], sample_weight)
+    noise = random_state.standard_normal((len(origin), x.shape[1]))
+    noise *= REPEAT_NOISE * widths[origin]
+    if plane is not None:
+        noise = noise @ plane
+    return x[origin] + noise, sample_weight, origin
 
 
 def _of_origins(proposal, origin):

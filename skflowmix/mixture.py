@@ -28,9 +28,6 @@ Blur = Callable[[Tensor], None]
 # The posterior network sees standardised rows no further out than this.
 POSTERIOR_BOUND = 10.0
 
-# A component with less variance in some direction, of standardised columns, is flat.
-FLAT = 1e-5
-
 
 class Support:
     """Pairs (row, component) to evaluate, packed into a (K, C) table.
@@ -164,9 +161,9 @@ class MixtureOfFlows(nn.Module):
     components one shape, moved, turned and bent a little by their own; :math:`W_k` then
     turns them to their principal axes, pointing where they are skewed to.
 
-    Where a component is flat (a column is constant, or the sum of others), all of its
-    transforms come after :math:`W_k` and none is common: a step of those before would
-    take rows many standard deviations out of their plane.
+    Where a component is flat (a column is constant, or the sum of others but for a hundredth), all
+    transforms, those of other components too, come after :math:`W_k` and none is common:
+    a step of those before would take rows many standard deviations out of their plane.
 
     All transforms start as the identity and every component as the Gaussian
     :math:`N(\mu_k, \Sigma_k)`. With transforms the base distribution
@@ -234,7 +231,7 @@ class MixtureOfFlows(nn.Module):
         n_own = n_transforms - n_shared_transforms
         n_common = n_common_transforms if n_transforms else 0
         n_inner = min(n_own, 1)
-        if np.linalg.eigvalsh(gaussians.covariances).min() < FLAT:
+        if gaussians.are_flat():
             n_common = n_inner = 0
         stacks, position = [], 0
         for n_flows, n_layers in (

@@ -146,6 +146,8 @@ class Noise:
         Standard deviation, in those of a component, at the first step size.
     generator : torch.Generator
         Its source, on the model's device.
+    plane : Tensor of shape (D, D), optional
+        Keeps noise on values that repeat in the plane that rows lie in, see `plane_of`.
 
     References
     ----------
@@ -159,8 +161,10 @@ class Noise:
     Density-Estimator, NIPS 2013, for noise on discrete values.
     """
 
-    def __init__(self, scale: float, generator: torch.Generator):
-        self.scale, self.generator = scale, generator
+    def __init__(
+        self, scale: float, generator: torch.Generator, plane: Tensor | None = None
+    ):
+        self.scale, self.generator, self.plane = scale, generator, plane
 
     def at(self, step_share: float) -> Blur | None:
         """Return what adds noise that has shrunk as the step size has."""
@@ -175,8 +179,10 @@ class Noise:
 
     def spread_repeats(self, rows: Rows) -> None:
         """Add noise to those values of the rows that repeat."""
-        if rows.repeat_widths is not None:
-            rows.x = rows.x.addcmul(rows.repeat_widths, self._like(rows.x))
+        if rows.repeat_widths is None:
+            return
+        shift = rows.repeat_widths * self._like(rows.x)
+        rows.x = rows.x + (shift if self.plane is None else shift @ self.plane)
 
     def _like(self, x: Tensor) -> Tensor:
         return torch.randn(

@@ -111,7 +111,14 @@ def kernel_score(landmarks):
 
 
 def believed_or_cut(landmarks, responsibilities, gain):
-    """Score of a partition, see `skflowmix.initialization.score_partition`.
+    """Say how believable a partition is, larger is better.
+
+    A positive score is the gain, in nats per row, of one Gaussian per cluster over a
+    kernel density estimate of all rows (plus a tolerance): both of rows besides those
+    that they were fitted to. If Gaussians describe the density that well, the clusters
+    are taken to be Gaussian, overlapping or not. Any other partition has a score in
+    [-1, 0]: minus the share of the five nearest neighbours that belong to another
+    cluster, in the worst cluster.
 
     Parameters
     ----------
@@ -125,8 +132,7 @@ def believed_or_cut(landmarks, responsibilities, gain):
     Returns
     -------
     score : float
-        The gain, with some tolerance, where it is positive; else minus the share of
-        neighbours in other clusters, in the worst cluster.
+        Comparable between partitions of the same rows into the same K.
     """
     gain += GAUSSIAN_TOLERANCE
     if gain > 0:

@@ -12,6 +12,7 @@ from skflowmix.data import (
     SCORING_BOUND,
     Standardizer,
     merge_identical_rows,
+    plane_of,
     repeat_widths,
     split_rows,
     weighted_quantile,
@@ -380,6 +381,45 @@ def test_weights_are_repetitions_to_widths():
     weighted = column_widths(values, np.array([1.0, 1.0, 2.0, 2.0, 1.0]))
     repeated = column_widths(np.repeat(values, [1, 1, 2, 2, 1]))
     np.testing.assert_array_equal(weighted[[0, 2, 4]], repeated[[0, 2, 6]])
+
+
+@pytest.mark.parametrize("heavy", [1e17, 1e300])
+def test_weights_that_drown_the_others_leave_widths_finite(heavy):
+    widths = column_widths(np.arange(5) * 0.1, np.array([heavy, 1, 1, 1, 1]))
+    assert widths[0] == 0.25 and not widths[1:].any()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_common_factor_of_weights_leaves_widths(seed):
+    rng = np.random.RandomState(seed)
+    values = 0.05 * np.round(5 * rng.randn(300))
+    weights = rng.randint(1, 4, 300).astype(float)
+    widths = column_widths(values, weights)
+    for factor in (0.1, 1 / 3, 7.0):
+        np.testing.assert_array_equal(column_widths(values, factor * weights), widths)
+    mirrored = column_widths(-values, 0.1 * weights)
+    np.testing.assert_allclose(mirrored, widths, rtol=1e-12)
+
+
+def test_shifts_stay_in_the_plane_of_the_rows():
+    rng = np.random.RandomState(0)
+    x = rng.randn(200, 2) * [1, 100]
+    levels = np.eye(3)[rng.randint(3, size=200)]
+    weights = rng.randint(1, 4, 200)
+    assert plane_of(x, weights) is None
+    for columns, null in (
+        ([x, levels], [0, 0, 1, 1, 1]),
+        ([x, np.ones((200, 1))], [0, 0, 1]),
+        ([x, x[:, :1] + x[:, 1:]], [1, 1, -1]),
+        ([x, -2 * x[:, :1]], [2, 0, 1]),
+    ):
+        rows = np.hstack(columns)
+        plane = plane_of(rows, weights)
+        shifts = rng.randn(50, rows.shape[1]) @ plane
+        np.testing.assert_allclose(shifts @ null, 0, atol=1e-10)
+        # What is in the plane already stays as it is.
+        differences = rows[1:] - rows[0]
+        np.testing.assert_allclose(differences @ plane, differences, atol=1e-9)
 
 
 @given(

@@ -7,11 +7,16 @@ from sklearn.datasets import load_iris, make_blobs, make_circles, make_moons
 from sklearn.metrics import adjusted_rand_score
 
 from skflowmix import graphs, initialization
+from skflowmix.graphs import Landmarks
 from skflowmix.initialization import (
     INIT_METHODS,
     nearest_mean_responsibilities,
     propose_partitions,
-    score_partition,
+)
+from skflowmix.partition_scores import (
+    believed_or_cut,
+    choose_shrinkage,
+    kernel_score,
 )
 
 
@@ -157,10 +162,10 @@ def test_auto_proposes_different_partitions_best_first():
 
 def test_score_prefers_the_truth_and_punishes_empty_clusters():
     x, labels = SHAPES["circles"]
-    weight = np.ones(len(x))
+    landmarks = Landmarks(x, np.ones(len(x)), None)
     halves, everything = x[:, 0] > 0, np.zeros(len(x), dtype=int)
     truth, cut, empty = (
-        score_partition(x, weight, np.eye(2)[np.asarray(y, dtype=int)], None)
+        believed_or_cut(landmarks, np.eye(2)[np.asarray(y, dtype=int)], -1.0)
         for y in (labels, halves, everything)
     )
     assert truth > cut > empty
@@ -169,10 +174,13 @@ def test_score_prefers_the_truth_and_punishes_empty_clusters():
 def test_gaussians_are_not_believed_by_the_rows_that_they_were_fitted_to():
     """Twenty of ten rows each come nearer to these than any kernel estimate."""
     rng = np.random.RandomState(0)
-    x, weight = rng.standard_t(2, size=(200, 5)), np.ones(200)
+    x = rng.standard_t(2, size=(200, 5))
     labels = KMeans(20, n_init=1, random_state=0).fit_predict(x)
+    landmarks = Landmarks(x / x.std(axis=0), np.ones(200), None)
     for y in (labels, rng.randint(20, size=200)):
-        assert score_partition(x, weight, np.eye(20)[y], None) <= 0
+        _, likelihood = choose_shrinkage(landmarks, np.eye(20)[y])
+        gain = likelihood - kernel_score(landmarks)
+        assert believed_or_cut(landmarks, np.eye(20)[y], gain) <= 0
 
 
 def test_auto_divides_collinear_columns_as_a_gaussian_mixture_does():
@@ -385,6 +393,20 @@ def test_a_far_row_does_not_make_gaussians_believable():
     best = propose(x, 2, "auto")[0]
     found = best.responsibilities.argmax(axis=1)[:-1]
     assert adjusted_rand_score(labels, found) > 0.98
+
+
+@pytest.mark.parametrize("columns", ["integer, twice", "all indicators"])
+def test_noise_on_repeats_makes_no_new_direction(columns):
+    """Noise of its own for each column would be all that a copy has to tell."""
+    found = []
+    for seed in range(3):
+        x, labels = make_moons(500, noise=0.06, random_state=seed)
+        level = np.random.RandomState(seed).randint(3, size=500)
+        new = np.eye(3)[level] if columns == "all indicators" else level[:, None]
+        x = np.column_stack([x, new] if columns == "all indicators" else [x, new, new])
+        x = (x - x.mean(axis=0)) / x.std(axis=0)
+        found.append(ari(labels, propose(x, 2, "auto", seed=seed)[0]))
+    assert np.median(found) > 0.9
 
 
 def test_rounding_leaves_iris_as_it_is():

@@ -415,6 +415,16 @@ def test_noise_on_repeated_values_is_as_wide_as_they_ask():
     torch.testing.assert_close(batch.x.std(0), widths[0], rtol=0.02, atol=0)
 
 
+def test_noise_on_repeated_values_stays_in_the_plane_of_the_rows():
+    x = torch.ones(100, 3, dtype=torch.float64)
+    data = Rows(x, x[:, 0], x[:, :1], repeat_widths=0.2 * x)
+    plane = torch.tensor([[0.5, 0.5, 0.0], [0.5, 0.5, 0.0], [0.0, 0.0, 1.0]])
+    batch = data.take(torch.arange(len(x)))
+    Noise(0.3, seeded(), plane.double()).spread_repeats(batch)
+    torch.testing.assert_close(batch.x[:, 0], batch.x[:, 1])
+    assert len(batch.x.unique()) == 200
+
+
 # Figures and scores.
 
 
