@@ -22,9 +22,8 @@ def check_weights(sample_weight, X):
     return np.ldexp(sample_weight, -np.frexp(largest)[1])
 
 
-def check_parameters(estimator, X):
-    """Check what needs the data, or more than one parameter."""
-    n_samples, n_features = X.shape
+def check_parameters(estimator, n_samples, n_features):
+    """Check what needs the size of the data, or more than one parameter."""
     n_components = estimator.n_components
     if n_samples < n_components:
         raise ValueError(

@@ -366,7 +366,7 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, BaseEstimator
         Rows per step; "auto" grows with the data from 128 to 1024.
     learning_rate : float, default=5e-3
         First step size of Adam.
-    weight_decay : float, default=1.0
+    weight_decay : float or "auto", default="auto"
         Decoupled weight decay of the networks' weight matrices, three times as fast
         for what sets a component apart from the others.
     dtype : {"float32", "float64"}, default="float32"
@@ -472,7 +472,7 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, BaseEstimator
         validation_fraction=0.15,
         batch_size="auto",
         learning_rate=5e-3,
-        weight_decay=1.0,
+        weight_decay="auto",
         dtype="float32",
         device="cpu",
         random_state=None,

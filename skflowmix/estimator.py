@@ -145,8 +145,9 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
         Rows per step; "auto" grows with the data from 128 to 1024.
     learning_rate : float, default=5e-3
         First step size of Adam.
-    weight_decay : float, default=1.0
-        Decoupled weight decay of the networks' weight matrices. What sets a component
+    weight_decay : float or "auto", default="auto"
+        Decoupled weight decay of the networks' weight matrices; "auto" is 1 for up to
+        500 rows per column and falls as one over the rows beyond. What sets a component
         apart from the others decays three times as fast as what they have in common.
     dtype : {"float32", "float64"}, default="float32"
         Precision of the training. Scores have the precision of the X they are for.
@@ -277,7 +278,10 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
             Interval(Integral, 1, None, closed="left"),
         ],
         "learning_rate": [Interval(Real, 0.0, None, closed="neither")],
-        "weight_decay": [Interval(Real, 0.0, None, closed="left")],
+        "weight_decay": [
+            StrOptions({"auto"}),
+            Interval(Real, 0.0, None, closed="left"),
+        ],
         "dtype": [StrOptions({"float32", "float64"})],
         "device": [str],
         "n_jobs": [Integral, None],
@@ -315,7 +319,7 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
         validation_fraction=0.15,
         batch_size="auto",
         learning_rate=5e-3,
-        weight_decay=1.0,
+        weight_decay="auto",
         dtype="float32",
         device="cpu",
         n_jobs=None,
@@ -394,10 +398,10 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
         )
         if y is None:
             seen["y"] = np.zeros(len(X), dtype=int)
-        check_parameters(self, X)
-        device = resolve_device(self.device)
         sample_weight = check_weights(sample_weight, X)
         kept = sample_weight > 0
+        check_parameters(self, int(kept.sum()), X.shape[1])
+        device = resolve_device(self.device)
         context = self._init_callback_context(
             max_subtasks=self.n_init, sequential_subtasks=False
         )

@@ -50,6 +50,9 @@ MAX_HELD_OUT = 4096
 FINAL_EPOCHS = 8
 FINAL_RATE = 0.25
 
+# With more rows per column than this, weights decay less.
+ROWS_TO_DECAY = 500
+
 # Largest number of epochs of the last fit of q(z|x).
 POSTERIOR_EPOCHS = 50
 
@@ -79,7 +82,7 @@ class FitSettings:
     n_iter_no_change: int
     batch_size: int | str
     learning_rate: float
-    weight_decay: float
+    weight_decay: float | str
     dtype: str
 
     @classmethod
@@ -91,19 +94,22 @@ class FitSettings:
         return cls(**values)
 
     def training_config(
-        self, max_epochs: int, n_drops: int, n_rows: int
+        self, max_epochs: int, n_drops: int, x: Tensor
     ) -> TrainingConfig:
-        """Return the settings of one training phase on `n_rows` rows."""
-        batch_size = self.batch_size
+        """Return the settings of one training phase on rows x."""
+        n_rows, n_columns = x.shape
+        batch_size, weight_decay = self.batch_size, self.weight_decay
         if batch_size == "auto":
             batch_size = int(2 ** np.clip(np.round(np.log2(n_rows / 16)), 7, 10))
+        if weight_decay == "auto":
+            weight_decay = min(1.0, ROWS_TO_DECAY * n_columns / n_rows)
         return TrainingConfig(
             max_epochs=max_epochs,
             batch_size=int(batch_size),
             learning_rate=self.learning_rate,
             patience=self.n_iter_no_change,
             tol=self.tol,
-            weight_decay=self.weight_decay,
+            weight_decay=float(weight_decay),
             n_drops=n_drops,
         )
 
@@ -327,7 +333,7 @@ class _Fit:
         train(
             objective,
             list(self.working.posterior.parameters()),
-            self.settings.training_config(POSTERIOR_EPOCHS, 1, objective.n_rows),
+            self.settings.training_config(POSTERIOR_EPOCHS, 1, self.train_rows.x),
             torch_generator(random_state, self.working.means.device),
         )
 
@@ -345,11 +351,13 @@ class _Fit:
         self, random_state: np.random.RandomState, on_epoch: OnEpoch
     ) -> None:
         """M-step at the first responsibilities, watched by the held-out rows."""
-        noise, n_rows = self.noise(random_state), len(self.train_rows.x)
+        noise = self.noise(random_state)
         self.run(
             M_STEP,
             MStepObjective(self.working, self.train_rows, self.held_out, noise),
-            self.settings.training_config(self.settings.n_iter_init, 0, n_rows),
+            self.settings.training_config(
+                self.settings.n_iter_init, 0, self.train_rows.x
+            ),
             random_state,
             on_epoch,
         )
@@ -362,13 +370,13 @@ class _Fit:
         warm: bool = False,
     ) -> None:
         """ELBO, watched by the held-out rows."""
-        settings, n_rows = self.settings, len(self.train_rows.x)
+        settings = self.settings
         hottest = float(self.working.temperature) if warm else settings.temperature
         if not self.outcome.stopped:
             self.run(
                 ELBO,
                 self.elbo(self.train_rows, hottest, self.noise(random_state)),
-                settings.training_config(settings.max_iter, 2, n_rows),
+                settings.training_config(settings.max_iter, 2, self.train_rows.x),
                 random_state,
                 on_epoch,
             )
@@ -423,7 +431,7 @@ class _Fit:
         """
         settings, every_row = self.settings, self._tensors(np.arange(len(self.rows.x)))
         config = settings.training_config(
-            min(FINAL_EPOCHS, settings.max_iter), 0, len(every_row.x)
+            min(FINAL_EPOCHS, settings.max_iter), 0, every_row.x
         )
         noise_left = self.history[-1]["learning_rate"] / settings.learning_rate
         noise = self.noise(random_state, noise_left)

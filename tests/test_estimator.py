@@ -561,6 +561,34 @@ def test_a_seed_repeats(random_state):
     assert_array_equal(first.sample(20)[0], second.sample(20)[0])
 
 
+def test_rows_without_weight_are_not_counted():
+    weights = np.arange(150) < 2
+    with pytest.raises(ValueError, match=r"got n_samples=2 and n_components=3"):
+        small(3).fit(moons(), sample_weight=weights)
+    small(2).fit(moons(), sample_weight=weights)
+
+
+@pytest.mark.parametrize("heavy", [1e17, 1e60])
+def test_a_row_may_outweigh_all_others(heavy):
+    """Also so far that the others' weights are beyond float32."""
+    X = np.random.RandomState(0).randn(60, 2)
+    weights = np.r_[heavy, np.ones(59)]
+    model = trained(3, init_params="auto").fit(X, sample_weight=weights)
+    assert np.isfinite(model.score_samples(X)).all()
+
+
+@pytest.mark.parametrize("repeat_noise", [0.0, 1.0])
+@pytest.mark.parametrize("factor", [0.1, 7.0])
+def test_a_common_factor_of_weights_changes_nothing_on_integers(factor, repeat_noise):
+    rng = np.random.RandomState(4)
+    X = np.round(20 * rng.standard_t(3, size=(150, 1)))
+    weights = rng.randint(1, 4, 150)
+    model = small(2, init_params="auto", repeat_noise=repeat_noise)
+    model.fit(X, sample_weight=weights)
+    other = clone(model).fit(X, sample_weight=factor * weights)
+    assert_allclose(other.score_samples(X), model.score_samples(X), rtol=1e-6)
+
+
 @each_flow
 def test_a_seed_repeats_whatever_the_default_dtype_is(flow):
     first = trained(2, flow=flow, tol=10.0).fit(moons())
