@@ -5,7 +5,8 @@ arrays. Sets read from files ignore the seed, made ones are drawn from it.
 
 Layout of the data folder: ``density/*.npz`` (``X``), ``anomaly/*.npz`` (``X`` and
 ``y``, 1 = outlier), ``clustering/*.npz`` (``X`` and ``labels0``, ``labels1``, ...,
-0 = noise) and ``clustering/published_ari.json`` (``set -> method -> ARI``).
+0 = noise) and ``clustering/published_ari.json`` (``set -> method -> ARI``). With
+``mnist.npz`` there is a density set of its ten first principal components.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from _images import mnist
 from sklearn import datasets
+from sklearn.decomposition import PCA
 
 Loader = Callable[[int], tuple]
 
@@ -28,6 +31,8 @@ def density_sets(folder: Path) -> dict[str, Loader]:
         sets[f"{path.stem}_normals"] = partial(_read_normals, path)
     for name in ("iris", "wine", "breast_cancer", "diabetes", "digits"):
         sets[f"sk_{name}"] = partial(_read_sklearn, name)
+    if (folder / "mnist.npz").exists():
+        sets["mnist_components"] = partial(_read_mnist_components, folder)
     made = (student_t, bounded, zero_inflated, mixed_scales, manifold, tiny)
     return sets | {f"made_{f.__name__}": partial(_draw_x, f) for f in made}
 
@@ -68,6 +73,11 @@ def _read_normals(path, seed):
 
 def _read_sklearn(name, seed):
     return (getattr(datasets, f"load_{name}")().data.astype(np.float64),)
+
+
+def _read_mnist_components(folder, seed):
+    components = PCA(10, svd_solver="covariance_eigh")
+    return (components.fit_transform(mnist(folder)[0].astype(np.float64)),)
 
 
 def _read_labelings(path, seed):

@@ -368,7 +368,7 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, BaseEstimator
         First step size of Adam.
     weight_decay : float or "auto", default="auto"
         Decoupled weight decay of the networks' weight matrices, three times as fast
-        for what sets a component apart from the others.
+        for what sets a component apart from the others; for "auto" see `FlowMixture`.
     dtype : {"float32", "float64"}, default="float32"
         Precision of the training. Scores have the precision of the X they are for.
     device : str, default="cpu"

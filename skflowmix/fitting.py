@@ -272,9 +272,9 @@ class _Fit:
         model, n_rows = self.working, len(self.train_rows.x)
         bandwidth = (n_rows / model.n_components) ** (-1 / (model.n_features + 4))
         generator = torch_generator(random_state, model.means.device)
-        plane = self.rows.plane
-        if plane is not None:
-            plane = torch.from_numpy(plane).to(model.means)
+        plane = None
+        if self.rows.plane is not None:
+            plane = torch.from_numpy(self.rows.plane).to(model.means)
         return Noise(share * settings.input_noise * bandwidth, generator, plane)
 
     def elbo(

@@ -94,7 +94,7 @@ class FlowMixtureOutlierDetector(OutlierMixin, CallbackSupportMixin, BaseEstimat
         First step size of Adam.
     weight_decay : float or "auto", default="auto"
         Decoupled weight decay of the networks' weight matrices, three times as fast
-        for what sets a component apart from the others.
+        for what sets a component apart from the others; for "auto" see `FlowMixture`.
     dtype : {"float32", "float64"}, default="float32"
         Precision of the training. Scores are float64.
     device : str, default="cpu"

@@ -10,7 +10,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.special import logsumexp
 from sklearn.base import clone, is_classifier
-from sklearn.datasets import load_digits, load_wine, make_circles
+from sklearn.datasets import load_digits, load_wine, make_circles, make_moons
 from sklearn.decomposition import PCA
 from sklearn.discriminant_analysis import QuadraticDiscriminantAnalysis
 from sklearn.exceptions import ConvergenceWarning
@@ -330,6 +330,20 @@ def test_labels_of_one_class_need_no_calibration():
         model = small().fit(moons(), np.where(np.arange(150) < 10, 3, -1))
     assert model.calibration_temperature_ == 1
     assert_allclose(model.predict_proba(moons()), 1)
+
+
+def test_a_column_given_twice_costs_little():
+    """Noise on its values is that of one column."""
+    X, y = make_moons(600, noise=0.2, random_state=0)
+    level = np.random.RandomState(0).randint(3, size=600)
+    losses = []
+    for new in ([level], [level, level]):
+        rows = np.column_stack([X, *new])
+        model = FlowMixtureClassifier(
+            n_transforms=2, hidden_units=(16,), tol=0.01, random_state=0
+        ).fit(rows[:300], y[:300])
+        losses.append(log_loss(y[300:], model.predict_proba(rows[300:])))
+    assert losses[1] < losses[0] + 0.05
 
 
 def test_two_circles_with_few_labels():

@@ -322,6 +322,31 @@ def test_of_two_starts_the_better_one_goes_on(n_components, worse, monkeypatch):
     assert started[worse] not in trained_on
 
 
+def test_weights_decay_less_where_rows_are_many():
+    def decay(n_rows, n_columns, **parameters):
+        settings = fitting.FitSettings.of(FlowMixture(3, **parameters))
+        config = settings.training_config(1, 0, torch.zeros(n_rows, n_columns))
+        return config.weight_decay
+
+    assert decay(50, 2) == decay(1000, 2) == decay(5000, 10) == 1
+    assert decay(10_000, 2) == pytest.approx(0.1)
+    assert decay(10_000, 10) == pytest.approx(0.5)
+    assert decay(10_000, 2, weight_decay=0.7) == decay(50, 2, weight_decay=0.7) == 0.7
+
+
+@pytest.mark.parametrize("reg_covar", [1e-6, 1e-5, 1e-4])
+@pytest.mark.parametrize("sd", [0.0, 0.01])
+def test_a_column_that_is_nearly_a_sum_costs_no_flows(sd, reg_covar):
+    def draw(seed):
+        x = make_moons(300, noise=0.05, random_state=seed)[0]
+        noise = sd * np.random.RandomState(seed).randn(300)
+        return np.column_stack([x, x.sum(axis=1) + noise])
+
+    model = trained(2, flow="nsf-ar", reg_covar=reg_covar).fit(draw(0))
+    gaussians = clone(model).set_params(n_transforms=0).fit(draw(0))
+    assert model.score(draw(1)) > gaussians.score(draw(1)) + 0.3
+
+
 def test_information_criteria(model):
     X = moons(seed=1)
     n_gaussian = 3 * (2 + 3) + 2
@@ -581,8 +606,8 @@ def test_a_row_may_outweigh_all_others(heavy):
 @pytest.mark.parametrize("factor", [0.1, 7.0])
 def test_a_common_factor_of_weights_changes_nothing_on_integers(factor, repeat_noise):
     rng = np.random.RandomState(4)
-    X = np.round(20 * rng.standard_t(3, size=(150, 1)))
-    weights = rng.randint(1, 4, 150)
+    X = np.round(20 * rng.standard_t(3, size=(400, 1)))
+    weights = rng.randint(1, 4, 400)
     model = small(2, init_params="auto", repeat_noise=repeat_noise)
     model.fit(X, sample_weight=weights)
     other = clone(model).fit(X, sample_weight=factor * weights)

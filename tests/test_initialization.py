@@ -402,10 +402,13 @@ def test_noise_on_repeats_makes_no_new_direction(columns):
     for seed in range(3):
         x, labels = make_moons(500, noise=0.06, random_state=seed)
         level = np.random.RandomState(seed).randint(3, size=500)
-        new = np.eye(3)[level] if columns == "all indicators" else level[:, None]
-        x = np.column_stack([x, new] if columns == "all indicators" else [x, new, new])
-        x = (x - x.mean(axis=0)) / x.std(axis=0)
-        found.append(ari(labels, propose(x, 2, "auto", seed=seed)[0]))
+        twice = np.column_stack([level, level])
+        new = twice if columns == "integer, twice" else np.eye(3)[level]
+        x = np.column_stack([x, new])
+        scales = x.std(axis=0)
+        x = (x - x.mean(axis=0)) / scales
+        best = propose(x, 2, "auto", seed=seed, column_scales=scales)[0]
+        found.append(ari(labels, best))
     assert np.median(found) > 0.9
 
 
