@@ -732,7 +732,7 @@ def _number_classes(y):
         warnings.warn(
             f"All labels are {classes[0]}: -1 marks rows without a label. If it is a "
             "class, give it another name.",
-            stacklevel=3,
+            stacklevel=4,
         )
     numbers = np.full(len(y), UNLABELLED)
     numbers[~unlabelled] = known

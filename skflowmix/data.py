@@ -20,8 +20,9 @@ MIN_HELD_OUT = 8
 # standard deviations.
 MIN_WIDTH = 1e-3
 
-# Rows do not differ in a direction with less variance, of columns of unit variance.
-FLAT_DIRECTION = 1e-4
+# Rows do not differ in a direction with less variance, of columns of unit variance:
+# rounding to float32 has less.
+FLAT_DIRECTION = 1e-8
 
 # Training pulls rows in to this many standard deviations: one row must not decide.
 TRAINING_BOUND = 30.0
@@ -145,10 +146,11 @@ def repeat_widths(x, weights, largest):
     return widths if widths.any() else None
 
 
-def plane_of(x, weights):
+def plane_of(x, weights, widths):
     """Find the plane that rows lie in: noise that leaves it would make it thick.
 
     Constant columns, copies, sums of others and a full set of indicators each make one.
+    Within a plane noise on a column moves those that depend on it as well.
 
     Parameters
     ----------
@@ -156,23 +158,30 @@ def plane_of(x, weights):
         Rows.
     weights : ndarray of shape (n_samples,)
         Positive weights.
+    widths : ndarray of shape (n_samples, n_features)
+        Standard deviations of the noise that is to stay within the plane.
 
     Returns
     -------
     plane : ndarray of shape (n_features, n_features) or None
-        Shifts of rows times this are shifts within the plane. None where rows differ
-        in every direction.
+        Noise times this is noise within the plane, of as large a variance in all. None
+        where rows differ in every direction, or are too few to tell.
     """
+    n_rows, n_columns = x.shape
     mean = np.average(x, axis=0, weights=weights)
     deviations = np.sqrt(np.average((x - mean) ** 2, axis=0, weights=weights))
     deviations[deviations < 1e-9] = 1.0
     scaled = (x - mean) / deviations
     covariance = (scaled * weights[:, None]).T @ scaled / weights.sum()
-    variances, axes = np.linalg.eigh(covariance)
-    differ = axes[:, variances > FLAT_DIRECTION]
-    if differ.shape[1] == x.shape[1]:
+    spread, axes = np.linalg.eigh(covariance)
+    differ = axes[:, spread > FLAT_DIRECTION]
+    if n_rows <= n_columns or differ.shape[1] in (0, n_columns):
         return None
-    return differ @ differ.T / deviations[:, None] * deviations
+    projector = differ @ differ.T
+    asked = np.mean((widths / deviations) ** 2, axis=0)
+    kept = asked @ projector.diagonal()
+    projector *= np.sqrt(asked.sum() / kept) if kept > 0 else 1.0
+    return projector / deviations[:, None] * deviations
 
 
 @dataclass(frozen=True)

@@ -23,12 +23,7 @@ from skflowmix._arrays import (
 from skflowmix.checks import check_parameters, check_start, check_weights
 from skflowmix.counting import count_clusters
 from skflowmix.data import Standardizer, merge_identical_rows
-from skflowmix.fitting import (
-    FitSettings,
-    TrainingRows,
-    best_candidate,
-    fit_candidate,
-)
+from skflowmix.fitting import TrainingRows, best_candidate, fit_candidate
 from skflowmix.flows import FLOWS
 from skflowmix.gaussians import Gaussians, least_strengths
 from skflowmix.inference import FittedMixture
@@ -38,6 +33,7 @@ from skflowmix.initialization import (
     propose_partitions,
 )
 from skflowmix.mixture import MixtureOfFlows
+from skflowmix.settings import FitSettings
 
 __all__ = ["FlowMixture"]
 
@@ -146,8 +142,8 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
     learning_rate : float, default=5e-3
         First step size of Adam.
     weight_decay : float or "auto", default="auto"
-        Decoupled weight decay of the networks' weight matrices; "auto" is 1 for up to
-        500 rows per column and falls as one over the rows beyond. What sets a component
+        Decoupled weight decay of the networks' weight matrices; "auto" is 500 times
+        the columns over the rows it is trained on, but at most 1. What sets a component
         apart from the others decays three times as fast as what they have in common.
     dtype : {"float32", "float64"}, default="float32"
         Precision of the training. Scores have the precision of the X they are for.

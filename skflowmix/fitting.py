@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -29,11 +29,11 @@ from skflowmix.objectives import (
     clearly_gains,
     robust_gain,
 )
+from skflowmix.settings import FitSettings
 from skflowmix.training import Objective, Outcome, TrainingConfig, train
 
 __all__ = [
     "Candidate",
-    "FitSettings",
     "TrainingRows",
     "best_candidate",
     "fit_candidate",
@@ -50,68 +50,8 @@ MAX_HELD_OUT = 4096
 FINAL_EPOCHS = 8
 FINAL_RATE = 0.25
 
-# With more rows per column than this, weights decay less.
-ROWS_TO_DECAY = 500
-
 # Largest number of epochs of the last fit of q(z|x).
 POSTERIOR_EPOCHS = 50
-
-
-@dataclass(frozen=True)
-class FitSettings:
-    """The estimator's parameters that shape and train a model.
-
-    Named and documented as in `skflowmix.FlowMixture`.
-    """
-
-    flow: str
-    n_transforms: int
-    n_common_transforms: int
-    n_shared_transforms: int
-    hidden_units: tuple[int, ...]
-    posterior_units: tuple[int, ...]
-    temperature: float
-    temperature_decay: float
-    label_noise: float
-    input_noise: float
-    repeat_noise: float
-    weight_concentration_prior: float | None
-    max_iter: int
-    n_iter_init: int
-    tol: float
-    n_iter_no_change: int
-    batch_size: int | str
-    learning_rate: float
-    weight_decay: float | str
-    dtype: str
-
-    @classmethod
-    def of(cls, estimator) -> "FitSettings":
-        """Take the settings among an estimator's parameters."""
-        values = {field.name: getattr(estimator, field.name) for field in fields(cls)}
-        for name in ("hidden_units", "posterior_units"):
-            values[name] = tuple(int(width) for width in values[name])
-        return cls(**values)
-
-    def training_config(
-        self, max_epochs: int, n_drops: int, x: Tensor
-    ) -> TrainingConfig:
-        """Return the settings of one training phase on rows x."""
-        n_rows, n_columns = x.shape
-        batch_size, weight_decay = self.batch_size, self.weight_decay
-        if batch_size == "auto":
-            batch_size = int(2 ** np.clip(np.round(np.log2(n_rows / 16)), 7, 10))
-        if weight_decay == "auto":
-            weight_decay = min(1.0, ROWS_TO_DECAY * n_columns / n_rows)
-        return TrainingConfig(
-            max_epochs=max_epochs,
-            batch_size=int(batch_size),
-            learning_rate=self.learning_rate,
-            patience=self.n_iter_no_change,
-            tol=self.tol,
-            weight_decay=float(weight_decay),
-            n_drops=n_drops,
-        )
 
 
 class TrainingRows:
@@ -157,7 +97,7 @@ class TrainingRows:
         if largest > 0:
             self.repeat_widths = repeat_widths(self.x, self.weights, largest)
         if self.repeat_widths is not None:
-            self.plane = plane_of(self.x, self.weights)
+            self.plane = plane_of(self.x, self.weights, self.repeat_widths)
 
 
 @dataclass
@@ -550,7 +490,7 @@ def fit_candidate(
         fit.train(random_state, on_epoch, warm=True)
     else:
         starts = list({start.shrinkage: start for start in starts}.values())
-        # That of one component is the ELBO, and needed only to choose.
+        # That of one component is the ELBO, and serves only to choose.
         needs_m_step = len(starts) > 1 or len(plain.weights) > 1
 
         def m_step(fit):
@@ -568,10 +508,11 @@ def fit_candidate(
                 fit, other = other, fit
             fit.outcome.stopped |= other.outcome.stopped
         fit.train(random_state, on_epoch)
-        if plain.shrinkage not in (start.shrinkage for start in starts):
+        tried = [start.shrinkage for start in starts]
+        if not (fit.outcome.stopped or plain.shrinkage in tried):
             other = start_from(plain)
             enough = fit.clearly_better_than(other.log_prob_start)
-            if not (enough or fit.outcome.stopped):
+            if not enough:
                 m_step(other)
                 other.train(random_state, on_epoch)
                 # Stopped early, it may not have got as far as the first.

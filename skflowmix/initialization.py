@@ -206,12 +206,12 @@ def _spread_repeats(x, sample_weight, random_state):
         origin = random_state.permutation(np.repeat(origin, copies))
         sample_weight = (sample_weight / copies)[origin]
         sample_weight /= sample_weight.mean()
-    plane = plane_of(x[origin], sample_weight)
-    noise = random_state.standard_normal((len(origin), x.shape[1]))
-    noise *= REPEAT_NOISE * widths[origin]
+    x, widths = x[origin], widths[origin]
+    noise = REPEAT_NOISE * widths * random_state.standard_normal(x.shape)
+    plane = plane_of(x, sample_weight, widths)
     if plane is not None:
         noise = noise @ plane
-    return x[origin] + noise, sample_weight, origin
+    return x + noise, sample_weight, origin
 
 
 def _of_origins(proposal, origin):

@@ -162,9 +162,9 @@ class MixtureOfFlows(nn.Module):
     turns them to their principal axes, pointing where they are skewed to.
 
     Where a component is flat (a column is constant, or the sum of others but for a
-    hundredth), all transforms, those of other components too, come after :math:`W_k`
-    and none is common: a step of those before would take rows many standard deviations
-    out of their plane.
+    hundredth, or the component is that small beside the data), all transforms, those of
+    other components too, come after :math:`W_k` and none is common: a step of those
+    before would take rows many standard deviations out of their plane.
 
     All transforms start as the identity and every component as the Gaussian
     :math:`N(\mu_k, \Sigma_k)`. With transforms the base distribution

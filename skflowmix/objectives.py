@@ -178,7 +178,7 @@ class Noise:
         return blur
 
     def spread_repeats(self, rows: Rows) -> None:
-        """Add noise to those values of the rows that repeat."""
+        """Add noise to those values of the rows that repeat, within the plane."""
         if rows.repeat_widths is None:
             return
         shift = rows.repeat_widths * self._like(rows.x)

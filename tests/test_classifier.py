@@ -326,14 +326,16 @@ def test_every_start_has_its_own_folds():
 
 
 def test_labels_of_one_class_need_no_calibration():
-    with pytest.warns(UserWarning, match="All labels are 3: -1 marks rows without"):
+    match = "All labels are 3: -1 marks rows without"
+    with pytest.warns(UserWarning, match=match) as warned:
         model = small().fit(moons(), np.where(np.arange(150) < 10, 3, -1))
+    assert warned[0].filename == __file__
     assert model.calibration_temperature_ == 1
     assert_allclose(model.predict_proba(moons()), 1)
 
 
 def test_a_column_given_twice_costs_little():
-    """Noise on its values is that of one column."""
+    """Noise on its values is the same for both."""
     X, y = make_moons(600, noise=0.2, random_state=0)
     level = np.random.RandomState(0).randint(3, size=600)
     losses = []

@@ -40,6 +40,7 @@ from skflowmix import estimator as estimator_module
 from skflowmix import inference as inference_module
 from skflowmix.flows import FLOWS
 from skflowmix.initialization import INIT_METHODS
+from skflowmix.settings import FitSettings
 
 each_flow = pytest.mark.parametrize("flow", FLOWS)
 
@@ -324,8 +325,8 @@ def test_of_two_starts_the_better_one_goes_on(n_components, worse, monkeypatch):
 
 def test_weights_decay_less_where_rows_are_many():
     def decay(n_rows, n_columns, **parameters):
-        settings = fitting.FitSettings.of(FlowMixture(3, **parameters))
-        config = settings.training_config(1, 0, torch.zeros(n_rows, n_columns))
+        chosen = FitSettings.of(FlowMixture(3, **parameters))
+        config = chosen.training_config(1, 0, torch.zeros(n_rows, n_columns))
         return config.weight_decay
 
     assert decay(50, 2) == decay(1000, 2) == decay(5000, 10) == 1
