@@ -1,4 +1,4 @@
-"""`FlowMixtureOutlierDetector`: a threshold on a log-density fitted to the bulk."""
+"""`FlowMixtureOutlierDetector`: a threshold on log-densities of rows and columns."""
 
 from numbers import Integral, Real
 from typing import ClassVar
@@ -13,6 +13,7 @@ from skflowmix.checks import check_weights
 from skflowmix.data import weighted_quantile
 from skflowmix.delegation import fit_with_callbacks, mixture_of, shared_constraints
 from skflowmix.initialization import INIT_METHODS
+from skflowmix.marginals import Marginals
 
 __all__ = ["FlowMixtureOutlierDetector"]
 
@@ -24,11 +25,13 @@ N_DRAWS = 2000
 
 
 class FlowMixtureOutlierDetector(OutlierMixin, CallbackSupportMixin, BaseEstimator):
-    """Outlier detection by the log-density of a mixture of normalizing flows.
+    r"""Outlier detection by the log-density of a mixture of normalizing flows.
 
     The training rows may contain outliers. These must neither found a component of
     their own nor stretch the others: the mixture is fitted twice, the second time
-    without the rows of lowest density, and small components do not count.
+    without the rows of lowest density, and small components do not count. Outliers
+    that lie close together are dense all the same, if rarely in every column: what
+    the columns say one by one counts as well.
 
     Parameters
     ----------
@@ -44,6 +47,9 @@ class FlowMixtureOutlierDetector(OutlierMixin, CallbackSupportMixin, BaseEstimat
         outliers follows from the data. The second fit leaves out a tenth, and flows
         can learn that cut: false alarms are then more than the one in a hundred that
         is meant. A number keeps its share.
+    marginal_weight : float, default=1.0
+        Weight of the columns' own log-densities beside that of the row. With 0
+        `score_samples` is the log-density of the mixture.
     flow : {"realnvp", "maf", "nsf", "nsf-ar"}, default="nsf-ar"
         Family of the flows.
     n_transforms : int, default=3
@@ -115,6 +121,8 @@ class FlowMixtureOutlierDetector(OutlierMixin, CallbackSupportMixin, BaseEstimat
         The fitted mixture.
     counted_ : ndarray of shape (n_components,), bool
         The components of `mixture_` that count in the density.
+    marginals_ : Marginals
+        Densities of the columns, one by one, of all training rows.
     n_iter_ : int
         Epochs on the ELBO in the last fit.
     n_features_in_ : int
@@ -135,12 +143,20 @@ class FlowMixtureOutlierDetector(OutlierMixin, CallbackSupportMixin, BaseEstimat
     most twice that share together, the smallest ones first: a tight group of outliers
     has a density that only its size gives away (small clusters in [2]_).
 
+    The score is :math:`\log p(x) + w \sum_j \log p_j(x_j)` with kernel estimates
+    :math:`p_j` of the columns' densities, each in data units, and w the
+    `marginal_weight`. The sum alone is close to the histogram-based outlier score
+    [3]_. Flows learn a group of outliers by what its rows have in common, which the
+    columns one by one do not show.
+
     References
     ----------
     .. [1] P. J. Rousseeuw and K. Van Driessen, A Fast Algorithm for the Minimum
        Covariance Determinant Estimator, Technometrics 41, 1999.
     .. [2] Z. He, X. Xu and S. Deng, Discovering Cluster-Based Local Outliers, Pattern
        Recognition Letters 24, 2003.
+    .. [3] M. Goldstein and A. Dengel, Histogram-based Outlier Score (HBOS): A Fast
+       Unsupervised Anomaly Detection Algorithm, KI-2012.
 
     Examples
     --------
@@ -177,6 +193,7 @@ class FlowMixtureOutlierDetector(OutlierMixin, CallbackSupportMixin, BaseEstimat
             StrOptions({"auto"}),
             Interval(Real, 0, 0.5, closed="right"),
         ],
+        "marginal_weight": [Interval(Real, 0, None, closed="left")],
         **shared_constraints(),
         "init_params": [StrOptions(set(INIT_METHODS)), HasMethods("fit_predict")],
     }
@@ -186,6 +203,7 @@ class FlowMixtureOutlierDetector(OutlierMixin, CallbackSupportMixin, BaseEstimat
         n_components=1,
         *,
         contamination="auto",
+        marginal_weight=1.0,
         flow="nsf-ar",
         n_transforms=3,
         n_common_transforms=1,
@@ -215,6 +233,7 @@ class FlowMixtureOutlierDetector(OutlierMixin, CallbackSupportMixin, BaseEstimat
     ):
         self.n_components = n_components
         self.contamination = contamination
+        self.marginal_weight = marginal_weight
         self.flow = flow
         self.n_transforms = n_transforms
         self.n_common_transforms = n_common_transforms
@@ -275,14 +294,23 @@ class FlowMixtureOutlierDetector(OutlierMixin, CallbackSupportMixin, BaseEstimat
         share = self.contamination
         if share == "auto":
             share = ASSUMED_CONTAMINATION
+        marginals = Marginals.fit(X, sample_weight)
+        marginal_weight = float(self.marginal_weight)
 
         def attributes(mixture):
             counted = _counted_components(mixture.weights_, share)
+
+            def score(rows):
+                return _scores(mixture, counted, marginals, marginal_weight, rows)
+
             return {
                 "mixture_": mixture,
                 "counted_": counted,
-                "offset_": self._threshold(mixture, counted, X, sample_weight),
+                "marginals_": marginals,
+                "offset_": self._threshold(mixture, counted, score, X, sample_weight),
                 "n_iter_": mixture.n_iter_,
+                # The threshold's: what is set later concerns the next fit.
+                "_marginal_weight": marginal_weight,
             }
 
         bulk = np.ones(len(X), dtype=bool)
@@ -317,30 +345,28 @@ class FlowMixtureOutlierDetector(OutlierMixin, CallbackSupportMixin, BaseEstimat
         )
         return self
 
-    def _threshold(self, mixture, counted, X, sample_weight):
+    def _threshold(self, mixture, counted, score, X, sample_weight):
         auto = self.contamination == "auto"
         share = FALSE_ALARMS if auto else self.contamination
-        log_prob = _log_prob(mixture, counted, X)
-        (last,) = weighted_quantile(log_prob, sample_weight, [share])
+        scores = score(X)
+        (last,) = weighted_quantile(scores, sample_weight, [share])
         # Equal rows are flagged together or not at all, whichever is nearer the share.
         tie = 1e-9 * max(1.0, abs(last))
-        below, above = log_prob < last - tie, log_prob > last + tie
+        below, above = scores < last - tie, scores > last + tie
         with_ties = np.average(~above, weights=sample_weight)
         without_ties = np.average(below, weights=sample_weight)
         if with_ties - share <= share - without_ties:
-            threshold = (last + log_prob[above].min()) / 2 if above.any() else last
+            threshold = (last + scores[above].min()) / 2 if above.any() else last
         else:
-            threshold = (
-                (last + log_prob[below].max()) / 2 if below.any() else last - tie
-            )
+            threshold = (last + scores[below].max()) / 2 if below.any() else last - tie
         if auto:
             draws, component = mixture.sample(N_DRAWS, random_state=0)
-            drawn = _log_prob(mixture, counted, draws[counted[component]])
+            drawn = score(draws[counted[component]])
             threshold = max(threshold, np.quantile(drawn, FALSE_ALARMS))
         return float(threshold)
 
     def score_samples(self, X):
-        """Log-density of every row under the components that count.
+        """Log-density of every row, plus those of its columns.
 
         Parameters
         ----------
@@ -349,15 +375,19 @@ class FlowMixtureOutlierDetector(OutlierMixin, CallbackSupportMixin, BaseEstimat
 
         Returns
         -------
-        log_prob : ndarray of shape (n_samples,), float64
-            In nats, for densities in data units. Low values are outliers.
+        scores : ndarray of shape (n_samples,), float64
+            The log-density under the components that count, plus `marginal_weight`
+            times the sum of the columns' log-densities, in nats, for densities in
+            data units. Low values are outliers.
         """
         check_is_fitted(self)
         X = validate_data(self, X, dtype=np.float64, order="C", reset=False)
-        return _log_prob(self.mixture_, self.counted_, X)
+        return _scores(
+            self.mixture_, self.counted_, self.marginals_, self._marginal_weight, X
+        )
 
     def decision_function(self, X):
-        """Log-density above the threshold.
+        """Scores above the threshold.
 
         Parameters
         ----------
@@ -402,3 +432,8 @@ def _log_prob(mixture, counted, X):
     log_weights = np.log(mixture.weights_[counted] / mixture.weights_[counted].sum())
     log_prob = mixture.component_log_prob(X)[:, counted]
     return np.logaddexp.reduce(log_prob + log_weights, axis=1)
+
+
+def _scores(mixture, counted, marginals, marginal_weight, X):
+    """Log-density of the row, and those of its columns."""
+    return _log_prob(mixture, counted, X) + marginal_weight * marginals.log_prob(X)

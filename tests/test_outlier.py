@@ -1,4 +1,4 @@
-"""`FlowMixtureOutlierDetector`: a threshold, and a density outliers cannot bend."""
+"""`FlowMixtureOutlierDetector`: a threshold, and scores outliers cannot bend."""
 
 import pickle
 
@@ -133,13 +133,38 @@ def test_a_tight_group_of_outliers_does_not_count():
         assert (model.predict(group) == -1).all()
 
 
-def test_the_density_integrates_to_one():
+def test_without_marginals_the_score_is_a_density():
     random_state = np.random.RandomState(0)
     rows = random_state.normal(size=(300, 1))
-    model = small(3, contamination=0.4).fit(np.r_[rows, rows[:60] + 12])
+    model = small(3, contamination=0.4, marginal_weight=0)
+    model.fit(np.r_[rows, rows[:60] + 12])
     grid = np.linspace(-100, 100, 200_001)[:, None]
     density = np.exp(model.score_samples(grid))
     assert_allclose(density.sum() * 0.001, 1, atol=1e-3)
+
+
+def test_the_score_adds_what_the_columns_say():
+    alone = small(2, marginal_weight=0).fit(moons())
+    X = 2 * moons()
+    for weight in (0.5, 3):
+        model = small(2, marginal_weight=weight).fit(moons())
+        expected = alone.score_samples(X) + weight * model.marginals_.log_prob(X)
+        assert_allclose(model.score_samples(X), expected, rtol=1e-12)
+        model.set_params(marginal_weight=0)  # for the next fit
+        assert_allclose(model.score_samples(X), expected, rtol=1e-12)
+
+
+def test_outliers_that_lie_close_together_are_found():
+    random_state = np.random.RandomState(0)
+    bulk = random_state.normal(size=(540, 8))
+    group = 0.5 * random_state.normal(size=(60, 8)) + 3
+    X, is_outlier = np.r_[bulk, group], np.repeat([0, 1], [540, 60])
+    areas = [
+        roc_auc_score(is_outlier, -model.fit(X).score_samples(X))
+        for model in (small(marginal_weight=0), small())
+    ]
+    assert areas[0] < 0.5
+    assert areas[1] > 0.95
 
 
 def test_components_of_equal_size_all_count():
