@@ -345,7 +345,7 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, BaseEstimator
         The labels that unlabelled rows get from their neighbours count as wrong with
         this probability. Labels in `y` are never wrong.
     input_noise : float, default=0.0
-        Noise added to rows in training, in bandwidths, see `FlowMixture`.
+        Noise in training, in distances to the nearest rows, see `FlowMixture`.
     repeat_noise : float, default=0.25
         Noise on values that repeat in a column, in standard deviations of the column,
         see `FlowMixture`. Without, heights of spikes decide the class.

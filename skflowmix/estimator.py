@@ -104,11 +104,10 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
         The first partition counts as labels that are wrong with this probability:
         likelihood alone lets flexible components drift away from a right partition.
         At 1 it is only where training starts, as in the paper.
-    input_noise : float, default=0.3
-        Noise added to rows in training: flows that cannot follow single rows are better
-        on others. In bandwidths of a component's n rows by Scott's rule: along each of
-        its axes ``n ** (-1 / (n_features + 4))`` standard deviations. It shrinks with
-        the step size. 0 adds none.
+    input_noise : float, default=0.5
+        Noise in training: flows that cannot follow single rows are better on others.
+        Rows move along the lines to their two nearest rows, or away from these, by so
+        many of their distances. It shrinks with the step size. 0 adds none.
     repeat_noise : float, default=0.0
         Noise in training on values that repeat in a column, as integers do, as if these
         were rounded: so many standard deviations of the column, but at most half the
@@ -305,7 +304,7 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
         temperature=1.0,
         temperature_decay=1e-3,
         label_noise=0.05,
-        input_noise=0.3,
+        input_noise=0.5,
         repeat_noise=0.0,
         weight_concentration_prior=None,
         max_iter=200,

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from skflowmix.data import (
     split_rows,
 )
 from skflowmix.gaussians import Gaussians
+from skflowmix.graphs import nearest_others
 from skflowmix.mixture import MixtureOfFlows
 from skflowmix.objectives import (
     ElboObjective,
@@ -49,6 +51,9 @@ MAX_HELD_OUT = 4096
 # size.
 FINAL_EPOCHS = 8
 FINAL_RATE = 0.25
+
+# Noise in training moves a row towards so many of its nearest ones, and away.
+N_NEAREST = 2
 
 # Largest number of epochs of the last fit of q(z|x).
 POSTERIOR_EPOCHS = 50
@@ -91,6 +96,11 @@ class TrainingRows:
         self.train, self.held_out = split_rows(
             len(rows), validation_fraction, random_state
         )
+
+    @cached_property
+    def neighbors_in_training(self) -> np.ndarray:
+        """Numbers, among the training rows, of those nearest to each of them."""
+        return nearest_others(self.x[self.train], N_NEAREST)
 
     def measure_repeats(self, largest: float) -> None:
         """Find how wide noise on values that repeat shall be, if any."""
@@ -165,6 +175,8 @@ class _Fit:
         self.rows, self.responsibilities = rows, responsibilities
         self.working = copy.deepcopy(model).to(device, getattr(torch, settings.dtype))
         self.train_rows = self._tensors(rows.train)
+        if settings.input_noise > 0 and len(rows.held_out):
+            self.train_rows.neighbors = self._tensor_of(rows.neighbors_in_training)
         judged_by = rows.held_out[:MAX_HELD_OUT] if len(rows.held_out) else rows.train
         self.held_out = self._tensors(judged_by)
         self.trained = list(self.working.posterior.parameters())
@@ -193,6 +205,9 @@ class _Fit:
         weights = weights.clamp(min=torch.finfo(weights.dtype).tiny)
         return Rows(x, weights, responsibilities, allowed, repeat_widths=widths)
 
+    def _tensor_of(self, numbers: np.ndarray) -> Tensor:
+        return torch.from_numpy(numbers).to(self.working.means.device)
+
     @torch.no_grad()
     def held_out_log_prob(self) -> Tensor:
         """Log-densities of the held-out rows, joint with the classes known of them."""
@@ -206,16 +221,12 @@ class _Fit:
         self, random_state: np.random.RandomState, share: float = 1.0
     ) -> Noise | None:
         """Return noise for a phase that starts with that share of it."""
-        settings = self.settings
-        if settings.input_noise == 0 and self.train_rows.repeat_widths is None:
+        scale, rows, like = self.settings.input_noise, self.rows, self.working.means
+        if scale == 0 and rows.repeat_widths is None:
             return None
-        model, n_rows = self.working, len(self.train_rows.x)
-        bandwidth = (n_rows / model.n_components) ** (-1 / (model.n_features + 4))
-        generator = torch_generator(random_state, model.means.device)
-        plane = None
-        if self.rows.plane is not None:
-            plane = torch.from_numpy(self.rows.plane).to(model.means)
-        return Noise(share * settings.input_noise * bandwidth, generator, plane)
+        plane = None if rows.plane is None else torch.from_numpy(rows.plane).to(like)
+        generator = torch_generator(random_state, like.device)
+        return Noise(share * scale, generator, plane)
 
     def elbo(
         self, rows: Rows, temperature: float, noise: Noise | None
@@ -254,6 +265,8 @@ class _Fit:
         if phase != M_STEP:
             parameters += [self.working.weight_logits, self.working.temperature]
         generator = torch_generator(random_state, self.working.means.device)
+        # Unless flows pay off in the end, the start is what remains.
+        config = replace(config, may_keep_start=phase == ALL_ROWS)
         outcome = train(objective, parameters, config, generator, report)
         self.outcome.stopped |= outcome.stopped
         if phase == ELBO:
@@ -367,14 +380,20 @@ class _Fit:
     ) -> None:
         """Go on for a few epochs, from what held-out rows found best.
 
-        Steps and noise start anew, but the noise no greater than it had become.
+        Steps and noise start anew, but the noise no greater than it was by then.
         """
-        settings, every_row = self.settings, self._tensors(np.arange(len(self.rows.x)))
+        settings = self.settings
+        every = np.concatenate((self.rows.train, self.rows.held_out))
+        every_row = self._tensors(every)
+        if settings.input_noise > 0:
+            numbers = nearest_others(self.rows.x[every], N_NEAREST)
+            every_row.neighbors = self._tensor_of(numbers)
         config = settings.training_config(
             min(FINAL_EPOCHS, settings.max_iter), 0, every_row.x
         )
-        noise_left = self.history[-1]["learning_rate"] / settings.learning_rate
-        noise = self.noise(random_state, noise_left)
+        epochs = (record for record in self.history if record["phase"] == ELBO)
+        best = max(epochs, key=lambda r: r["score"], default=self.history[-1])
+        noise = self.noise(random_state, best["learning_rate"] / settings.learning_rate)
         self.run(
             ALL_ROWS,
             self.elbo(every_row, float(self.working.temperature), noise),

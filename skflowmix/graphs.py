@@ -11,6 +11,7 @@ __all__ = [
     "Landmarks",
     "draw_rows",
     "nearest",
+    "nearest_others",
     "normalized_graph",
     "one_hot",
 ]
@@ -19,6 +20,9 @@ __all__ = [
 # their nearest neighbours.
 MAX_GRAPH_ROWS = 3000
 N_NEIGHBORS = 10
+
+# So many rows look for their nearest ones among themselves.
+MAX_SEARCHED_ROWS = 10_000
 
 
 def draw_rows(sample_weight, size, random_state):
@@ -36,6 +40,30 @@ def nearest(x, queries, k):
     algorithm = "kd_tree" if x.shape[1] <= 5 else "brute"
     index = NearestNeighbors(n_neighbors=min(k, len(x)), algorithm=algorithm)
     return index.fit(x).kneighbors(queries, return_distance=False)
+
+
+def nearest_others(x, k):
+    """Find every row's nearest other rows.
+
+    Parameters
+    ----------
+    x : ndarray of shape (n, n_features)
+        Rows. Of many, those that are searched together follow one another: they must
+        be in random order.
+    k : int
+        How many to find, less than n.
+
+    Returns
+    -------
+    neighbors : ndarray of shape (n, k), int
+        Row numbers.
+    """
+    neighbors = np.empty((len(x), k), dtype=np.int64)
+    parts = np.array_split(np.arange(len(x)), -(-len(x) // MAX_SEARCHED_ROWS))
+    for part in parts:
+        index = NearestNeighbors(n_neighbors=k).fit(x[part])
+        neighbors[part] = part[index.kneighbors(return_distance=False)]
+    return neighbors
 
 
 def one_hot(labels, n_components):

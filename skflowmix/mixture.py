@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -15,15 +15,11 @@ from skflowmix.transforms import LogTail
 
 __all__ = [
     "AllPairs",
-    "Blur",
     "MixtureOfFlows",
     "Support",
     "elbo_terms",
     "log_softmax",
 ]
-
-# Changes whitened rows (K, D, N) in place.
-Blur = Callable[[Tensor], None]
 
 # The posterior network sees standardised rows no further out than this.
 POSTERIOR_BOUND = 10.0
@@ -294,9 +290,7 @@ class MixtureOfFlows(nn.Module):
         """Log mixture weights, of shape (K,)."""
         return self.weight_logits.log_softmax(0)
 
-    def _log_prob_of(
-        self, x: Tensor, pairs: Support | AllPairs, blur: Blur | None = None
-    ) -> Tensor:
+    def _log_prob_of(self, x: Tensor, pairs: Support | AllPairs) -> Tensor:
         """Log-densities (K, C) of pairs of rows x (N, D) and components.
 
         All of it is one function for autograd, whose nodes cost more than small layers.
@@ -305,12 +299,12 @@ class MixtureOfFlows(nn.Module):
         needs_input, keeps = x.requires_grad, torch.is_grad_enabled()
 
         def record(x, *_parameters):
-            return self._record(x, pairs, parameters, needs_input, keeps, blur)
+            return self._record(x, pairs, parameters, needs_input, keeps)
 
         flat = (p for of_stack in parameters for own in of_stack for p in own)
         return Recorded.apply(record, x, *flat)[0]
 
-    def _record(self, x, pairs, parameters, needs_input, keeps, blur):
+    def _record(self, x, pairs, parameters, needs_input, keeps):
         of_common, of_inner, of_outer, of_shared = parameters
         scales = self.scales.unsqueeze(2)
         needs_points = needs_input or len(of_common) > 0
@@ -322,8 +316,6 @@ class MixtureOfFlows(nn.Module):
         scaled = (points - self.means.unsqueeze(2)).div_(scales)
         bent, inner_slopes, inner_backward = self.inner.record(scaled, of_inner, keeps)
         white = torch.bmm(self.whitening, bent)
-        if blur is not None:
-            blur(white)
         z, outer_slopes, outer_backward = self.outer.record(white, of_outer, keeps)
         z, shared_slopes, shared_backward = self._record_shared(z, of_shared, keeps)
         log_density, base_backward = self._record_base(z)
@@ -384,28 +376,24 @@ class MixtureOfFlows(nn.Module):
 
         return log_slope.addcmul(value, value, value=-0.5), backward
 
-    def component_log_prob(self, x: Tensor, blur: Blur | None = None) -> Tensor:
+    def component_log_prob(self, x: Tensor) -> Tensor:
         """Log-density of every component at every row.
 
         Parameters
         ----------
         x : Tensor of shape (N, D)
             Standardised rows.
-        blur : callable, optional
-            Changes in place what the whitening gave, (K, D, N), in training.
 
         Returns
         -------
         log_prob : Tensor of shape (N, K)
             log p(x|k), in nats.
         """
-        return self._log_prob_of(x, AllPairs(self.n_components), blur).T
+        return self._log_prob_of(x, AllPairs(self.n_components)).T
 
-    def component_log_prob_on(
-        self, x: Tensor, support: Support, blur: Blur | None = None
-    ) -> Tensor:
+    def component_log_prob_on(self, x: Tensor, support: Support) -> Tensor:
         """Return the same on a support only: of shape (K, C)."""
-        return self._log_prob_of(x, support, blur)
+        return self._log_prob_of(x, support)
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Log-density log p(x) of the mixture, in nats: (N, D) to (N,)."""

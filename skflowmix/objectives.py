@@ -8,7 +8,6 @@ from torch import Tensor
 
 from skflowmix.mixture import (
     AllPairs,
-    Blur,
     MixtureOfFlows,
     Support,
     elbo_terms,
@@ -67,6 +66,8 @@ class Rows:
         Mean weight of all rows that these are a batch of.
     repeat_widths : Tensor of shape (N, D), optional
         Standard deviations of noise on values that repeat.
+    neighbors : Tensor of shape (N, k), optional
+        Numbers, among all rows, of those nearest to each.
     """
 
     def __init__(
@@ -77,37 +78,41 @@ class Rows:
         allowed: Tensor | None = None,
         mean_weight: Tensor | None = None,
         repeat_widths: Tensor | None = None,
+        neighbors: Tensor | None = None,
     ):
         self.x, self.weights, self.responsibilities = x, weights, responsibilities
         self.allowed, self.repeat_widths = allowed, repeat_widths
+        self.neighbors = neighbors
         self.mean_weight = weights.mean() if mean_weight is None else mean_weight
 
     def __len__(self):
         return len(self.x)
 
     def __getitem__(self, index) -> "Rows":
-        return Rows(
-            self.x[index],
-            self.weights[index],
-            self.responsibilities[index],
-            None if self.allowed is None else self.allowed[index],
-            self.mean_weight,
-            None if self.repeat_widths is None else self.repeat_widths[index],
+        optional = (
+            None if values is None else values[index]
+            for values in (self.allowed, self.repeat_widths, self.neighbors)
+        )
+        return self._of(
+            self.x[index], self.weights[index], self.responsibilities[index], *optional
         )
 
     def take(self, index: Tensor) -> "Rows":
         """Rows by number; like indexing, but faster."""
-        allowed, widths = (
+        optional = (
             None if values is None else values.index_select(0, index)
-            for values in (self.allowed, self.repeat_widths)
+            for values in (self.allowed, self.repeat_widths, self.neighbors)
         )
-        return Rows(
+        return self._of(
             self.x.index_select(0, index),
             self.weights.index_select(0, index),
             self.responsibilities.index_select(0, index),
-            allowed,
-            self.mean_weight,
-            widths,
+            *optional,
+        )
+
+    def _of(self, x, weights, responsibilities, allowed, widths, neighbors) -> "Rows":
+        return Rows(
+            x, weights, responsibilities, allowed, self.mean_weight, widths, neighbors
         )
 
     def rule_out(self, values: Tensor, low: float = -math.inf) -> Tensor:
@@ -136,14 +141,15 @@ class Rows:
 class Noise:
     """Gaussian noise that keeps flows from following single rows and values.
 
-    On whitened rows it is as wide along every axis of a component as that axis allows,
-    and shrinks with the step size. On values that repeat it is as wide as these ask,
+    It moves rows along the lines to their nearest rows, in proportion to these
+    distances: as far as the data leave room and in the directions in which they lie.
+    It shrinks with the step size. On values that repeat it is as wide as these ask,
     and stays: otherwise their density would be a spike whose height means nothing.
 
     Parameters
     ----------
     scale : float
-        Standard deviation, in those of a component, at the first step size.
+        Standard deviation, in distances to the nearest rows, at the first step size.
     generator : torch.Generator
         Its source, on the model's device.
     plane : Tensor of shape (D, D), optional
@@ -154,8 +160,8 @@ class Noise:
     C. M. Bishop, Training with Noise is Equivalent to Tikhonov Regularization, Neural
     Computation 7, 1995.
 
-    J. Rothfuss et al., Noise Regularization for Conditional Density Estimation,
-    arXiv:1907.08982.
+    P. Vincent and Y. Bengio, Manifold Parzen Windows, NIPS 2002, for kernels as wide
+    as the rows near by ask.
 
     B. Uria, I. Murray and H. Larochelle, RNADE: The Real-Valued Neural Autoregressive
     Density-Estimator, NIPS 2013, for noise on discrete values.
@@ -166,27 +172,24 @@ class Noise:
     ):
         self.scale, self.generator, self.plane = scale, generator, plane
 
-    def at(self, step_share: float) -> Blur | None:
-        """Return what adds noise that has shrunk as the step size has."""
+    def move(self, rows: Rows, all_rows: Rows, step_share: float) -> None:
+        """Add noise to rows out of `all_rows`, that has shrunk as the step size has."""
+        moved = rows.x
         scale = self.scale * step_share
-        if scale == 0:
-            return None
+        if rows.neighbors is not None and scale > 0:
+            nearest = all_rows.x.index_select(0, rows.neighbors.flatten())
+            ways = nearest.view(*rows.neighbors.shape, -1) - rows.x.unsqueeze(1)
+            shares = self._normal(rows.neighbors.shape, moved)
+            shares *= scale / math.sqrt(rows.neighbors.shape[1])
+            moved = moved + torch.bmm(shares.unsqueeze(1), ways).squeeze(1)
+        if rows.repeat_widths is not None:
+            shift = rows.repeat_widths * self._normal(moved.shape, moved)
+            moved = moved + (shift if self.plane is None else shift @ self.plane)
+        rows.x = moved
 
-        def blur(white: Tensor) -> None:
-            white.add_(self._like(white), alpha=scale)
-
-        return blur
-
-    def spread_repeats(self, rows: Rows) -> None:
-        """Add noise to those values of the rows that repeat, within the plane."""
-        if rows.repeat_widths is None:
-            return
-        shift = rows.repeat_widths * self._like(rows.x)
-        rows.x = rows.x + (shift if self.plane is None else shift @ self.plane)
-
-    def _like(self, x: Tensor) -> Tensor:
+    def _normal(self, shape, like: Tensor) -> Tensor:
         return torch.randn(
-            x.shape, generator=self.generator, dtype=x.dtype, device=x.device
+            shape, generator=self.generator, dtype=like.dtype, device=like.device
         )
 
 
@@ -293,10 +296,10 @@ class _Objective(ABC):
                 model.component_log_prob(held_out.x)
             )
 
-    def _batch(self, rows: Tensor) -> Rows:
+    def _batch(self, rows: Tensor, step_share: float) -> Rows:
         batch = self.train.take(rows)
         if self.noise is not None:
-            self.noise.spread_repeats(batch)
+            self.noise.move(batch, self.train, step_share)
         return batch
 
     @abstractmethod
@@ -304,15 +307,14 @@ class _Objective(ABC):
         """Return what is to grow on held-out rows, given log p(x|k)."""
 
     def _log_prob_of(
-        self, x: Tensor, chosen: Tensor, step_share: float
+        self, x: Tensor, chosen: Tensor
     ) -> tuple[Tensor, Support | AllPairs]:
         """Log p(x|k) of at least the `chosen` pairs, and which ones those are."""
-        blur = None if self.noise is None else self.noise.at(step_share)
         model = self.model
         if int(chosen.sum(0).max()) < SPARSE_SHARE * len(x):
             support = Support(chosen)
-            return model.component_log_prob_on(x, support, blur), support
-        return model.component_log_prob(x, blur).T, AllPairs(model.n_components)
+            return model.component_log_prob_on(x, support), support
+        return model.component_log_prob(x).T, AllPairs(model.n_components)
 
     def _figures(self, log_prob: Tensor) -> dict[str, float]:
         """Figures of the sample, given log p(x|k)."""
@@ -373,11 +375,11 @@ class MStepObjective(_Objective):
 
     def loss(self, rows: Tensor, step_share: float = 1.0) -> Tensor:
         """Negative objective, in nats per row."""
-        batch = self._batch(rows)
+        batch = self._batch(rows, step_share)
         r = batch.responsibilities
         log_q = self.model.log_posterior(batch.x)
         shares = r * batch.batch_weights().unsqueeze(1)
-        log_prob, pairs = self._log_prob_of(batch.x, r > 0, step_share)
+        log_prob, pairs = self._log_prob_of(batch.x, r > 0)
         expected = (pairs.gather(shares.T) * log_prob).sum()
         return -expected - (shares * log_q).sum()
 
@@ -502,7 +504,7 @@ class ElboObjective(_Objective):
 
     def loss(self, rows: Tensor, step_share: float = 1.0) -> Tensor:
         """Negative ELBO, in nats per row."""
-        model, batch = self.model, self._batch(rows)
+        model, batch = self.model, self._batch(rows, step_share)
         model.temperature.fill_(self.temperature(self.n_steps))
         logits = model.posterior_logits(batch.x)
         log_q = log_softmax(logits.detach())
@@ -518,7 +520,7 @@ class ElboObjective(_Objective):
             chosen = ~(log_q <= LEFT_OUT)
         self.n_steps += 1
         log_q = log_softmax(log_q.add((~chosen).to(log_q), alpha=LEFT_OUT))
-        log_prob, pairs = self._log_prob_of(batch.x, chosen, step_share)
+        log_prob, pairs = self._log_prob_of(batch.x, chosen)
         log_weights = model.log_weights
         log_prior = log_weights.unsqueeze(1)
         if self.label_noise < 1:

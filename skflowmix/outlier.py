@@ -77,7 +77,7 @@ class FlowMixtureOutlierDetector(OutlierMixin, CallbackSupportMixin, BaseEstimat
     label_noise : float, default=0.05
         The first partition counts as labels that are wrong with this probability.
     input_noise : float, default=0.0
-        Noise added to rows in training, in bandwidths, see `FlowMixture`.
+        Noise in training, in distances to the nearest rows, see `FlowMixture`.
     repeat_noise : float, default=0.0
         Noise on values that repeat in a column, in standard deviations of the column,
         see `FlowMixture`.

@@ -63,6 +63,10 @@ class TrainingConfig:
     averaged_epochs : int
         Parameters are judged, and kept, as their running mean over so many epochs; at
         0 as they are.
+    may_keep_start : bool
+        Whether the parameters at the start may be the best ones. Noise that shrinks
+        with the step size can make the first epochs worse than a start that later ones
+        surpass.
     """
 
     max_epochs: int
@@ -76,6 +80,7 @@ class TrainingConfig:
     weight_decay: float = 0.0
     max_steps: int = 256
     averaged_epochs: int = 4
+    may_keep_start: bool = True
 
 
 @dataclass
@@ -287,8 +292,9 @@ def train(
     """Minimise an objective; the best parameters are left in place.
 
     Every epoch's figures save the training loss, and what `on_epoch` sees, are those of
-    the parameters' running average. A loss or score that is not finite restores the
-    best parameters and continues with a tenth of the step size.
+    the parameters' running average. Before a smaller step size, the best parameters of
+    the former one are restored. A loss or score that is not finite restores them too,
+    and continues with a tenth of the step size.
 
     Parameters
     ----------
@@ -316,10 +322,11 @@ def train(
     keep_freed_memory()
     outcome = Outcome([])
     flat = _FlatParameters(parameters)
-    best = flat.values.clone()
-    best_score = objective.evaluate()["score"]
-    if not math.isfinite(best_score):
+    best, best_score = flat.values.clone(), objective.evaluate()["score"]
+    if not (config.may_keep_start and math.isfinite(best_score)):
         best_score = -math.inf
+    # Those of the present step size.
+    recent, recent_score = best.clone(), best_score
     batches = _Batches(objective.n_rows, config.batch_size, generator)
     n_steps = min(batches.n_batches, config.max_steps)
     optimizer = _AdamW(flat, config, window=max(config.averaged_epochs * n_steps, 1))
@@ -328,7 +335,7 @@ def train(
     patience = config.patience
 
     def restore():
-        flat.values.copy_(best)
+        flat.values.copy_(recent)
         optimizer.start_over()
 
     for epoch in range(1, config.max_epochs + 1):
@@ -357,7 +364,10 @@ def train(
             step_size *= 0.1
             continue
         outcome.history.append(record)
-        n_stale = 0 if score > best_score + config.tol else n_stale + 1
+        n_stale = 0 if score > recent_score + config.tol else n_stale + 1
+        if score > recent_score:
+            recent_score = score
+            recent.copy_(flat.values)
         if score > best_score:
             best_score = score
             best.copy_(flat.values)
@@ -373,6 +383,7 @@ def train(
             n_stale = 0
             patience = -(-config.patience // 2)
             restore()
+            recent_score = -math.inf
             step_size *= config.drop
     flat.values.copy_(best)
     return outcome

@@ -77,9 +77,9 @@ def count_dense_tables(model, monkeypatch):
     calls = []
     original = model.component_log_prob
 
-    def counted(x, blur=None):
+    def counted(x):
         calls.append(len(x))
-        return original(x, blur)
+        return original(x)
 
     monkeypatch.setattr(model, "component_log_prob", counted)
     return calls
@@ -320,9 +320,9 @@ def test_m_step_with_hard_labels_evaluates_each_row_once(monkeypatch):
     supports = []
     original = model.component_log_prob_on
 
-    def recorded(x, support, blur=None):
+    def recorded(x, support):
         supports.append(support)
-        return original(x, support, blur)
+        return original(x, support)
 
     monkeypatch.setattr(model, "component_log_prob_on", recorded)
     objective.loss(everything(data))
@@ -334,8 +334,18 @@ def test_m_step_with_hard_labels_evaluates_each_row_once(monkeypatch):
 # Noise.
 
 
+def with_neighbors(data):
+    """Rows, each with the two after it for neighbours."""
+    after = torch.arange(len(data)).unsqueeze(1) + torch.tensor([1, 2])
+    return Rows(
+        data.x, data.weights, data.responsibilities, neighbors=after % len(data)
+    )
+
+
 def noisy(make, model, data, scale, seed=0):
     noise = Noise(scale, seeded(seed))
+    if data.repeat_widths is None:
+        data = with_neighbors(data)
     if make is MStepObjective:
         return MStepObjective(model, data, data, noise)
     return ElboObjective(model, data, data, constant_temperature(), noise=noise)
@@ -358,22 +368,28 @@ def test_noise_is_in_the_loss_and_shrinks_with_the_step(make, path, monkeypatch)
     assert loss(0.5, 0.0) == without
 
 
-def test_noise_is_as_wide_as_each_component_along_its_own_axes():
-    """Without flows, noise in whitened rows adds a share of each covariance."""
-    model = make_model(n_transforms=0)
-    x = model.means.mean(0).expand(20_000, -1)
-    added = []
+def test_noise_moves_rows_along_the_lines_to_their_neighbours():
+    """Its covariance is the mean of the outer products of these lines."""
+    rows = torch.tensor([[0.0, 1.0, 2.0], [1.0, 1.0, 2.0], [0.0, 4.0, 6.0]]).double()
+    neighbors = torch.tensor([[1, 2], [0, 2], [0, 1]])
+    data = Rows(rows, rows[:, 0], rows[:, :1], neighbors=neighbors)
+    batch = data.take(torch.zeros(50_000, dtype=torch.int64))
+    Noise(0.5, seeded()).move(batch, data, 0.8)
+    ways = rows[1:] - rows[0]
+    torch.testing.assert_close(batch.x.mean(0), rows[0], rtol=0, atol=0.02)
+    covariance = 0.4**2 * ways.T @ ways / 2
+    torch.testing.assert_close(batch.x.T.cov(), covariance, rtol=0.02, atol=0.01)
 
-    def blur(white):
-        clean = white.clone()
-        Noise(0.5, seeded()).at(1.0)(white)
-        added.append(white - clean)
 
-    model.component_log_prob(x, blur)
-    (noise,) = added
-    spread = torch.einsum("kin,kjn->kij", noise, noise) / noise.shape[2]
-    identity = torch.eye(model.n_features).double().expand_as(spread)
-    torch.testing.assert_close(spread, 0.25 * identity, rtol=0, atol=0.02)
+def test_noise_keeps_rows_in_their_plane():
+    x = rows(N_ROWS)
+    x = torch.column_stack((x, x.sum(1), torch.full((N_ROWS,), 2.0)))
+    data = with_neighbors(Rows(x, x[:, 0], x[:, :1]))
+    batch = data.take(everything(data))
+    Noise(0.5, seeded()).move(batch, data, 1.0)
+    assert not torch.equal(batch.x, data.x)
+    torch.testing.assert_close(batch.x[:, :2].sum(1), batch.x[:, 2])
+    torch.testing.assert_close(batch.x[:, 3], data.x[:, 3])
 
 
 @pytest.mark.parametrize("make", [MStepObjective, ElboObjective])
@@ -408,7 +424,7 @@ def test_noise_on_repeated_values_is_as_wide_as_they_ask():
     widths = torch.tensor([0.0, 0.1, 0.25], dtype=x.dtype).expand_as(x)
     data = Rows(x, x[:, 0], x[:, :1], repeat_widths=widths)
     batch = data.take(torch.arange(len(x)))
-    Noise(0.3, seeded()).spread_repeats(batch)
+    Noise(0.3, seeded()).move(batch, data, 0.5)
     assert torch.equal(data.x, torch.ones_like(x))
     assert torch.equal(batch.x[:, 0], x[:, 0])
     torch.testing.assert_close(batch.x.mean(0), x[0], rtol=0, atol=5e-3)
@@ -420,7 +436,7 @@ def test_noise_on_repeated_values_stays_in_the_plane_of_the_rows():
     data = Rows(x, x[:, 0], x[:, :1], repeat_widths=0.2 * x)
     plane = torch.tensor([[0.5, 0.5, 0.0], [0.5, 0.5, 0.0], [0.0, 0.0, 1.0]])
     batch = data.take(torch.arange(len(x)))
-    Noise(0.3, seeded(), plane.double()).spread_repeats(batch)
+    Noise(0.3, seeded(), plane.double()).move(batch, data, 0.5)
     torch.testing.assert_close(batch.x[:, 0], batch.x[:, 1])
     assert len(batch.x.unique()) == 200
 

@@ -173,10 +173,29 @@ def test_step_size_drops_after_stale_epochs_until_converged():
     objective = Scripted([0.0, 1.0, 2.0, 0.0])
     outcome = objective.train(patience=3, n_drops=2, drop=0.25)
     rates = [record["learning_rate"] for record in outcome.history]
-    # Two epochs that improve, three that do not, and twice half as many, rounded up.
-    assert rates == 5 * [0.1] + 2 * [0.025] + 2 * [0.00625]
+    # Two epochs that improve and three that do not; then twice one that sets the mark
+    # and half as many, rounded up, that do not surpass it.
+    assert rates == 5 * [0.1] + 3 * [0.025] + 3 * [0.00625]
     assert outcome.converged and not outcome.stopped
-    assert [record["epoch"] for record in outcome.history] == list(range(1, 10))
+    assert [record["epoch"] for record in outcome.history] == list(range(1, 12))
+
+
+def test_a_smaller_step_size_has_to_surpass_itself_only():
+    """Noise shrinks with it: the best epoch may be one of a poor beginning."""
+    objective = Scripted([9.0, 1.0, 0.0, 2.0, 3.0, 4.0, 5.0, 0.0, 0.0])
+    outcome = objective.train(patience=1, n_drops=1, max_epochs=8, may_keep_start=False)
+    rates = [record["learning_rate"] for record in outcome.history]
+    assert rates == 2 * [0.1] + 5 * [0.025]
+    assert outcome.converged
+    assert torch.equal(objective.weight, objective.seen[6][0])
+
+
+def test_the_start_may_be_what_is_kept():
+    scores = [5.0, 1.0, 2.0, 0.0]
+    for may_keep_start, best in ((True, 0), (False, 2)):
+        objective = Scripted(scores)
+        objective.train(max_epochs=3, may_keep_start=may_keep_start)
+        assert torch.equal(objective.weight, objective.seen[best][0])
 
 
 def test_drop_starts_from_the_best_weights():
@@ -196,7 +215,8 @@ def test_improvement_by_tol_resets_patience():
     assert len(outcome.history) == 20 and not outcome.converged
     creeping = Scripted([0.1 * i for i in range(30)])  # each less than tol
     outcome = creeping.train(patience=2, max_epochs=20)
-    assert len(outcome.history) == 4 and outcome.converged
+    # Two at the first step size; then twice one that sets the mark, and one more.
+    assert len(outcome.history) == 6 and outcome.converged
 
 
 def test_epochs_may_run_out():
