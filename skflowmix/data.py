@@ -7,6 +7,7 @@ import numpy as np
 __all__ = [
     "Standardizer",
     "merge_identical_rows",
+    "outside_spikes",
     "plane_of",
     "repeat_widths",
     "split_rows",
@@ -23,6 +24,10 @@ MIN_WIDTH = 1e-3
 # Rows do not differ in a direction with less variance, of columns of unit variance:
 # rounding to float32 has less.
 FLAT_DIRECTION = 1e-8
+
+# A column has a spike where so large a share of the rows lies within so many standard
+# deviations: a Gaussian has a 25th of them there at most.
+SPIKE_SHARE, SPIKE_WIDTH = 0.15, 0.05
 
 # Training pulls rows in to this many standard deviations: one row must not decide.
 TRAINING_BOUND = 30.0
@@ -144,6 +149,35 @@ def repeat_widths(x, weights, largest):
         width = np.minimum(np.minimum(above, under) / 2, largest)
         widths[:, j] = np.where(repeats & (width > MIN_WIDTH), width, 0.0)[index]
     return widths if widths.any() else None
+
+
+def outside_spikes(x, weights):
+    """Tell which values noise may move without smearing a spike of their column.
+
+    Parameters
+    ----------
+    x : ndarray of shape (n_samples, n_features)
+        Standardised rows.
+    weights : ndarray of shape (n_samples,)
+        Positive weights.
+
+    Returns
+    -------
+    movable : ndarray of shape (n_samples, n_features), bool
+        False for values in spikes. Where rows lie in a plane, which they would leave if
+        only some of their values moved, rows with such a value are False throughout.
+    """
+    movable = np.empty(x.shape, dtype=bool)
+    for j, column in enumerate(x.T):
+        order = np.argsort(column)
+        below = np.concatenate(([0.0], np.cumsum(weights[order])))
+        low = np.searchsorted(column[order], column - SPIKE_WIDTH, side="left")
+        high = np.searchsorted(column[order], column + SPIKE_WIDTH, side="right")
+        movable[:, j] = below[high] - below[low] < SPIKE_SHARE * below[-1]
+    movable |= np.ptp(x, axis=0) == 0
+    if plane_of(x, weights, np.ones(x.shape)) is not None:
+        movable &= movable.all(axis=1, keepdims=True)
+    return movable
 
 
 def plane_of(x, weights, widths):

@@ -14,6 +14,7 @@ from skflowmix._arrays import torch_generator
 from skflowmix.data import (
     TRAINING_BOUND,
     Standardizer,
+    outside_spikes,
     plane_of,
     repeat_widths,
     split_rows,
@@ -102,6 +103,11 @@ class TrainingRows:
         """Numbers, among the training rows, of those nearest to each of them."""
         return nearest_others(self.x[self.train], N_NEAREST)
 
+    @cached_property
+    def movable(self) -> np.ndarray:
+        """Which values of the rows noise may move."""
+        return outside_spikes(self.x, self.weights)
+
     def measure_repeats(self, largest: float) -> None:
         """Find how wide noise on values that repeat shall be, if any."""
         if largest > 0:
@@ -176,7 +182,7 @@ class _Fit:
         self.working = copy.deepcopy(model).to(device, getattr(torch, settings.dtype))
         self.train_rows = self._tensors(rows.train)
         if settings.input_noise > 0 and len(rows.held_out):
-            self.train_rows.neighbors = self._tensor_of(rows.neighbors_in_training)
+            self.let_move(self.train_rows, rows.train, rows.neighbors_in_training)
         judged_by = rows.held_out[:MAX_HELD_OUT] if len(rows.held_out) else rows.train
         self.held_out = self._tensors(judged_by)
         self.trained = list(self.working.posterior.parameters())
@@ -205,8 +211,10 @@ class _Fit:
         weights = weights.clamp(min=torch.finfo(weights.dtype).tiny)
         return Rows(x, weights, responsibilities, allowed, repeat_widths=widths)
 
-    def _tensor_of(self, numbers: np.ndarray) -> Tensor:
-        return torch.from_numpy(numbers).to(self.working.means.device)
+    def let_move(self, rows: Rows, index, neighbors: np.ndarray) -> None:
+        """Tell rows, by their numbers, where noise may move them."""
+        rows.neighbors = torch.from_numpy(neighbors).to(rows.x.device)
+        rows.movable = torch.from_numpy(self.rows.movable[index]).to(rows.x)
 
     @torch.no_grad()
     def held_out_log_prob(self) -> Tensor:
@@ -386,8 +394,8 @@ class _Fit:
         every = np.concatenate((self.rows.train, self.rows.held_out))
         every_row = self._tensors(every)
         if settings.input_noise > 0:
-            numbers = nearest_others(self.rows.x[every], N_NEAREST)
-            every_row.neighbors = self._tensor_of(numbers)
+            neighbors = nearest_others(self.rows.x[every], N_NEAREST)
+            self.let_move(every_row, every, neighbors)
         config = settings.training_config(
             min(FINAL_EPOCHS, settings.max_iter), 0, every_row.x
         )

@@ -68,6 +68,8 @@ class Rows:
         Standard deviations of noise on values that repeat.
     neighbors : Tensor of shape (N, k), optional
         Numbers, among all rows, of those nearest to each.
+    movable : Tensor of shape (N, D), optional
+        1 for values that noise may move towards those, 0 for others.
     """
 
     def __init__(
@@ -79,10 +81,11 @@ class Rows:
         mean_weight: Tensor | None = None,
         repeat_widths: Tensor | None = None,
         neighbors: Tensor | None = None,
+        movable: Tensor | None = None,
     ):
         self.x, self.weights, self.responsibilities = x, weights, responsibilities
         self.allowed, self.repeat_widths = allowed, repeat_widths
-        self.neighbors = neighbors
+        self.neighbors, self.movable = neighbors, movable
         self.mean_weight = weights.mean() if mean_weight is None else mean_weight
 
     def __len__(self):
@@ -90,8 +93,7 @@ class Rows:
 
     def __getitem__(self, index) -> "Rows":
         optional = (
-            None if values is None else values[index]
-            for values in (self.allowed, self.repeat_widths, self.neighbors)
+            None if values is None else values[index] for values in self._optional
         )
         return self._of(
             self.x[index], self.weights[index], self.responsibilities[index], *optional
@@ -101,7 +103,7 @@ class Rows:
         """Rows by number; like indexing, but faster."""
         optional = (
             None if values is None else values.index_select(0, index)
-            for values in (self.allowed, self.repeat_widths, self.neighbors)
+            for values in self._optional
         )
         return self._of(
             self.x.index_select(0, index),
@@ -110,10 +112,12 @@ class Rows:
             *optional,
         )
 
-    def _of(self, x, weights, responsibilities, allowed, widths, neighbors) -> "Rows":
-        return Rows(
-            x, weights, responsibilities, allowed, self.mean_weight, widths, neighbors
-        )
+    @property
+    def _optional(self):
+        return self.allowed, self.repeat_widths, self.neighbors, self.movable
+
+    def _of(self, x, weights, responsibilities, allowed, *others) -> "Rows":
+        return Rows(x, weights, responsibilities, allowed, self.mean_weight, *others)
 
     def rule_out(self, values: Tensor, low: float = -math.inf) -> Tensor:
         """Values (N, K), with `low` for components that are not allowed."""
@@ -143,8 +147,9 @@ class Noise:
 
     It moves rows along the lines to their nearest rows, in proportion to these
     distances: as far as the data leave room and in the directions in which they lie.
-    It shrinks with the step size. On values that repeat it is as wide as these ask,
-    and stays: otherwise their density would be a spike whose height means nothing.
+    Values in a spike of their column stay. It shrinks with the step size. On values
+    that repeat there may be more noise, which is as wide as these ask and does not
+    shrink: otherwise their density is a spike whose height means nothing.
 
     Parameters
     ----------
@@ -181,7 +186,8 @@ class Noise:
             ways = nearest.view(*rows.neighbors.shape, -1) - rows.x.unsqueeze(1)
             shares = self._normal(rows.neighbors.shape, moved)
             shares *= scale / math.sqrt(rows.neighbors.shape[1])
-            moved = moved + torch.bmm(shares.unsqueeze(1), ways).squeeze(1)
+            step = torch.bmm(shares.unsqueeze(1), ways).squeeze(1)
+            moved = moved + (step if rows.movable is None else step * rows.movable)
         if rows.repeat_widths is not None:
             shift = rows.repeat_widths * self._normal(moved.shape, moved)
             moved = moved + (shift if self.plane is None else shift @ self.plane)

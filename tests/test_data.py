@@ -12,6 +12,7 @@ from skflowmix.data import (
     SCORING_BOUND,
     Standardizer,
     merge_identical_rows,
+    outside_spikes,
     plane_of,
     repeat_widths,
     split_rows,
@@ -466,3 +467,40 @@ def test_widths_are_those_of_the_mirror_image_and_the_order(x, scale):
         assert np.all((widths >= 0) & (widths <= 0.25))
         np.testing.assert_allclose(mirrored, widths)
         np.testing.assert_allclose(turned[::-1], widths)
+
+
+# Noise in training.
+
+
+def test_values_in_a_spike_are_not_to_move():
+    rng = np.random.RandomState(0)
+    x = rng.randn(1000, 3)
+    x[:300, 1] = 0.01 * x[:300, 1] - 1  # three in ten lie within .05 of each other
+    movable = outside_spikes(x, np.ones(1000))
+    assert movable[:, [0, 2]].all()
+    assert not movable[:300, 1].any()
+    assert movable[300:, 1].mean() > 0.95
+
+
+def test_a_heavy_row_is_a_spike():
+    x = np.random.RandomState(0).randn(100, 1)
+    weights = np.ones(100)
+    weights[7] = 30.0
+    near = np.abs(x - x[7]) < 0.01
+    assert not outside_spikes(x, weights)[near].any()
+    repeated = np.repeat(x, weights.astype(int), axis=0)
+    np.testing.assert_array_equal(
+        np.repeat(outside_spikes(x, weights), weights.astype(int), axis=0),
+        outside_spikes(repeated, np.ones(len(repeated))),
+    )
+
+
+def test_rows_in_a_plane_move_as_a_whole_or_not_at_all():
+    rng = np.random.RandomState(0)
+    x = rng.randn(1000, 2)
+    x[:300, 1] = 0.01 * x[:300, 1]
+    x = np.column_stack((x, x.sum(axis=1), np.ones(1000)))
+    movable = outside_spikes(x, np.ones(1000))
+    assert (movable.all(axis=1) == movable.any(axis=1)).all()
+    assert not movable[:300].any()
+    assert movable[300:].mean() > 0.9

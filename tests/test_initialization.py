@@ -213,6 +213,18 @@ def test_many_rows_follow_their_landmarks(init, monkeypatch):
     assert ari(labels, best) > 0.95
 
 
+def test_nearest_others(monkeypatch):
+    x = np.random.RandomState(0).randn(50, 3)
+    squares = ((x[:, None] - x) ** 2).sum(axis=2) + np.diag(np.full(50, np.inf))
+    expected = squares.argsort(axis=1)[:, :2]
+    np.testing.assert_array_equal(graphs.nearest_others(x, 2), expected)
+    monkeypatch.setattr(graphs, "MAX_SEARCHED_ROWS", 10)
+    in_parts = graphs.nearest_others(x, 2)
+    assert in_parts.shape == (50, 2)
+    assert (in_parts // 10 == np.arange(50)[:, None] // 10).all()
+    assert (in_parts != np.arange(50)[:, None]).all()
+
+
 @pytest.mark.parametrize("init", ["kmeans", "gmm", AgglomerativeClustering(2)])
 def test_weights_move_the_partition(init):
     rng = np.random.RandomState(0)

@@ -381,6 +381,16 @@ def test_noise_moves_rows_along_the_lines_to_their_neighbours():
     torch.testing.assert_close(batch.x.T.cov(), covariance, rtol=0.02, atol=0.01)
 
 
+def test_noise_leaves_values_where_they_may_not_move():
+    data = with_neighbors(make_rows())
+    movable = torch.ones_like(data.x)
+    movable[::2, 0] = 0.0
+    data.movable = movable
+    batch = data.take(everything(data))
+    Noise(0.5, seeded()).move(batch, data, 1.0)
+    assert torch.equal(batch.x == data.x, movable == 0)
+
+
 def test_noise_keeps_rows_in_their_plane():
     x = rows(N_ROWS)
     x = torch.column_stack((x, x.sum(1), torch.full((N_ROWS,), 2.0)))
