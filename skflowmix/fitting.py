@@ -181,7 +181,7 @@ class _Fit:
         self.rows, self.responsibilities = rows, responsibilities
         self.working = copy.deepcopy(model).to(device, getattr(torch, settings.dtype))
         self.train_rows = self._tensors(rows.train)
-        if settings.input_noise > 0 and len(rows.held_out):
+        if settings.input_noise > 0 and len(rows.held_out) and len(rows.train) > 1:
             self.let_move(self.train_rows, rows.train, rows.neighbors_in_training)
         judged_by = rows.held_out[:MAX_HELD_OUT] if len(rows.held_out) else rows.train
         self.held_out = self._tensors(judged_by)

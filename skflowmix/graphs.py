@@ -36,7 +36,10 @@ def draw_rows(sample_weight, size, random_state):
 
 
 def nearest(x, queries, k):
-    """Find the rows of `x` nearest to each query: indices (m, k)."""
+    """Find the rows of `x` nearest to each query: indices (m, k).
+
+    Without queries, the rows nearest to each row, itself left out.
+    """
     algorithm = "kd_tree" if x.shape[1] <= 5 else "brute"
     index = NearestNeighbors(n_neighbors=min(k, len(x)), algorithm=algorithm)
     return index.fit(x).kneighbors(queries, return_distance=False)
@@ -51,18 +54,18 @@ def nearest_others(x, k):
         Rows. Of many, those that are searched together follow one another: they must
         be in random order.
     k : int
-        How many to find, less than n.
+        How many to find; of fewer than k + 1 rows, all the others.
 
     Returns
     -------
-    neighbors : ndarray of shape (n, k), int
+    neighbors : ndarray of shape (n, min(k, n - 1)), int
         Row numbers.
     """
+    k = min(k, len(x) - 1)
     neighbors = np.empty((len(x), k), dtype=np.int64)
     parts = np.array_split(np.arange(len(x)), -(-len(x) // MAX_SEARCHED_ROWS))
     for part in parts:
-        index = NearestNeighbors(n_neighbors=k).fit(x[part])
-        neighbors[part] = part[index.kneighbors(return_distance=False)]
+        neighbors[part] = part[nearest(x[part], None, k)]
     return neighbors
 
 

@@ -90,7 +90,7 @@ class FlowMixtureOutlierDetector(OutlierMixin, CallbackSupportMixin, BaseEstimat
         more than this, in nats per row.
     n_iter_no_change : int, default=8
         Epochs without improvement after which the learning rate drops, half as many
-        after that; the third time, training has converged.
+        after that; the third time, training has converged. Each rate counts anew.
     validation_fraction : float, default=0.15
         Share of the distinct rows held out until the last phase; with fewer than 8
         the flows are not trained.

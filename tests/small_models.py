@@ -9,7 +9,7 @@ from skflowmix import FlowMixture
 
 
 def small(n_components=1, **kwargs):
-    """A `FlowMixture` with small networks that counts as converged after 3 epochs."""
+    """A `FlowMixture` with small networks that counts as converged after 6 epochs."""
     parameters = {
         "n_transforms": 1,
         "hidden_units": (8,),
@@ -17,7 +17,7 @@ def small(n_components=1, **kwargs):
         "init_params": "kmeans",
         "tol": 10.0,
         "n_iter_no_change": 1,
-        "max_iter": 5,
+        "max_iter": 6,
         "random_state": 0,
     }
     return FlowMixture(n_components, **{**parameters, **kwargs})

@@ -31,14 +31,14 @@ from skflowmix.gaussians import Gaussians
 
 
 def small(**kwargs):
-    """A classifier with small networks that counts as converged after 3 epochs."""
+    """A classifier with small networks that counts as converged after 6 epochs."""
     parameters = {
         "n_transforms": 1,
         "hidden_units": (8,),
         "posterior_units": (8,),
         "tol": 10.0,
         "n_iter_no_change": 1,
-        "max_iter": 5,
+        "max_iter": 6,
         "random_state": 0,
     }
     return FlowMixtureClassifier(**{**parameters, **kwargs})
