@@ -273,8 +273,8 @@ class _Fit:
         if phase != M_STEP:
             parameters += [self.working.weight_logits, self.working.temperature]
         generator = torch_generator(random_state, self.working.means.device)
-        # Unless flows pay off in the end, the start is what remains.
-        config = replace(config, may_keep_start=phase == ALL_ROWS)
+        # The ELBO may still surpass Gaussians that the M-step, on much noise, did not.
+        config = replace(config, may_keep_start=phase != M_STEP)
         outcome = train(objective, parameters, config, generator, report)
         self.outcome.stopped |= outcome.stopped
         if phase == ELBO:

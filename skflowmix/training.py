@@ -64,9 +64,7 @@ class TrainingConfig:
         Parameters are judged, and kept, as their running mean over so many epochs; at
         0 as they are.
     may_keep_start : bool
-        Whether the parameters at the start may be the best ones. Noise that shrinks
-        with the step size can make the first epochs worse than a start that later ones
-        surpass.
+        Whether the parameters at the start may be the best ones.
     """
 
     max_epochs: int
@@ -292,8 +290,9 @@ def train(
     """Minimise an objective; the best parameters are left in place.
 
     Every epoch's figures save the training loss, and what `on_epoch` sees, are those of
-    the parameters' running average. Before a smaller step size, the best parameters of
-    the former one are restored. A loss or score that is not finite restores them too,
+    the parameters' running average. Each step size starts from the best parameters of
+    the one before, and is left when it no longer improves on itself: with noise that
+    shrinks along, it may begin worse than a start that it surpasses. A loss or score that is not finite restores them too,
     and continues with a tenth of the step size.
 
     Parameters
@@ -326,7 +325,7 @@ def train(
     if not (config.may_keep_start and math.isfinite(best_score)):
         best_score = -math.inf
     # Those of the present step size.
-    recent, recent_score = best.clone(), best_score
+    recent, recent_score = best.clone(), -math.inf
     batches = _Batches(objective.n_rows, config.batch_size, generator)
     n_steps = min(batches.n_batches, config.max_steps)
     optimizer = _AdamW(flat, config, window=max(config.averaged_epochs * n_steps, 1))
