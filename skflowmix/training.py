@@ -325,7 +325,7 @@ def train(
     if not (config.may_keep_start and math.isfinite(best_score)):
         best_score = -math.inf
     # Those of the present step size.
-    recent, recent_score = best.clone(), -math.inf
+    recent, recent_score = best.clone(), best_score
     batches = _Batches(objective.n_rows, config.batch_size, generator)
     n_steps = min(batches.n_batches, config.max_steps)
     optimizer = _AdamW(flat, config, window=max(config.averaged_epochs * n_steps, 1))

@@ -215,8 +215,8 @@ def test_improvement_by_tol_resets_patience():
     assert len(outcome.history) == 20 and not outcome.converged
     creeping = Scripted([0.1 * i for i in range(30)])  # each less than tol
     outcome = creeping.train(patience=2, max_epochs=20)
-    # At each step size one that sets the mark, and two, then one more.
-    assert len(outcome.history) == 7 and outcome.converged
+    # Two at the first step size; then twice one that sets the mark, and one more.
+    assert len(outcome.history) == 6 and outcome.converged
 
 
 def test_epochs_may_run_out():
