@@ -291,9 +291,9 @@ def train(
 
     Every epoch's figures save the training loss, and what `on_epoch` sees, are those of
     the parameters' running average. Each step size starts from the best parameters of
-    the one before, and is left when it no longer improves on itself: with noise that
-    shrinks along, it may begin worse than a start that it surpasses. A loss or score that is not finite restores them too,
-    and continues with a tenth of the step size.
+    the one before, and is left when it no longer improves: the first one on the start
+    as well, the others on themselves only, as noise may have shrunk with them. A loss
+    or score that is not finite restores these, with a tenth of the step size.
 
     Parameters
     ----------
