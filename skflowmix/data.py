@@ -25,6 +25,9 @@ MIN_WIDTH = 1e-3
 # rounding to float32 has less.
 FLAT_DIRECTION = 1e-8
 
+# A column depends on others where its axis is out of the rows' plane by such a share.
+DEPENDENT = 1e-6
+
 # A column has a spike where so large a share of the rows lies within so many standard
 # deviations: a Gaussian has a 25th of them there at most.
 SPIKE_SHARE, SPIKE_WIDTH = 0.15, 0.05
@@ -164,8 +167,8 @@ def outside_spikes(x, weights):
     Returns
     -------
     movable : ndarray of shape (n_samples, n_features), bool
-        False for values in spikes. Where rows lie in a plane, which they would leave if
-        only some of their values moved, rows with such a value are False throughout.
+        False for values in spikes. Rows would leave their plane if only some of the
+        values moved that depend on each other: where one of these may not, none may.
     """
     movable = np.empty(x.shape, dtype=bool)
     for j, column in enumerate(x.T):
@@ -174,9 +177,10 @@ def outside_spikes(x, weights):
         low = np.searchsorted(column[order], column - SPIKE_WIDTH, side="left")
         high = np.searchsorted(column[order], column + SPIKE_WIDTH, side="right")
         movable[:, j] = below[high] - below[low] < SPIKE_SHARE * below[-1]
-    movable |= np.ptp(x, axis=0) == 0
-    if plane_of(x, weights, np.ones(x.shape)) is not None:
-        movable &= movable.all(axis=1, keepdims=True)
+    projector, _ = _projector_of(x, weights)
+    share = projector.diagonal()
+    dependent = (share > DEPENDENT) & (share < 1 - DEPENDENT)
+    movable[:, dependent] &= movable[:, dependent].all(axis=1, keepdims=True)
     return movable
 
 
@@ -202,6 +206,21 @@ def plane_of(x, weights, widths):
         where rows differ in every direction, or are too few to tell.
     """
     n_rows, n_columns = x.shape
+    projector, deviations = _projector_of(x, weights)
+    rank = round(projector.trace())
+    if n_rows <= n_columns or rank in (0, n_columns):
+        return None
+    asked = np.mean((widths / deviations) ** 2, axis=0)
+    kept = asked @ projector.diagonal()
+    projector *= np.sqrt(asked.sum() / kept) if kept > 0 else 1.0
+    return projector / deviations[:, None] * deviations
+
+
+def _projector_of(x, weights):
+    """Onto the directions in which rows differ, once columns have unit variance.
+
+    Also returns the standard deviations of the columns, one for constant columns.
+    """
     mean = np.average(x, axis=0, weights=weights)
     deviations = np.sqrt(np.average((x - mean) ** 2, axis=0, weights=weights))
     deviations[deviations < 1e-9] = 1.0
@@ -209,13 +228,7 @@ def plane_of(x, weights, widths):
     covariance = (scaled * weights[:, None]).T @ scaled / weights.sum()
     spread, axes = np.linalg.eigh(covariance)
     differ = axes[:, spread > FLAT_DIRECTION]
-    if n_rows <= n_columns or differ.shape[1] in (0, n_columns):
-        return None
-    projector = differ @ differ.T
-    asked = np.mean((widths / deviations) ** 2, axis=0)
-    kept = asked @ projector.diagonal()
-    projector *= np.sqrt(asked.sum() / kept) if kept > 0 else 1.0
-    return projector / deviations[:, None] * deviations
+    return differ @ differ.T, deviations
 
 
 @dataclass(frozen=True)

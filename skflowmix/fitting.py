@@ -233,8 +233,11 @@ class _Fit:
         if scale == 0 and rows.repeat_widths is None:
             return None
         plane = None if rows.plane is None else torch.from_numpy(rows.plane).to(like)
+        thickness, gaussians = 0.0, self.gaussians
+        if gaussians.are_flat():
+            thickness = float(np.sqrt(np.linalg.eigvalsh(gaussians.covariances).min()))
         generator = torch_generator(random_state, like.device)
-        return Noise(share * scale, generator, plane)
+        return Noise(share * scale, generator, plane, thickness)
 
     def elbo(
         self, rows: Rows, temperature: float, noise: Noise | None

@@ -159,6 +159,9 @@ class Noise:
         Its source, on the model's device.
     plane : Tensor of shape (D, D), optional
         Keeps noise on values that repeat in the plane that rows lie in, see `plane_of`.
+    thickness : float, optional
+        Of a plane that rows lie in, in standard deviations of a column. Noise in
+        proportion to it, in all directions, keeps flows from making the plane thinner.
 
     References
     ----------
@@ -173,9 +176,14 @@ class Noise:
     """
 
     def __init__(
-        self, scale: float, generator: torch.Generator, plane: Tensor | None = None
+        self,
+        scale: float,
+        generator: torch.Generator,
+        plane: Tensor | None = None,
+        thickness: float = 0.0,
     ):
-        self.scale, self.generator, self.plane = scale, generator, plane
+        self.scale, self.generator = scale, generator
+        self.plane, self.thickness = plane, thickness
 
     def move(self, rows: Rows, all_rows: Rows, step_share: float) -> None:
         """Add noise to rows out of `all_rows`, that has shrunk as the step size has."""
@@ -188,6 +196,10 @@ class Noise:
             shares *= scale / math.sqrt(rows.neighbors.shape[1])
             step = torch.bmm(shares.unsqueeze(1), ways).squeeze(1)
             moved = moved + (step if rows.movable is None else step * rows.movable)
+            if self.thickness > 0:
+                moved = moved + scale * self.thickness * self._normal(
+                    moved.shape, moved
+                )
         if rows.repeat_widths is not None:
             shift = rows.repeat_widths * self._normal(moved.shape, moved)
             moved = moved + (shift if self.plane is None else shift @ self.plane)

@@ -42,14 +42,14 @@ class FlowMixtureOutlierDetector(OutlierMixin, CallbackSupportMixin, BaseEstimat
         which so many of them lie below, and the share of rows that the second fit
         leaves out.
 
-        With "auto" a row is an outlier if it is less dense than 99 % of what the
+        With "auto" a row is an outlier if it has a lower score than 99 % of what the
         fitted model itself draws, or than 99 % of the training rows: the share of
         outliers follows from the data. The second fit leaves out a tenth, and flows
         can learn that cut: false alarms are then more than the one in a hundred that
         is meant. A number keeps its share.
     marginal_weight : float, default=1.0
-        Weight of the columns' own log-densities beside that of the row. With 0
-        `score_samples` is the log-density of the mixture.
+        Weight, from 0 to 1e100, of the columns' own log-densities beside that of the
+        row. With 0 `score_samples` is the log-density of the components that count.
     flow : {"realnvp", "maf", "nsf", "nsf-ar"}, default="nsf-ar"
         Family of the flows.
     n_transforms : int, default=3
@@ -193,7 +193,7 @@ class FlowMixtureOutlierDetector(OutlierMixin, CallbackSupportMixin, BaseEstimat
             StrOptions({"auto"}),
             Interval(Real, 0, 0.5, closed="right"),
         ],
-        "marginal_weight": [Interval(Real, 0, None, closed="left")],
+        "marginal_weight": [Interval(Real, 0, 1e100, closed="both")],
         **shared_constraints(),
         "init_params": [StrOptions(set(INIT_METHODS)), HasMethods("fit_predict")],
     }

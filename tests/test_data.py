@@ -495,12 +495,17 @@ def test_a_heavy_row_is_a_spike():
     )
 
 
-def test_rows_in_a_plane_move_as_a_whole_or_not_at_all():
+def test_values_that_depend_on_each_other_move_together_or_not_at_all():
     rng = np.random.RandomState(0)
-    x = rng.randn(1000, 2)
+    x = rng.randn(1000, 3)
     x[:300, 1] = 0.01 * x[:300, 1]
-    x = np.column_stack((x, x.sum(axis=1), np.ones(1000)))
+    x = np.column_stack((x, x[:, :2].sum(axis=1), np.ones(1000)))
     movable = outside_spikes(x, np.ones(1000))
-    assert (movable.all(axis=1) == movable.any(axis=1)).all()
-    assert not movable[:300].any()
-    assert movable[300:].mean() > 0.9
+    coupled = movable[:, [0, 1, 3]]
+    assert (coupled.all(axis=1) == coupled.any(axis=1)).all()
+    assert not coupled[:300].any()
+    assert coupled[300:].mean() > 0.9
+    # Neither a constant column nor the plane concerns a column of its own.
+    assert movable[:, 2].all()
+    alone = outside_spikes(x[:, [0, 1, 4]], np.ones(1000))
+    assert alone[:, 0].all()

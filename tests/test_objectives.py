@@ -391,6 +391,17 @@ def test_noise_leaves_values_where_they_may_not_move():
     assert torch.equal(batch.x == data.x, movable == 0)
 
 
+def test_noise_fills_a_plane_of_some_thickness():
+    """Where flows make it thinner, it is the thinner component that rows go to."""
+    x = torch.ones(50_000, 2, dtype=torch.float64)
+    neighbors = torch.zeros(50_000, 2, dtype=torch.int64)
+    data = Rows(x, x[:, 0], x[:, :1], neighbors=neighbors, movable=0 * x)
+    batch = data.take(torch.arange(50_000))
+    Noise(0.5, seeded(), thickness=0.1).move(batch, data, 0.8)
+    expected = torch.full((2,), 0.04, dtype=x.dtype)
+    torch.testing.assert_close(batch.x.std(0), expected, rtol=0.02, atol=0)
+
+
 def test_noise_keeps_rows_in_their_plane():
     x = rows(N_ROWS)
     x = torch.column_stack((x, x.sum(1), torch.full((N_ROWS,), 2.0)))
