@@ -10,7 +10,7 @@ file as soon as it is there; what the file holds already is not run again.
   scored. With several labelings, each has its own K and the best index counts.
 - ``anomaly``: area under the ROC curve, K = 5, in two protocols: *contaminated*
   (fitted to a bootstrap of all rows, all scored) and *clean* (fitted to half of the
-  normal rows, the rest scored). *detector* is our `FlowMixtureOutlierDetector`.
+  normal rows, the rest scored). *detector* is our `FlowMixtureOutlierDetector()`.
 
 Every model sees standardised columns, and constant ones are dropped.
 
@@ -82,12 +82,12 @@ def our_scorer(overrides: dict[str, Any]) -> Callable:
 
 
 def our_detector() -> Callable:
-    """`make(seed)` of the outlier detector with K = 5, imported when called."""
+    """`make(seed)` of the outlier detector as it is, imported when called."""
 
     def make(seed):
         from skflowmix import FlowMixtureOutlierDetector
 
-        return FlowMixtureOutlierDetector(N_COMPONENTS, random_state=seed)
+        return FlowMixtureOutlierDetector(random_state=seed)
 
     return make
 

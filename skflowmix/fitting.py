@@ -1,6 +1,7 @@
 """One fit: prepared rows, a start from responsibilities, a trained candidate."""
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -235,7 +236,7 @@ class _Fit:
         plane = None if rows.plane is None else torch.from_numpy(rows.plane).to(like)
         thickness, gaussians = 0.0, self.gaussians
         if gaussians.are_flat():
-            thickness = float(np.sqrt(np.linalg.eigvalsh(gaussians.covariances).min()))
+            thickness = math.sqrt(gaussians.added_variance())
         generator = torch_generator(random_state, like.device)
         return Noise(share * scale, generator, plane, thickness)
 

@@ -255,8 +255,11 @@ class Gaussians:
 
     def are_flat(self):
         """Whether one has next to no variance in some direction, save `reg_covar`."""
-        added = 0.0 if self.shrinkage is None else self.shrinkage.reg_covar
-        return np.linalg.eigvalsh(self.covariances).min() - added < FLAT
+        return np.linalg.eigvalsh(self.covariances).min() - self.added_variance() < FLAT
+
+    def added_variance(self):
+        """Return the `reg_covar` in the covariances, where it is known."""
+        return 0.0 if self.shrinkage is None else self.shrinkage.reg_covar
 
     def scales(self):
         """Return the columns' standard deviations (n_components, n_features)."""

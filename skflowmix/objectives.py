@@ -160,8 +160,8 @@ class Noise:
     plane : Tensor of shape (D, D), optional
         Keeps noise on values that repeat in the plane that rows lie in, see `plane_of`.
     thickness : float, optional
-        Of a plane that rows lie in, in standard deviations of a column. Noise in
-        proportion to it, in all directions, keeps flows from making the plane thinner.
+        Of a plane that rows lie in, in standard deviations of a column. As much noise
+        in all directions, which stays, keeps flows from making the plane thinner.
 
     References
     ----------
@@ -197,9 +197,7 @@ class Noise:
             step = torch.bmm(shares.unsqueeze(1), ways).squeeze(1)
             moved = moved + (step if rows.movable is None else step * rows.movable)
             if self.thickness > 0:
-                moved = moved + scale * self.thickness * self._normal(
-                    moved.shape, moved
-                )
+                moved = moved + self.thickness * self._normal(moved.shape, moved)
         if rows.repeat_widths is not None:
             shift = rows.repeat_widths * self._normal(moved.shape, moved)
             moved = moved + (shift if self.plane is None else shift @ self.plane)

@@ -398,7 +398,7 @@ def test_noise_fills_a_plane_of_some_thickness():
     data = Rows(x, x[:, 0], x[:, :1], neighbors=neighbors, movable=0 * x)
     batch = data.take(torch.arange(50_000))
     Noise(0.5, seeded(), thickness=0.1).move(batch, data, 0.8)
-    expected = torch.full((2,), 0.04, dtype=x.dtype)
+    expected = torch.full((2,), 0.1, dtype=x.dtype)
     torch.testing.assert_close(batch.x.std(0), expected, rtol=0.02, atol=0)
 
 
