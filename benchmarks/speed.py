@@ -6,12 +6,14 @@ contenders take turns within every round; a turn is a call that is not timed and
 mean of four that are, because in training a step follows another one like it. Medians
 over the rounds are reported, and speed-ups are medians of the ratios within a round.
 Times are those of the processor: on one thread of a quiet machine the same as a watch
-would show, and on a busy one they leave out the waiting.
+would show, and on a busy one they leave out the waiting. With ``--device cuda`` a watch
+waits for the GPU.
 
 - ``zuko``, ``nflows``, ``normflows``: a loop over K flows of that library, a network
   for q and `torch.optim.Adam`. zuko's coupling NSF is its NSF with ``passes=2``.
 - ``dense``: ours with an undecided q, so that every pair (row, component) counts.
 - ``sparse``: ours with q decided, one component for each row.
+- ``dense eager``: the same on a GPU without CUDA graphs.
 - ``products``: only the matrix products of the conditioners, forwards and backwards.
 
 Of `ElboObjective`'s steps one in ``DENSE_EVERY`` is dense even where q is decided;
@@ -26,6 +28,7 @@ Examples::
     python benchmarks/speed.py --presets --sweep --score-rows 1000 100000 10000000
     python benchmarks/speed.py --sweep --memory
     python benchmarks/speed.py --presets --sweep --pinwheel 3
+    python benchmarks/speed.py --device cuda --presets --sweep --fit-rows 1000 100000
 """
 
 from __future__ import annotations
@@ -57,6 +60,7 @@ from skflowmix.training import (
     TrainingConfig,
     _AdamW,
     _FlatParameters,
+    _Steps,
     keep_freed_memory,
 )
 
@@ -101,14 +105,22 @@ BARS = [
 ]
 
 
-def blobs(preset, seed=0):
+def blobs(preset, device="cpu", seed=0):
     """Rows of K well separated Gaussians, and their components."""
     rng = np.random.default_rng(seed)
     centres = 3 * rng.standard_normal((preset.n_components, preset.n_features))
     labels = rng.integers(preset.n_components, size=preset.batch_size)
     noise = 0.3 * rng.standard_normal((preset.batch_size, preset.n_features))
     x = torch.from_numpy(centres[labels] + noise).float()
-    return x, torch.from_numpy(labels)
+    return x.to(device), torch.from_numpy(labels).to(device)
+
+
+def clock(device):
+    """Seconds; of the processor, or on a GPU of a watch, once that is done."""
+    if torch.device(device).type == "cpu":
+        return time.process_time()
+    torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 def mlp(n_inputs, hidden_units, n_outputs):
@@ -228,6 +240,7 @@ class Loop(nn.Module):
         )
         self.posterior = mlp(preset.n_features, POSTERIOR_UNITS, preset.n_components)
         self.weight_logits = nn.Parameter(torch.zeros(preset.n_components))
+        self.to(x.device)
         self.optimizer = torch.optim.Adam(self.parameters(), lr=LEARNING_RATE)
         self.counts = labels.bincount(minlength=preset.n_components).tolist()
 
@@ -261,8 +274,7 @@ class Loop(nn.Module):
 class Ours:
     """`MixtureOfFlows` trained as `skflowmix.training.train` does it."""
 
-    def __init__(self, preset, x, labels, *, decided):
-        generator = torch.Generator().manual_seed(0)
+    def __init__(self, preset, x, labels, *, decided, replayed=True):
         k, d = preset.n_components, preset.n_features
         gaussians = Gaussians(
             np.full(k, 1 / k), np.zeros((k, d)), np.tile(np.eye(d), (k, 1, 1))
@@ -273,27 +285,30 @@ class Ours:
             n_transforms=preset.n_layers,
             hidden_units=preset.hidden_units,
             posterior_units=POSTERIOR_UNITS,
-            generator=generator,
-        ).float()
+            generator=torch.Generator().manual_seed(0),
+        ).to(x)
         if decided:
             bonus = 50 * nn.functional.one_hot(labels, k)
             logits = model.posterior_logits
             model.posterior_logits = lambda rows: logits(rows) + bonus
-        rows = Rows(x, torch.ones(len(x)), torch.full((len(x), k), 1 / k))
-        self.x, self.labels, self.generator = x, labels, generator
-        self.all_rows = torch.arange(len(x))
+        rows = Rows(x, x.new_ones(len(x)), x.new_full((len(x), k), 1 / k))
+        self.x, self.labels = x, labels
+        self.generator = torch.Generator(x.device).manual_seed(0)
+        self.all_rows = torch.arange(len(x), device=x.device)
         self.objective = ElboObjective(model, rows, rows[:16], Temperature(1.0, 0.0))
-        self.flat = _FlatParameters([*model.parameters(), model.temperature])
+        flat = _FlatParameters([*model.parameters(), model.temperature])
         config = TrainingConfig(1, len(x), LEARNING_RATE, 1, 0.0)
-        self.optimizer = _AdamW(self.flat, config, window=100)
+        optimizer = _AdamW(flat, config, window=100)
+        self.steps = _Steps(self.objective, flat, optimizer, LEARNING_RATE)
+        self.steps.replays.is_cuda &= replayed
         self.decided = decided
+        for _ in range(2):  # on a GPU the second one knows how much room to have
+            self.step(starts_epoch=True)
 
-    def step(self):
+    def step(self, starts_epoch=False):
         """Ascend the ELBO; the dense steps in between are left out."""
         self.objective.n_steps = int(self.decided)  # step 0 is dense
-        loss = self.objective.loss(self.all_rows)
-        self.flat.differentiate(loss)
-        self.optimizer.step(LEARNING_RATE)
+        self.steps.take(self.all_rows, LEARNING_RATE, starts_epoch)
 
     @torch.inference_mode()
     def score(self):
@@ -309,7 +324,7 @@ class Ours:
 class Products:
     """The matrix products of the conditioners of a stack, and their gradients."""
 
-    def __init__(self, preset):
+    def __init__(self, preset, device):
         d, n = preset.n_features, preset.batch_size
         coupling = preset.flow in ("realnvp", "nsf")
         n_inputs = d - d // 2 if coupling else d
@@ -319,7 +334,10 @@ class Products:
         k = preset.n_components
         self.n_layers = preset.n_layers
         self.shapes = [
-            (torch.randn(k, n, a), torch.randn(k, a, b), torch.randn(k, n, b))
+            [
+                torch.randn(k, *sizes, device=device)
+                for sizes in ((n, a), (a, b), (n, b))
+            ]
             for a, b in itertools.pairwise(widths)
         ]
 
@@ -341,14 +359,15 @@ class Products:
 # Timing ---------------------------------------------------------------------------
 
 
-def contenders(preset, names):
+def contenders(preset, names, device="cpu"):
     """The contenders of a preset, by name."""
-    x, labels = blobs(preset)
+    x, labels = blobs(preset, device)
     makers: dict[str, Callable[[], Any]] = {
         "zuko": lambda: Loop(Zuko, preset, x, labels),
         "dense": lambda: Ours(preset, x, labels, decided=False),
         "sparse": lambda: Ours(preset, x, labels, decided=True),
-        "products": lambda: Products(preset),
+        "dense eager": lambda: Ours(preset, x, labels, decided=False, replayed=False),
+        "products": lambda: Products(preset, device),
     }
     if preset.flow == "realnvp":
         makers["nflows"] = lambda: Loop(NFlows, preset, x, labels)
@@ -356,8 +375,8 @@ def contenders(preset, names):
     return {name: makers[name]() for name in names if name in makers}
 
 
-def take_turns(functions, seconds, min_rounds):
-    """Processor seconds of a call in every turn, (rounds,) for each name."""
+def take_turns(functions, seconds, min_rounds, device="cpu"):
+    """Seconds of a call in every turn, (rounds,) for each name."""
     times: dict[str, list[float]] = {name: [] for name in functions}
     for function in functions.values():
         function()
@@ -367,25 +386,26 @@ def take_turns(functions, seconds, min_rounds):
         for name in names:
             function = functions[name]
             function()
-            begin = time.process_time()
+            begin = clock(device)
             for _ in range(CALLS_PER_TURN):
                 function()
-            times[name].append((time.process_time() - begin) / CALLS_PER_TURN)
+            times[name].append((clock(device) - begin) / CALLS_PER_TURN)
         names.append(names.pop(0))  # none always follows the same neighbour
     return {name: np.array(t) for name, t in times.items()}
 
 
-def measure(preset, names, seconds, min_rounds, tasks=("step", "score", "sample")):
+def measure(preset, names, seconds, min_rounds, device):
     """Median milliseconds and speed-ups of every task."""
-    models = contenders(preset, names)
+    models = contenders(preset, names, device)
     results: dict[str, Any] = {}
-    for task in tasks:
+    for task in ("step", "score", "sample"):
         functions = {
             name: getattr(model, task)
             for name, model in models.items()
-            if hasattr(model, task) and (task == "step" or name != "sparse")
+            if hasattr(model, task)
+            and (task == "step" or name not in ("sparse", "dense eager"))
         }
-        times = take_turns(functions, seconds, min_rounds)
+        times = take_turns(functions, seconds, min_rounds, device)
         medians = {name: 1e3 * float(np.median(t)) for name, t in times.items()}
         if {"dense", "sparse"} <= medians.keys():
             dense, sparse = medians["dense"], medians["sparse"]
@@ -414,14 +434,14 @@ def judge(results):
     return verdicts
 
 
-def sweep(preset, axis, sizes, names, seconds, min_rounds):
+def sweep(preset, axis, sizes, names, seconds, min_rounds, device):
     """Milliseconds of a step along one axis of a preset; all take turns."""
     functions = {}
     for size in sizes:
-        models = contenders(preset._replace(**{axis: size}), names)
+        models = contenders(preset._replace(**{axis: size}), names, device)
         for name, model in models.items():
             functions[name, size] = model.step
-    times = take_turns(functions, seconds, min_rounds)
+    times = take_turns(functions, seconds, min_rounds, device)
     medians = {key: 1e3 * float(np.median(t)) for key, t in times.items()}
     return {name: {size: medians[name, size] for size in sizes} for name in names}
 
@@ -432,10 +452,10 @@ def anonymous_memory():
     return int(status.split("RssAnon:")[1].split()[0]) / 1024
 
 
-def score_file(preset, path):
+def score_file(preset, path, device):
     """Score a file of float32 rows in chunks, in a process of its own."""
     torch.set_num_threads(1)
-    model = contenders(preset, ["dense"])["dense"].model
+    model = contenders(preset, ["dense"], device)["dense"].model
     rows = np.memmap(path, np.float32, "r").reshape(-1, preset.n_features)
     growth, done = [0.0], threading.Event()
     before = anonymous_memory()
@@ -446,16 +466,16 @@ def score_file(preset, path):
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    begin = time.process_time()
+    begin = clock(device)
     evaluate_in_chunks(
         model.log_prob,
         np.array,
         rows,
         floats_per_row=model.floats_per_row,
         dtype=torch.float32,
-        device=torch.device("cpu"),
+        device=torch.device(device),
     )
-    seconds = time.process_time() - begin
+    seconds = clock(device) - begin
     done.set()
     watcher.join()
     return {
@@ -465,7 +485,7 @@ def score_file(preset, path):
     }
 
 
-def score_many(preset, n_rows):
+def score_many(preset, n_rows, device):
     """Time and memory to score so many rows of a memmap."""
     rng = np.random.default_rng(0)
     fresh = multiprocessing.get_context("spawn")
@@ -476,7 +496,7 @@ def score_many(preset, n_rows):
             part[:] = rng.standard_normal(part.shape, np.float32)
         rows.flush()
         with fresh.Pool(1) as pool:
-            return pool.apply(score_file, (preset, file.name))
+            return pool.apply(score_file, (preset, file.name, device))
 
 
 def peak_memory(preset, name):
@@ -533,16 +553,30 @@ def train_loop(x, held_out, n_epochs, seed):
     return curve
 
 
-def timed_fit(x, held_out, **parameters):
+def timed_fit(x, held_out, n_components=5, **parameters):
     """Seconds of a `fit` and its held-out log-likelihood."""
     from skflowmix import FlowMixture
 
-    begin = time.process_time()
+    model = FlowMixture(n_components, **parameters)
+    begin = clock(model.device)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        model = FlowMixture(5, **parameters).fit(x)
-    seconds = time.process_time() - begin
+        model.fit(x)
+    seconds = clock(model.device) - begin
     return {"seconds": seconds, "log_likelihood": model.score(held_out)}
+
+
+def fit_rows(preset, n_rows, device):
+    """A `fit` with defaults of a preset's rows, so many of them."""
+    x, _ = blobs(preset._replace(batch_size=n_rows + 10_000))
+    x = np.sin(x.double().numpy()) + x.double().numpy()  # no longer Gaussians
+    return timed_fit(
+        x[:n_rows],
+        x[n_rows:],
+        n_components=preset.n_components,
+        device=device,
+        random_state=0,
+    )
 
 
 def time_on_pinwheel(n_rows, n_epochs, seed):
@@ -604,7 +638,9 @@ def time_on_pinwheel(n_rows, n_epochs, seed):
 def machine():
     """What a timing depends on."""
     load = os.getloadavg() if hasattr(os, "getloadavg") else None
-    return environment() | {"load": load, "time": time.strftime("%Y-%m-%dT%H:%M:%S")}
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    when = time.strftime("%Y-%m-%dT%H:%M:%S")
+    return environment() | {"load": load, "gpu": gpu, "time": when}
 
 
 def markdown(report):
@@ -634,6 +670,12 @@ def markdown(report):
         lines.append("|---:|---:|---:|---:|")
         for n_rows, found in report["scoring"].items():
             cells = " | ".join(f"{value:.3g}" for value in found.values())
+            lines.append(f"| {n_rows} | {cells} |")
+    if report["fits"]:
+        lines += ["", "| rows fitted | seconds | held-out log-likelihood |"]
+        lines.append("|---:|---:|---:|")
+        for n_rows, found in report["fits"].items():
+            cells = f"{found['seconds']:.1f} | {found['log_likelihood']:.3f}"
             lines.append(f"| {n_rows} | {cells} |")
     if report["pinwheel"]:
         lines += ["", "| pinwheel | seconds, zuko | ours | times faster | in full |"]
@@ -694,6 +736,8 @@ def parse(arguments=None):
     )
     parser.add_argument("--sweep-contenders", nargs="+", default=["dense", "sparse"])
     parser.add_argument("--score-rows", nargs="*", type=int, default=[])
+    parser.add_argument("--fit-rows", nargs="*", type=int, default=[])
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--memory", action="store_true", help="peak of a step")
     parser.add_argument("--pinwheel", type=int, default=0, metavar="SEEDS")
     parser.add_argument("--seconds", type=float, default=20.0, help="per comparison")
@@ -715,14 +759,20 @@ def main(arguments=None):
     report["sweep_axis"] = options.sweep_axis
     for name in options.presets:
         report["results"][name] = measure(
-            PRESETS[name], options.contenders, seconds, rounds
+            PRESETS[name], options.contenders, seconds, rounds, options.device
         )
     report["bars"] = judge(report["results"])
     if options.sweep:
         preset = PRESETS[options.sweep_preset]
         names = options.sweep_contenders
         times = report["sweep"] = sweep(
-            preset, options.sweep_axis, options.sweep, names, seconds, rounds
+            preset,
+            options.sweep_axis,
+            options.sweep,
+            names,
+            seconds,
+            rounds,
+            options.device,
         )
         judged = preset == PRESETS["large"] and options.sweep_axis == "n_components"
         if judged and {5, 50} <= times.get("sparse", {}).keys():
@@ -732,7 +782,12 @@ def main(arguments=None):
                 {"what": what, "bar": 1 / 3, "found": found, "met": found >= 1 / 3}
             )
     report["scoring"] = {
-        n_rows: score_many(PRESETS["middle"], n_rows) for n_rows in options.score_rows
+        n_rows: score_many(PRESETS["middle"], n_rows, options.device)
+        for n_rows in options.score_rows
+    }
+    report["fits"] = {
+        n_rows: fit_rows(PRESETS["middle"], n_rows, options.device)
+        for n_rows in options.fit_rows
     }
     report["memory"], report["pinwheel"] = {}, []
     if options.memory:

@@ -15,11 +15,13 @@ __all__ = [
     "numpy_generator",
     "require_memory",
     "resolve_device",
+    "rows_per_chunk",
     "torch_generator",
 ]
 
-# Floats of working memory that one chunk of an evaluation may take.
-CHUNK_FLOATS = 4_000_000
+# Floats of working memory that one chunk of an evaluation may take: what caches hold,
+# and on a GPU what keeps it busy.
+CHUNK_FLOATS = {"cpu": 4_000_000, "cuda": 250_000_000}
 
 
 def resolve_device(device: str, *, fitted: bool = False) -> torch.device:
@@ -88,6 +90,11 @@ def torch_generator(
     return generator.manual_seed(int(random_state.randint(2**31)))
 
 
+def rows_per_chunk(floats_per_row: int, device: torch.device) -> int:
+    """Rows that an evaluation with so much working memory takes at a time."""
+    return int(np.clip(CHUNK_FLOATS[device.type] // floats_per_row, 16, 65536))
+
+
 def evaluate_in_chunks(
     function: Callable[[Tensor], Tensor],
     prepare: Callable[[np.ndarray], np.ndarray],
@@ -120,7 +127,7 @@ def evaluate_in_chunks(
         The function's values, in its dtype.
     """
     n_rows = len(X)
-    step = int(np.clip(CHUNK_FLOATS // floats_per_row, 16, 65536))
+    step = rows_per_chunk(floats_per_row, device)
     output = np.empty(0)
     with torch.inference_mode():
         for start in range(0, n_rows, step):

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skflowmix._arrays import torch_generator
+from skflowmix._arrays import rows_per_chunk, torch_generator
 from skflowmix.data import (
     TRAINING_BOUND,
     Standardizer,
@@ -305,12 +305,8 @@ class _Fit:
     @torch.no_grad()
     def _responsibilities(self, x: Tensor) -> Tensor:
         model = self.working
-        return torch.cat(
-            [
-                (model.component_log_prob(part) + model.log_weights).softmax(1)
-                for part in x.split(1024)
-            ]
-        )
+        step = rows_per_chunk(model.floats_per_row, x.device)
+        return torch.cat([model.responsibilities(part) for part in x.split(step)])
 
     def train_by_responsibilities(
         self, random_state: np.random.RandomState, on_epoch: OnEpoch

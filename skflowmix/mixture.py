@@ -32,22 +32,35 @@ class Support:
     ----------
     chosen : Tensor of shape (N, K), bool
         The pairs.
+    capacity : int, optional
+        Largest number C of rows of a component; those beyond are left out. By default
+        all have room, which a GPU would have to be asked for and waited for.
 
     Attributes
     ----------
+    kept : Tensor of shape (N, K), bool
+        The pairs that found room.
     rows : Tensor of shape (K, C)
         Row numbers, padded with zeros.
     valid : Tensor of shape (K, C), bool
         False on the padding.
     """
 
-    def __init__(self, chosen: Tensor):
-        counts = chosen.sum(0)
-        slots = torch.arange(int(counts.max()), device=counts.device)
+    def __init__(self, chosen: Tensor, capacity: int | None = None):
+        by_component = chosen.T
+        counts = by_component.sum(1)
+        if capacity is None:
+            capacity = int(counts.max())
+        slots = torch.arange(capacity, device=counts.device)
         self.valid = slots < counts.unsqueeze(1)
-        row = torch.nonzero(chosen.T)[:, 1]
-        self.rows = torch.zeros_like(self.valid, dtype=row.dtype)
-        self.rows.masked_scatter_(self.valid, row)
+        # Slot 0 takes what is not in the table.
+        slots = by_component.cumsum(1, dtype=torch.int64)
+        fits = by_component & (slots <= capacity)
+        self.kept = fits.T
+        numbers = torch.arange(len(chosen), device=counts.device)
+        table = slots.new_zeros(len(counts), capacity + 1)
+        table.scatter_(1, slots.mul_(fits), numbers.expand_as(slots))
+        self.rows = table[:, 1:].contiguous()
 
     def gather(self, table: Tensor) -> Tensor:
         """Entries (K, C) of a table (K, N), zero on the padding."""

@@ -2,6 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Hashable, Sequence
 
 import torch
 from torch import Tensor
@@ -38,6 +39,11 @@ SPARSE_SHARE = 0.8
 
 # So often a step is dense, for components that q has given up to recover.
 DENSE_EVERY = 16
+
+# On a GPU the next epoch has room for this many times the largest number of rows that a
+# component was chosen for in a batch of this one, in so many steps from none to all.
+SPARE_ROOM = 1.1
+ROOM_STEPS = 32
 
 # No held-out row counts for more than this gain or loss, in nats per column.
 GAIN_BOUND = 5.0
@@ -294,7 +300,13 @@ def _expected_loss(
 
 
 class _Objective(ABC):
-    """The rows, and the figures that both objectives report."""
+    """The rows, the pairs evaluated, and the figures that both objectives report.
+
+    On the CPU a support has room for all pairs chosen. On a GPU that number would have
+    to be waited for, so that `plans_ahead` is set: there is room for as many as the
+    epoch before asked for, with some to spare, and none in the first one, which is
+    dense. Pairs beyond are left out of the step.
+    """
 
     def __init__(
         self,
@@ -305,7 +317,13 @@ class _Objective(ABC):
     ):
         self.model, self.train, self.held_out = model, train, held_out
         self.noise = noise
+        self.generators: Sequence[torch.Generator] = (
+            () if noise is None else (noise.generator,)
+        )
         self.n_rows = len(train)
+        self.plans_ahead = train.x.is_cuda
+        # Shares of a batch: the room there is for a component, and the most asked for.
+        self._room, self._asked = 1.0, train.x.new_zeros(())
         self._sample = train[:SAMPLE_SIZE]
         with torch.no_grad():
             self._reference = self._held_out_log_prob(
@@ -322,38 +340,59 @@ class _Objective(ABC):
     def _held_out_log_prob(self, log_prob: Tensor) -> Tensor:
         """Return what is to grow on held-out rows, given log p(x|k)."""
 
-    def _log_prob_of(
-        self, x: Tensor, chosen: Tensor
-    ) -> tuple[Tensor, Support | AllPairs]:
-        """Log p(x|k) of at least the `chosen` pairs, and which ones those are."""
-        model = self.model
-        if int(chosen.sum(0).max()) < SPARSE_SHARE * len(x):
-            support = Support(chosen)
-            return model.component_log_prob_on(x, support), support
-        return model.component_log_prob(x).T, AllPairs(model.n_components)
+    def begin_step(self, starts_epoch: bool) -> Hashable:
+        """See `skflowmix.training.Objective`."""
+        if starts_epoch and self.plans_ahead:
+            asked = SPARE_ROOM * float(self._asked)
+            self._room = math.ceil(asked * ROOM_STEPS) / ROOM_STEPS if asked else 1.0
+            self._asked.zero_()
+        return self._room
 
-    def _figures(self, log_prob: Tensor) -> dict[str, float]:
+    def _pairs(
+        self, chosen: Tensor, is_dense: bool = False
+    ) -> tuple[Support | AllPairs, Tensor]:
+        """Pairs to evaluate, and those of the `chosen` ones (N, K) among them."""
+        n_rows = len(chosen)
+        if not self.plans_ahead:
+            capacity = int(chosen.sum(0).max())
+        elif is_dense:
+            capacity = n_rows
+        else:
+            asked = chosen.sum(0).amax() / n_rows
+            torch.maximum(self._asked, asked, out=self._asked)
+            capacity = math.ceil(self._room * n_rows)
+        if capacity < SPARSE_SHARE * n_rows:
+            support = Support(chosen, capacity)
+            return support, support.kept
+        return AllPairs(self.model.n_components), chosen
+
+    def _log_prob_of(self, x: Tensor, pairs: Support | AllPairs) -> Tensor:
+        """Log p(x|k) of the pairs: (K, C) or (K, N)."""
+        if isinstance(pairs, Support):
+            return self.model.component_log_prob_on(x, pairs)
+        return self.model.component_log_prob(x).T
+
+    def _figures(self, log_prob: Tensor) -> dict[str, Tensor]:
         """Figures of the sample, given log p(x|k)."""
         model, rows = self.model, self._sample
         log_q = model.log_posterior(rows.x)
         terms = elbo_terms(log_prob, model.log_weights, log_q)
         names = ("elbo_reconstruction", "elbo_prior", "elbo_entropy")
         figures = {
-            name: float(rows.mean(term))
-            for name, term in zip(names, terms, strict=True)
+            name: rows.mean(term) for name, term in zip(names, terms, strict=True)
         }
         log_joint = log_prob + model.log_weights
         expected_rows = model.log_weights.exp() * self.n_rows
         return {
-            "train_log_likelihood": float(rows.mean(log_joint.logsumexp(1))),
-            "elbo": sum(figures.values()),
+            "train_log_likelihood": rows.mean(log_joint.logsumexp(1)),
+            "elbo": rows.mean(torch.stack(terms).sum(0)),
             **figures,
-            "temperature": float(model.temperature),
-            "n_components_in_use": int((expected_rows >= 1).sum()),
+            "temperature": model.temperature,
+            "n_components_in_use": (expected_rows >= 1).sum(),
         }
 
     @torch.no_grad()
-    def evaluate(self) -> dict[str, float]:
+    def evaluate(self) -> dict[str, Tensor]:
         """Log-likelihoods, ELBO and its terms, and the score, in nats per row."""
         held_out, sample = self.held_out, self._sample
         log_prob, of_sample = self.model.component_log_prob(
@@ -362,8 +401,8 @@ class _Objective(ABC):
         mixture = (log_prob + self.model.log_weights).logsumexp(1)
         gain = robust_gain(held_out, self._held_out_log_prob(log_prob), self._reference)
         return {
-            "score": float(gain),
-            "validation_log_likelihood": float(held_out.mean(mixture)),
+            "score": gain,
+            "validation_log_likelihood": held_out.mean(mixture),
             **self._figures(of_sample),
         }
 
@@ -395,7 +434,8 @@ class MStepObjective(_Objective):
         r = batch.responsibilities
         log_q = self.model.log_posterior(batch.x)
         shares = r * batch.batch_weights().unsqueeze(1)
-        log_prob, pairs = self._log_prob_of(batch.x, r > 0)
+        pairs, _ = self._pairs(r > 0)
+        log_prob = self._log_prob_of(batch.x, pairs)
         expected = (pairs.gather(shares.T) * log_prob).sum()
         return -expected - (shares * log_q).sum()
 
@@ -416,6 +456,11 @@ class PosteriorObjective:
     def __init__(self, model: MixtureOfFlows, train: Rows, held_out: Rows):
         self.model, self.train, self.held_out = model, train, held_out
         self.n_rows = len(train)
+        self.generators: Sequence[torch.Generator] = ()
+
+    def begin_step(self, starts_epoch: bool) -> Hashable:
+        """See `skflowmix.training.Objective`; all steps are alike."""
+        return None
 
     def _cross_entropy(self, rows: Rows) -> Tensor:
         log_q = self.model.log_posterior(rows.x)
@@ -426,9 +471,9 @@ class PosteriorObjective:
         return self._cross_entropy(self.train.take(rows))
 
     @torch.no_grad()
-    def evaluate(self) -> dict[str, float]:
+    def evaluate(self) -> dict[str, Tensor]:
         """Negative cross-entropy on held-out rows as the score, in nats per row."""
-        return {"score": -float(self._cross_entropy(self.held_out))}
+        return {"score": -self._cross_entropy(self.held_out)}
 
 
 class Temperature:
@@ -464,8 +509,9 @@ class ElboObjective(_Objective):
         \ge \sum_{k \in S} \tilde q_k \bigl(\log p(x, k) - \log \tilde q_k\bigr)
 
     the first because the terms left out are positive, the second by Jensen's
-    inequality: still a lower bound, and only the pairs in S need a flow. Every
-    `DENSE_EVERY`-th step is dense.
+    inequality: still a lower bound, and only the pairs in S need a flow. So it is
+    where a GPU lacks the room for some of them (the bound is then that of the rows with
+    any left). Every `DENSE_EVERY`-th step is dense.
 
     Likelihood alone lets flexible components drift away from a right partition, so
     the first responsibilities r can enter as labels with noise :math:`\epsilon`: row
@@ -514,14 +560,21 @@ class ElboObjective(_Objective):
         self.temperature = temperature
         self.label_noise = label_noise
         self.n_steps = 0
+        self._is_dense = True
 
     def _held_out_log_prob(self, log_prob: Tensor) -> Tensor:
         return self.held_out.rule_out(log_prob + self.model.log_weights).logsumexp(1)
 
+    def begin_step(self, starts_epoch: bool) -> Hashable:
+        """See `skflowmix.training.Objective`; sets the temperature."""
+        self.model.temperature.fill_(self.temperature(self.n_steps))
+        self._is_dense = self.n_steps % DENSE_EVERY == 0
+        self.n_steps += 1
+        return self._is_dense, super().begin_step(starts_epoch)
+
     def loss(self, rows: Tensor, step_share: float = 1.0) -> Tensor:
         """Negative ELBO, in nats per row."""
         model, batch = self.model, self._batch(rows, step_share)
-        model.temperature.fill_(self.temperature(self.n_steps))
         logits = model.posterior_logits(batch.x)
         log_q = log_softmax(logits.detach())
         log_class = None
@@ -532,20 +585,21 @@ class ElboObjective(_Objective):
         likeliest = log_q.amax(1, keepdim=True)
         # Negated, so that NaN is chosen and reaches the loss, which training watches.
         chosen = ~(log_q < likeliest.clamp(max=math.log(MIN_POSTERIOR)))
-        if self.n_steps % DENSE_EVERY == 0:
+        if self._is_dense:
             chosen = ~(log_q <= LEFT_OUT)
-        self.n_steps += 1
-        log_q = log_softmax(log_q.add((~chosen).to(log_q), alpha=LEFT_OUT))
-        log_prob, pairs = self._log_prob_of(batch.x, chosen)
+        pairs, kept = self._pairs(chosen, self._is_dense)
+        log_q = log_softmax(log_q.add((~kept).to(log_q), alpha=LEFT_OUT))
+        log_prob = self._log_prob_of(batch.x, pairs)
+        weights = batch.batch_weights()
+        if self.plans_ahead:
+            weights = weights * kept.any(1)
         log_weights = model.log_weights
         log_prior = log_weights.unsqueeze(1)
         if self.label_noise < 1:
             agreement = batch.responsibilities * model.n_components
             odds = (1 - self.label_noise) * agreement + self.label_noise
             log_prior = log_prior + odds.log_().T
-        loss = _expected_loss(
-            logits, log_q.T, log_prob, pairs, log_prior, batch.batch_weights()
-        )
+        loss = _expected_loss(logits, log_q.T, log_prob, pairs, log_prior, weights)
         if log_class is not None:
             loss = loss - batch.batch_mean(log_class)
         if self.concentration != 1:

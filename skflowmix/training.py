@@ -1,12 +1,14 @@
 """Mini-batch training of an objective: early stopping, best weights, history."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
+
+from skflowmix.replays import Replays
 
 __all__ = ["Objective", "Outcome", "TrainingConfig", "train"]
 
@@ -20,6 +22,15 @@ class Objective(Protocol):
     """What `train` needs to know of what it trains."""
 
     n_rows: int
+    generators: Sequence[torch.Generator]  # those that the loss draws from
+
+    def begin_step(self, starts_epoch: bool) -> Hashable:
+        """Move on what changes from step to step, before the `loss` of each.
+
+        Losses after equal answers, of as many rows, are the same operations: on a GPU
+        they are recorded once and replayed.
+        """
+        ...
 
     def loss(self, rows: Tensor, step_share: float) -> Tensor:
         """Mean loss over the given training rows, in nats.
@@ -28,7 +39,7 @@ class Objective(Protocol):
         """
         ...
 
-    def evaluate(self) -> dict[str, float]:
+    def evaluate(self) -> dict[str, Tensor]:
         """Figures for the history; `score` is what is maximised, in nats."""
         ...
 
@@ -186,7 +197,9 @@ class _AdamW:
     def __init__(self, flat: _FlatParameters, config: TrainingConfig, window: int):
         self.flat, self.max_grad_norm = flat, config.max_grad_norm
         self.average, self.window = flat.trained_values.clone(), window
+        # Counted on the device, where a step may be a replay.
         self.n_steps = torch.zeros((), device=flat.values.device)
+        self.n_averaged = flat.values.new_zeros(())
         self.whole = flat.of_components(flat.values)
         of_components = flat.of_components(flat.gradient)
         common = torch.zeros_like(self.whole[0])
@@ -212,7 +225,7 @@ class _AdamW:
         """Go on from the parameters as they stand."""
         torch.sub(self.whole, self.common.values, out=self.deviations.values)
         self.average.copy_(self.flat.trained_values)
-        self.n_averaged = 0
+        self.n_averaged.zero_()
 
     def reset(self) -> None:
         """Forget the common part and the moments of the gradient."""
@@ -247,8 +260,52 @@ class _AdamW:
                 grad_scale=excess,
             )
         torch.add(self.deviations.values, self.common.values, out=self.whole)
-        self.n_averaged = min(self.n_averaged + 1, self.window)
-        self.average.lerp_(self.flat.trained_values, 1 / self.n_averaged)
+        self.n_averaged.add_(1).clamp_(max=self.window)
+        self.average.lerp_(self.flat.trained_values, self.n_averaged.reciprocal())
+
+
+class _Steps:
+    """Steps of training, and the loss that they add up to."""
+
+    def __init__(
+        self,
+        objective: Objective,
+        flat: _FlatParameters,
+        optimizer: _AdamW,
+        learning_rate: float,
+    ):
+        self.objective, self.flat, self.optimizer = objective, flat, optimizer
+        self.learning_rate = learning_rate
+        self.total_loss = torch.zeros((), device=flat.values.device)
+        self.replays = Replays(flat.values.device, objective.generators)
+
+    def take(self, rows: Tensor, step_size: float, starts_epoch: bool) -> None:
+        """Take a step of that size on rows, by their numbers."""
+        kind = self.objective.begin_step(starts_epoch)
+
+        def step(rows):
+            share = step_size / self.learning_rate
+            loss = self.objective.loss(rows, share)
+            self.flat.differentiate(loss)
+            self.optimizer.step(step_size)
+            self.total_loss += loss.detach()
+
+        self.replays((kind, step_size), step, rows)
+
+    def mean_loss(self, n_steps: int) -> float:
+        """Mean loss of the steps since it was asked for, in nats."""
+        mean = float(self.total_loss) / n_steps
+        self.total_loss.zero_()
+        return mean
+
+    def evaluate(self) -> dict[str, float]:
+        """Figures of the objective, brought to the CPU together."""
+        figures = self.replays("evaluate", self.objective.evaluate)
+        values = torch.stack([*figures.values()]).tolist()
+        return {
+            name: value if figures[name].is_floating_point() else int(value)
+            for name, value in zip(figures, values, strict=True)
+        }
 
 
 class _Batches:
@@ -321,14 +378,15 @@ def train(
     keep_freed_memory()
     outcome = Outcome([])
     flat = _FlatParameters(parameters)
-    best, best_score = flat.values.clone(), objective.evaluate()["score"]
+    batches = _Batches(objective.n_rows, config.batch_size, generator)
+    n_steps = min(batches.n_batches, config.max_steps)
+    optimizer = _AdamW(flat, config, window=max(config.averaged_epochs * n_steps, 1))
+    steps = _Steps(objective, flat, optimizer, config.learning_rate)
+    best, best_score = flat.values.clone(), steps.evaluate()["score"]
     if not (config.may_keep_start and math.isfinite(best_score)):
         best_score = -math.inf
     # Those of the present step size.
     recent, recent_score = best.clone(), best_score
-    batches = _Batches(objective.n_rows, config.batch_size, generator)
-    n_steps = min(batches.n_batches, config.max_steps)
-    optimizer = _AdamW(flat, config, window=max(config.averaged_epochs * n_steps, 1))
     step_size = config.learning_rate
     n_drops = n_failures = n_stale = 0
     patience = config.patience
@@ -338,17 +396,12 @@ def train(
         optimizer.start_over()
 
     for epoch in range(1, config.max_epochs + 1):
-        total = torch.zeros((), device=generator.device)
-        for _ in range(n_steps):
-            loss = objective.loss(batches.next(), step_size / config.learning_rate)
-            flat.differentiate(loss)
-            optimizer.step(step_size)
-            total += loss.detach()
-            del loss  # and with it the step's activations
+        for i in range(n_steps):
+            steps.take(batches.next(), step_size, starts_epoch=i == 0)
         latest = flat.trained_values.clone()
         flat.trained_values.copy_(optimizer.average)
         record = {"epoch": epoch, "learning_rate": step_size}
-        record |= {"train_loss": float(total) / n_steps, **objective.evaluate()}
+        record |= {"train_loss": steps.mean_loss(n_steps), **steps.evaluate()}
         score = record["score"]
         if not (math.isfinite(record["train_loss"]) and math.isfinite(score)):
             n_failures += 1

@@ -11,6 +11,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 from small_models import answers, assert_same_answers, moons, small, trained
 
 from skflowmix.flows import FLOWS
+from skflowmix.replays import Replays
+from skflowmix.training import _Steps
 
 pytestmark = pytest.mark.cuda
 
@@ -121,3 +123,49 @@ np.save(f"{folder}/answer.npy", model.score_samples(X))
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
     answer = np.load(tmp_path / "answer.npy")
     assert_allclose(answer, model.score_samples(moons()), rtol=1e-9)
+
+
+def test_replayed_steps_are_the_steps(monkeypatch):
+    """Dense and sparse ones, with noise, of several sizes."""
+    scores, n_recorded = [], []
+    original = Replays._record
+
+    def recorded(self, *arguments):
+        n_recorded.append(1)
+        return original(self, *arguments)
+
+    monkeypatch.setattr(Replays, "_record", recorded)
+    for replayed in (True, False):
+        if not replayed:
+            monkeypatch.setattr(Replays, "__call__", lambda _, key, f, *a: f(*a))
+        model = small(
+            3,
+            device="cuda",
+            dtype="float64",
+            n_iter_init=20,
+            n_iter_no_change=2,
+            max_iter=30,
+            tol=0.1,
+            batch_size=64,
+        )
+        model.fit(moons(600))
+        assert len({record["learning_rate"] for record in model.history_}) > 1
+        scores.append(model.score_samples(moons(600)))
+    assert len(n_recorded) > 6
+    assert_allclose(*scores, rtol=1e-4, atol=1e-4)
+
+
+def test_no_step_waits_for_the_gpu(monkeypatch):
+    take, n_steps = _Steps.take, []
+
+    def watched(self, rows, step_size, *, starts_epoch):
+        n_steps.append(1)
+        torch.cuda.set_sync_debug_mode("default" if starts_epoch else "error")
+        try:
+            take(self, rows, step_size, starts_epoch=starts_epoch)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    monkeypatch.setattr(_Steps, "take", watched)
+    small(3, device="cuda", n_iter_init=3, max_iter=3, batch_size=32).fit(moons())
+    assert len(n_steps) > 30

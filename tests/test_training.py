@@ -20,6 +20,10 @@ def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
+def number(value):
+    return torch.tensor(value, dtype=torch.float64)
+
+
 def config(**changes):
     settings = {
         "max_epochs": 50,
@@ -32,7 +36,16 @@ def config(**changes):
     return TrainingConfig(**(settings | changes))
 
 
-class Scripted:
+class Steady:
+    """An objective whose steps are all alike."""
+
+    generators = ()
+
+    def begin_step(self, starts_epoch):
+        return None
+
+
+class Scripted(Steady):
     """Scores and losses from a script; the parameter moves down by every step.
 
     ``scores[0]`` is the score before training, ``scores[e]`` that after epoch e; the
@@ -58,13 +71,13 @@ class Scripted:
 
     def evaluate(self):
         self.seen.append((self.weight.detach().clone(), float(self.step)))
-        return {"score": next(self.scores)}
+        return {"score": number(next(self.scores))}
 
     def train(self, seed=0, on_epoch=lambda record: False, **changes):
         return train(self, self.parameters, config(**changes), seeded(seed), on_epoch)
 
 
-class Quadratic:
+class Quadratic(Steady):
     """Least squares, with noise from the choice of rows."""
 
     n_rows = 40
@@ -78,7 +91,7 @@ class Quadratic:
         return (self.x[rows] @ self.weight - self.target[rows]).square().mean()
 
     def evaluate(self):
-        return {"score": -float(self.loss(slice(None)).detach())}
+        return {"score": -self.loss(slice(None)).detach()}
 
 
 def test_loss_learns_how_far_the_step_size_has_dropped():
@@ -90,7 +103,7 @@ def test_loss_learns_how_far_the_step_size_has_dropped():
             return super().loss(rows)
 
         def evaluate(self):
-            return {"score": 0.0}
+            return {"score": number(0)}
 
     objective = Stale()
     train(objective, [objective.weight], config(patience=1, n_drops=2), seeded())
@@ -380,7 +393,7 @@ def test_equal_generators_give_equal_runs():
     assert not torch.equal(weight, other_weight)
 
 
-class Curved:
+class Curved(Steady):
     """A loss of very uneven curvature, in parameters of all shapes."""
 
     n_rows = 4
@@ -403,7 +416,7 @@ class Curved:
 
     def evaluate(self):
         self.n_epochs += 1
-        return {"score": float(self.n_epochs)}  # the last weights are the best
+        return {"score": number(self.n_epochs)}  # the last weights are the best
 
 
 @pytest.mark.parametrize("max_grad_norm", [1.0, math.inf])

@@ -1,0 +1,99 @@
+"""Functions recorded on a GPU once, as CUDA graphs, and replayed."""
+
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+__all__ = ["Replays"]
+
+# The graphs that are kept, the latest ones.
+MAX_GRAPHS = 8
+
+
+class _Record(NamedTuple):
+    graph: "torch.cuda.CUDAGraph"
+    arguments: list[Tensor]
+    result: Any
+
+
+class Replays:
+    """Calls functions; on a CUDA device it launches each as one graph.
+
+    A step of small layers is hundreds of kernels that take the GPU less time than it
+    takes the CPU to launch them. The first call of a function runs it, the second one
+    records it, and all others replay the record. A result stays what it is until the
+    next call of any function.
+
+    What functions read and write besides their arguments must stay where it is in
+    memory, and they must not wait for values of tensors: recording would fail.
+
+    Parameters
+    ----------
+    device : torch.device
+        Where. On the CPU functions are simply called.
+    generators : sequence of torch.Generator
+        Sources of what functions draw.
+    """
+
+    def __init__(self, device: torch.device, generators: Sequence[torch.Generator]):
+        self.is_cuda, self.generators = device.type == "cuda", generators
+        self._seen: set[Hashable] = set()
+        self._records: dict[Hashable, _Record] = {}
+        if self.is_cuda:
+            self._stream = torch.cuda.Stream(device)
+
+    def __call__(self, key: Hashable, function: Callable[..., Any], *arguments: Tensor):
+        """Return what a function returns.
+
+        Parameters
+        ----------
+        key : hashable
+            Which function it is, together with the shapes of the arguments.
+        function : callable
+            The function.
+        *arguments : Tensor
+            Its arguments.
+        """
+        if not self.is_cuda:
+            return function(*arguments)
+        key = (key, *(argument.shape for argument in arguments))
+        if key not in self._seen:
+            self._seen.add(key)
+            return self._on_own_stream(lambda: function(*arguments))
+        if key not in self._records:
+            self._record(key, function, arguments)
+        record = self._records[key]
+        for own, given in zip(record.arguments, arguments, strict=True):
+            own.copy_(given)
+        record.graph.replay()
+        return record.result
+
+    def _on_own_stream(self, function):
+        """Call a function where it is to be recorded, for libraries to get ready."""
+        self._stream.wait_stream(torch.cuda.current_stream(self._stream.device))
+        with torch.cuda.stream(self._stream):
+            result = function()
+        torch.cuda.current_stream(self._stream.device).wait_stream(self._stream)
+        return result
+
+    def _record(self, key, function, arguments):
+        # One pool of memory serves all: no result outlives the next call.
+        pools = [record.graph.pool() for record in self._records.values()][:1]
+        while len(self._records) >= MAX_GRAPHS:
+            del self._records[next(iter(self._records))]
+        graph, own = torch.cuda.CUDAGraph(), [a.clone() for a in arguments]
+        for generator in self.generators:
+            graph.register_generator_state(generator)
+
+        def record():
+            # Other threads may train at the same time.
+            graph.capture_begin(*pools, capture_error_mode="thread_local")
+            try:
+                return function(*own)
+            finally:
+                graph.capture_end()
+
+        result = self._on_own_stream(record)
+        self._records[key] = _Record(graph, own, result)
