@@ -80,7 +80,8 @@ class Replays:
 
     def _record(self, key, function, arguments):
         # One pool of memory serves all: no result outlives the next call.
-        pools = [record.graph.pool() for record in self._records.values()][:1]
+        records = iter(self._records.values())
+        pool = next((record.graph.pool() for record in records), None)
         while len(self._records) >= MAX_GRAPHS:
             del self._records[next(iter(self._records))]
         graph, own = torch.cuda.CUDAGraph(), [a.clone() for a in arguments]
@@ -89,7 +90,7 @@ class Replays:
 
         def record():
             # Other threads may train at the same time.
-            graph.capture_begin(*pools, capture_error_mode="thread_local")
+            graph.capture_begin(pool, capture_error_mode="thread_local")
             try:
                 return function(*own)
             finally:
