@@ -9,6 +9,8 @@ import torch
 from sklearn.utils import check_random_state
 from torch import Tensor
 
+from skflowmix.replays import Replays
+
 __all__ = [
     "LockedSeeds",
     "evaluate_in_chunks",
@@ -126,13 +128,14 @@ def evaluate_in_chunks(
     output : ndarray with n_samples rows
         The function's values, in its dtype.
     """
-    n_rows = len(X)
+    n_rows, replays = len(X), Replays(device)
     step = rows_per_chunk(floats_per_row, device)
     output = np.empty(0)
     with torch.inference_mode():
         for start in range(0, n_rows, step):
             chunk = torch.from_numpy(prepare(X[start : start + step]))
-            part = function(chunk.to(device=device, dtype=dtype)).cpu().numpy()
+            part = replays("chunk", function, chunk.to(device=device, dtype=dtype))
+            part = part.cpu().numpy()
             if start == 0:
                 output = np.empty((n_rows, *part.shape[1:]), part.dtype)
             output[start : start + step] = part

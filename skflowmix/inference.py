@@ -39,13 +39,17 @@ class FittedMixture(BaseEstimator):
         """Log-Jacobian of the standardisation, to subtract from log-densities."""
         return self._standardizer.log_scale
 
+    def _model_on_device(self, dtype):
+        """Return the module, or a copy, where and in what dtype it shall compute."""
+        device = resolve_device(self.device, fitted=True)
+        if dtype == torch.float64 and device.type == "cpu":
+            return self.module_, device
+        return copy.deepcopy(self.module_).to(device, dtype), device
+
     def _evaluate(self, X, question):
         """Ask the module about checked rows, standardised, in the dtype of X."""
-        device = resolve_device(self.device, fitted=True)
         dtype = getattr(torch, X.dtype.name)
-        model = self.module_
-        if dtype != torch.float64 or device.type != "cpu":
-            model = copy.deepcopy(model).to(device, dtype)
+        model, device = self._model_on_device(dtype)
         bound = SCORING_BOUND[X.dtype]
         return evaluate_in_chunks(
             lambda x: question(model, x),
@@ -226,13 +230,14 @@ class FittedMixture(BaseEstimator):
                 f"components in use, or None, got {component!r}."
             )
         generator = torch_generator(random_state)
+        model, device = self._model_on_device(torch.float64)
         rows = np.empty((n_samples, self.n_features_in_))
         n_chunks = -(-n_samples // SAMPLE_CHUNK)
         with torch.no_grad():
             # Strided, so that every chunk has its share of all components.
             for part in (slice(i, None, n_chunks) for i in range(n_chunks)):
-                component = torch.from_numpy(labels[part])
-                rows[part] = self.module_.sample(component, generator).numpy()
+                component = torch.from_numpy(labels[part]).to(device)
+                rows[part] = model.sample(component, generator).cpu().numpy()
         return self._standardizer.inverse_transform(rows), labels
 
     def _n_parameters(self):

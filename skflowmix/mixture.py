@@ -454,7 +454,7 @@ class MixtureOfFlows(nn.Module):
         component : Tensor of shape (N,), int64
             Component of every row.
         generator : torch.Generator
-            Source of the draws, on the model's device.
+            Source of the draws. One on the CPU draws the same for every device.
 
         Returns
         -------
@@ -471,8 +471,8 @@ class MixtureOfFlows(nn.Module):
             self.n_features,
             generator=generator,
             dtype=self.means.dtype,
-            device=self.means.device,
-        )
+            device=generator.device,
+        ).to(self.means.device)
         if self.tail is not None:
             z = self.tail.inverse(z)
         flat = self.shared.inverse(z.reshape(1, -1, self.n_features))

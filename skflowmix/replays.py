@@ -33,11 +33,13 @@ class Replays:
     ----------
     device : torch.device
         Where. On the CPU functions are simply called.
-    generators : sequence of torch.Generator
+    generators : sequence of torch.Generator, default=()
         Sources of what functions draw.
     """
 
-    def __init__(self, device: torch.device, generators: Sequence[torch.Generator]):
+    def __init__(
+        self, device: torch.device, generators: Sequence[torch.Generator] = ()
+    ):
         self.is_cuda, self.generators = device.type == "cuda", generators
         self._seen: set[Hashable] = set()
         self._records: dict[Hashable, _Record] = {}

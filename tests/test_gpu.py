@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.datasets import make_moons
+from sklearn.metrics import roc_auc_score
 from small_models import answers, assert_same_answers, moons, small, trained
 
+from skflowmix import FlowMixtureClassifier, FlowMixtureOutlierDetector, _arrays
 from skflowmix.flows import FLOWS
 from skflowmix.replays import Replays
 from skflowmix.training import _Steps
@@ -169,3 +172,38 @@ def test_no_step_waits_for_the_gpu(monkeypatch):
     monkeypatch.setattr(_Steps, "take", watched)
     small(3, device="cuda", n_iter_init=3, max_iter=3, batch_size=32).fit(moons())
     assert len(n_steps) > 30
+
+
+def test_samples_are_those_of_the_cpu():
+    model = trained(3, max_iter=20, tol=0.1).fit(moons())
+    X, labels = model.sample(20_000, random_state=0)
+    model.set_params(device="cuda")
+    other, same = model.sample(20_000, random_state=0)
+    assert_array_equal(labels, same)
+    assert_allclose(other, X, rtol=1e-6, atol=1e-6)
+
+
+def test_many_chunks(monkeypatch):
+    """The second one is recorded, others replay it; the last one is shorter."""
+    model = small(3).fit(moons())
+    expected = answers(model, moons())
+    monkeypatch.setitem(_arrays.CHUNK_FLOATS, "cuda", 40 * model.module_.floats_per_row)
+    model.set_params(device="cuda")
+    for name, answer in answers(model, moons()).items():
+        assert_allclose(answer, expected[name], rtol=1e-9, atol=1e-9)
+
+
+def test_classifier_with_few_labels():
+    X, y = make_moons(600, noise=0.1, random_state=0)
+    seen = np.where(np.arange(600) % 10, -1, y)
+    model = FlowMixtureClassifier(device="cuda", random_state=0).fit(X, seen)
+    assert model.score(X, y) > 0.98
+
+
+def test_outlier_detector():
+    X = np.vstack([moons(600), np.random.RandomState(0).uniform(-4, 4, (30, 2))])
+    model = FlowMixtureOutlierDetector(device="cuda", random_state=0).fit(X)
+    peer = FlowMixtureOutlierDetector(random_state=0).fit(X)
+    is_outlier = np.arange(630) >= 600
+    areas = [roc_auc_score(is_outlier, -m.score_samples(X)) for m in (model, peer)]
+    assert areas[0] > areas[1] - 0.02
