@@ -41,9 +41,11 @@ SPARSE_SHARE = 0.8
 DENSE_EVERY = 16
 
 # On a GPU the next epoch has room for this many times the largest number of rows that a
-# component was chosen for in a batch of this one, in so many steps from none to all.
+# component was chosen for in a batch of this one, in so many steps from none to all. It
+# shrinks when it can to so much of itself: another room is another graph to record.
 SPARE_ROOM = 1.1
 ROOM_STEPS = 32
+SHRINKING_ROOM = 0.8
 
 # No held-out row counts for more than this gain or loss, in nats per column.
 GAIN_BOUND = 5.0
@@ -342,9 +344,11 @@ class _Objective(ABC):
 
     def begin_step(self, starts_epoch: bool) -> Hashable:
         """See `skflowmix.training.Objective`."""
-        if starts_epoch and self.plans_ahead:
-            asked = SPARE_ROOM * float(self._asked)
-            self._room = math.ceil(asked * ROOM_STEPS) / ROOM_STEPS if asked else 1.0
+        if starts_epoch and self.plans_ahead and self._asked > 0:
+            asked = float(self._asked)
+            room = math.ceil(SPARE_ROOM * asked * ROOM_STEPS) / ROOM_STEPS
+            if asked > self._room or room <= SHRINKING_ROOM * self._room:
+                self._room = room
             self._asked.zero_()
         return self._room
 

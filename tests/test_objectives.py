@@ -315,7 +315,14 @@ def test_room_follows_what_the_epoch_before_asked_for(make, monkeypatch):
         gradients = torch.autograd.grad(loss, flows)
         torch.testing.assert_close(gradients, expected_gradients)
     share = data.responsibilities.sum(0).max() / N_ROWS
-    assert share <= ahead._room <= share * 1.1 + 1 / 32
+    room = ahead._room
+    assert share <= room <= share * 1.1 + 1 / 32
+    # A little more than what is asked for stays, much more does not.
+    for former, present in ((share - 0.1, room), (room * 1.1, room * 1.1), (1, room)):
+        ahead._room = former
+        step_loss(ahead, everything(data))
+        step_loss(ahead, everything(data), starts_epoch=True)
+        assert ahead._room == present
 
 
 def test_bound_stays_one_where_room_is_short():
