@@ -51,8 +51,8 @@ def nearest_others(x, k):
     Parameters
     ----------
     x : ndarray of shape (n, n_features)
-        Rows. Of many, those that are searched together follow one another: they must
-        be in random order.
+        Two rows or more. Of many, those that are searched together follow one
+        another: they must be in random order.
     k : int
         How many to find; of fewer than k + 1 rows, all the others.
 

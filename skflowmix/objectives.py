@@ -27,7 +27,7 @@ __all__ = [
     "robust_gain",
 ]
 
-# The sparse ELBO leaves out pairs (x, k) with a smaller q(k|x).
+# Pairs (x, k) with a smaller responsibility or q(k|x) are left out.
 MIN_POSTERIOR = 1e-3
 
 # Added to the logarithm of q for pairs that are left out: a share of zero, without
@@ -416,8 +416,9 @@ class MStepObjective(_Objective):
 
     .. math:: \sum_k r_k(x) \bigl(\log p(x|k) + \log q(k|x)\bigr)
 
-    Pairs (x, k) without responsibility are not evaluated: with hard labels a step
-    costs the same for every K. The score is the held-out gain of the first term.
+    Pairs (x, k) with less than `MIN_POSTERIOR` are left out, and r is renormalised on
+    the others: with hard labels a step costs the same for every K. The score is the
+    held-out gain of the first term.
 
     Parameters
     ----------
@@ -436,9 +437,11 @@ class MStepObjective(_Objective):
         """Negative objective, in nats per row."""
         batch = self._batch(rows, step_share)
         r = batch.responsibilities
+        chosen = r >= r.amax(1, keepdim=True).clamp(max=MIN_POSTERIOR)
+        r = r * chosen
         log_q = self.model.log_posterior(batch.x)
-        shares = r * batch.batch_weights().unsqueeze(1)
-        pairs, _ = self._pairs(r > 0)
+        shares = r * (batch.batch_weights() / r.sum(1)).unsqueeze(1)
+        pairs, _ = self._pairs(chosen)
         log_prob = self._log_prob_of(batch.x, pairs)
         expected = (pairs.gather(shares.T) * log_prob).sum()
         return -expected - (shares * log_q).sum()

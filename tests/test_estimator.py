@@ -41,6 +41,7 @@ from skflowmix import inference as inference_module
 from skflowmix.flows import FLOWS
 from skflowmix.initialization import INIT_METHODS
 from skflowmix.settings import FitSettings
+from skflowmix.training import train
 
 each_flow = pytest.mark.parametrize("flow", FLOWS)
 
@@ -247,6 +248,32 @@ def test_all_rows_are_learnt_from_in_the_end():
         short = trained(2, max_iter=3).fit(moons())
     phases = [record["phase"] for record in short.history_]
     assert phases.count("all rows") <= 3
+
+
+def test_every_phase_has_its_noise_and_its_neighbors(monkeypatch):
+    """The last one has all rows, and no more noise than the best epoch had."""
+    phases = []
+
+    def watched(objective, parameters, config, *others):
+        phases.append((objective, config))
+        return train(objective, parameters, config, *others)
+
+    monkeypatch.setattr(fitting, "train", watched)
+    model = trained(3, input_noise=0.4).fit(moons(400))
+    (m_step, _), (elbo, _), (last, _), _ = phases
+    assert [config.may_keep_start for _, config in phases[:2]] == [False, True]
+    records = [record for record in model.history_ if record["phase"] == "elbo"]
+    best = max(records, key=lambda record: record["score"])
+    share = best["learning_rate"] / model.learning_rate
+    assert share < 1
+    assert [o.noise.scale for o in (m_step, elbo, last)] == [0.4, 0.4, 0.4 * share]
+    assert len(m_step.train) == len(elbo.train) < len(last.train) == 400
+    for objective in (m_step, elbo, last):
+        rows = objective.train
+        distances = torch.cdist(rows.x, rows.x).fill_diagonal_(torch.inf)
+        nearest = distances.topk(2, largest=False).indices
+        assert torch.equal(rows.neighbors.sort(1).values, nearest.sort(1).values)
+        assert rows.movable.all()
 
 
 def test_gaussians_are_those_of_all_rows_in_the_end():

@@ -402,6 +402,17 @@ def test_m_step_with_hard_labels_evaluates_each_row_once(monkeypatch):
     assert supports[0].rows.shape == (3, math.ceil(N_ROWS / 3))
 
 
+def test_m_step_leaves_out_what_hardly_counts():
+    model, hard = make_model(), make_rows(hard=True)
+    least = objectives.MIN_POSTERIOR
+    for share, is_same in ((0.4 * least, True), (least, False)):
+        shares = hard.responsibilities * (1 - 3 * share) + share
+        soft = Rows(hard.x, hard.weights, shares)
+        one, other = (make_m_step(model, data) for data in (hard, soft))
+        losses = [step_loss(o, everything(hard)).detach() for o in (one, other)]
+        assert torch.isclose(*losses, rtol=0, atol=1e-10) == is_same
+
+
 # Noise.
 
 
