@@ -57,9 +57,8 @@ from skflowmix.gaussians import Gaussians
 from skflowmix.mixture import MixtureOfFlows
 from skflowmix.objectives import DENSE_EVERY, ElboObjective, Rows, Temperature
 from skflowmix.training import (
+    AdamW,
     TrainingConfig,
-    _AdamW,
-    _FlatParameters,
     _Steps,
     keep_freed_memory,
 )
@@ -296,10 +295,9 @@ class Ours:
         self.generator = torch.Generator(x.device).manual_seed(0)
         self.all_rows = torch.arange(len(x), device=x.device)
         self.objective = ElboObjective(model, rows, rows[:16], Temperature(1.0, 0.0))
-        flat = _FlatParameters([*model.parameters(), model.temperature])
-        config = TrainingConfig(1, len(x), LEARNING_RATE, 1, 0.0)
-        optimizer = _AdamW(flat, config, window=100)
-        self.steps = _Steps(self.objective, flat, optimizer, LEARNING_RATE)
+        optimizer = AdamW([*model.parameters(), model.temperature])
+        optimizer.prepare(TrainingConfig(1, len(x), LEARNING_RATE, 1, 0.0), n_steps=25)
+        self.steps = _Steps(self.objective, optimizer, LEARNING_RATE)
         self.steps.replays.is_cuda &= replayed
         self.decided = decided
         for _ in range(2):  # on a GPU the second one knows how much room to have

@@ -127,10 +127,10 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
     n_iter_init : int, default=15
         Largest number of epochs of the M-step.
     tol : float, default=1e-3
-        An epoch counts as an improvement when the held-out log-likelihood grows by
-        more than this, in nats per row.
+        Progress is a gain in held-out log-likelihood of more than this, in nats per
+        row, and of more than a hundredth of what the phase has gained.
     n_iter_no_change : int, default=8
-        Epochs without improvement after which the learning rate drops, half as many
+        Epochs without progress after which the learning rate drops, half as many
         after that; the third time, training has converged. Each rate counts anew.
     validation_fraction : float, default=0.15
         Share of the distinct rows held out until the last phase. Where that makes

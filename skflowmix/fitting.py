@@ -34,7 +34,7 @@ from skflowmix.objectives import (
     robust_gain,
 )
 from skflowmix.settings import FitSettings
-from skflowmix.training import Objective, Outcome, TrainingConfig, train
+from skflowmix.training import AdamW, Objective, Outcome, TrainingConfig, train
 
 __all__ = [
     "Candidate",
@@ -186,11 +186,12 @@ class _Fit:
             self.let_move(self.train_rows, rows.train, rows.neighbors_in_training)
         judged_by = rows.held_out[:MAX_HELD_OUT] if len(rows.held_out) else rows.train
         self.held_out = self._tensors(judged_by)
-        self.trained = list(self.working.posterior.parameters())
+        trained = [*self.working.posterior.parameters(), self.working.weight_logits]
         if len(rows.held_out):
             # Without held-out rows nothing would keep flows from fitting the noise.
             for flows in self.working.flows():
-                self.trained += flows.parameters()
+                trained += flows.parameters()
+        self.optimizer = AdamW([*trained, self.working.temperature])
         self.history: list[dict[str, Any]] = []
         self.outcome, self.pays_off = Outcome([]), False
         with torch.no_grad():
@@ -273,13 +274,10 @@ class _Fit:
                 lambda: self.candidate(self.held_out_log_prob()),
             )
 
-        parameters: list[Tensor] = list(self.trained)
-        if phase != M_STEP:
-            parameters += [self.working.weight_logits, self.working.temperature]
         generator = torch_generator(random_state, self.working.means.device)
         # The ELBO may still surpass Gaussians that the M-step, on much noise, did not.
         config = replace(config, may_keep_start=phase != M_STEP)
-        outcome = train(objective, parameters, config, generator, report)
+        outcome = train(objective, self.optimizer, config, generator, report)
         self.outcome.stopped |= outcome.stopped
         if phase == ELBO:
             self.outcome.converged = outcome.converged
@@ -297,7 +295,7 @@ class _Fit:
         objective = PosteriorObjective(self.working, *rows)
         train(
             objective,
-            list(self.working.posterior.parameters()),
+            AdamW(list(self.working.posterior.parameters())),
             self.settings.training_config(POSTERIOR_EPOCHS, 1, self.train_rows.x),
             torch_generator(random_state, self.working.means.device),
         )
@@ -391,6 +389,7 @@ class _Fit:
         Steps and noise start anew, but the noise no greater than it was by then.
         """
         settings = self.settings
+        self.optimizer.reset()
         every = np.concatenate((self.rows.train, self.rows.held_out))
         every_row = self._tensors(every)
         if settings.input_noise > 0:

@@ -414,7 +414,7 @@ class _Objective(ABC):
 class MStepObjective(_Objective):
     r"""Expected complete log-likelihood at fixed responsibilities r.
 
-    .. math:: \sum_k r_k(x) \bigl(\log p(x|k) + \log q(k|x)\bigr)
+    .. math:: \sum_k r_k(x) \bigl(\log p(x|k) + \log p(k) + \log q(k|x)\bigr)
 
     Pairs (x, k) with less than `MIN_POSTERIOR` are left out, and r is renormalised on
     the others: with hard labels a step costs the same for every K. The score is the
@@ -444,7 +444,7 @@ class MStepObjective(_Objective):
         pairs, _ = self._pairs(chosen)
         log_prob = self._log_prob_of(batch.x, pairs)
         expected = (pairs.gather(shares.T) * log_prob).sum()
-        return -expected - (shares * log_q).sum()
+        return -expected - (shares * (log_q + self.model.log_weights)).sum()
 
 
 class PosteriorObjective:

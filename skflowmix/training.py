@@ -10,12 +10,15 @@ from torch import Tensor
 
 from skflowmix.replays import Replays
 
-__all__ = ["Objective", "Outcome", "TrainingConfig", "train"]
+__all__ = ["AdamW", "Objective", "Outcome", "TrainingConfig", "train"]
 
 # Of the weights that set a component apart from the others, beside those of their
 # common part: factors of the step size and of the decay.
 DEVIATION_RATE = 0.5
 DEVIATION_DECAY = 3.0
+
+# Progress is a gain of at least so much of the score, which is what a phase has gained.
+LEAST_GAIN = 0.01
 
 
 class Objective(Protocol):
@@ -57,10 +60,11 @@ class TrainingConfig:
     learning_rate : float
         First step size of Adam.
     patience : int
-        Epochs without an improvement of the score by `tol` before the step size
-        drops, from the best weights so far; half as many after the first drop.
+        Epochs without progress before the step size drops, from the best weights so
+        far; half as many after the first drop.
     tol : float
-        In nats per row.
+        Progress is an improvement of the score by so many nats per row, since there
+        last was any, and by `LEAST_GAIN` of it.
     n_drops : int
         The step size drops that many times, then training has converged.
     drop : float
@@ -168,8 +172,11 @@ class _Moments:
         self.second = torch.zeros_like(values)
 
 
-class _AdamW:
+class AdamW:
     r"""Adam with decoupled weight decay on one vector, after clipping.
+
+    It may train one objective after another: its moments go on, without which the
+    first steps would undo epochs of training.
 
     Weight matrices of several components are trained as :math:`W_k = \bar W +
     \Delta_k`, each part by Adam: what all components gain from moves
@@ -181,6 +188,12 @@ class _AdamW:
     `window` steps: it lies deeper in the valley whose walls the steps go up and down.
 
     torch.optim would import the compiler first, which takes seconds.
+
+    Parameters
+    ----------
+    parameters : sequence of Tensor
+        What is trained, and further state (without gradients) that belongs to it.
+        Their data are moved to one vector.
 
     References
     ----------
@@ -194,9 +207,9 @@ class _AdamW:
     Models, 2007, chapter 12, for partial pooling.
     """
 
-    def __init__(self, flat: _FlatParameters, config: TrainingConfig, window: int):
-        self.flat, self.max_grad_norm = flat, config.max_grad_norm
-        self.average, self.window = flat.trained_values.clone(), window
+    def __init__(self, parameters: Sequence[Tensor]):
+        self.flat = flat = _FlatParameters(parameters)
+        self.average = flat.trained_values.clone()
         # Counted on the device, where a step may be a replay.
         self.n_steps = torch.zeros((), device=flat.values.device)
         self.n_averaged = flat.values.new_zeros(())
@@ -212,13 +225,18 @@ class _AdamW:
                 slice(flat.n_decaying, flat.n_trained),
             )
         )
-        decay = config.weight_decay
         # What is trained together, and factors of the step size and of the decay.
-        self.groups = [([decaying], 1.0, decay), ([others], 1.0, 0.0)]
+        self.groups = [([decaying], 1.0, 1.0), ([others], 1.0, 0.0)]
         if flat.n_stacked:
-            own_decay = decay * DEVIATION_DECAY / DEVIATION_RATE
+            own_decay = DEVIATION_DECAY / DEVIATION_RATE
             self.groups[0][0].append(self.common)
             self.groups.append(([self.deviations], DEVIATION_RATE, own_decay))
+
+    def prepare(self, config: TrainingConfig, n_steps: int) -> None:
+        """Get ready for epochs of so many steps, from the parameters as they stand."""
+        self.max_grad_norm = config.max_grad_norm
+        self.weight_decay = config.weight_decay
+        self.window = max(config.averaged_epochs * n_steps, 1)
         self.start_over()
 
     def start_over(self) -> None:
@@ -253,7 +271,7 @@ class _AdamW:
                 lr=step_size * rate,
                 beta1=0.9,
                 beta2=0.999,
-                weight_decay=decay,
+                weight_decay=decay * self.weight_decay,
                 eps=1e-8,
                 amsgrad=False,
                 maximize=False,
@@ -270,14 +288,14 @@ class _Steps:
     def __init__(
         self,
         objective: Objective,
-        flat: _FlatParameters,
-        optimizer: _AdamW,
+        optimizer: AdamW,
         learning_rate: float,
     ):
-        self.objective, self.flat, self.optimizer = objective, flat, optimizer
+        self.objective, self.optimizer = objective, optimizer
         self.learning_rate = learning_rate
-        self.total_loss = torch.zeros((), device=flat.values.device)
-        self.replays = Replays(flat.values.device, objective.generators)
+        device = optimizer.flat.values.device
+        self.total_loss = torch.zeros((), device=device)
+        self.replays = Replays(device, objective.generators)
 
     def take(self, rows: Tensor, step_size: float, starts_epoch: bool) -> None:
         """Take a step of that size on rows, by their numbers."""
@@ -286,7 +304,7 @@ class _Steps:
         def step(rows):
             share = step_size / self.learning_rate
             loss = self.objective.loss(rows, share)
-            self.flat.differentiate(loss)
+            self.optimizer.flat.differentiate(loss)
             self.optimizer.step(step_size)
             self.total_loss += loss.detach()
 
@@ -339,7 +357,7 @@ def keep_freed_memory() -> None:
 @torch.enable_grad()
 def train(
     objective: Objective,
-    parameters: Sequence[Tensor],
+    optimizer: AdamW,
     config: TrainingConfig,
     generator: torch.Generator,
     on_epoch: Callable[[dict[str, float]], bool] = lambda record: False,
@@ -356,8 +374,8 @@ def train(
     ----------
     objective : Objective
         Losses of batches and the score to maximise.
-    parameters : sequence of Tensor
-        What is trained, and further state (without gradients) that belongs to it.
+    optimizer : AdamW
+        Holds the parameters.
     config : TrainingConfig
         How.
     generator : torch.Generator
@@ -377,16 +395,17 @@ def train(
     """
     keep_freed_memory()
     outcome = Outcome([])
-    flat = _FlatParameters(parameters)
+    flat = optimizer.flat
     batches = _Batches(objective.n_rows, config.batch_size, generator)
     n_steps = min(batches.n_batches, config.max_steps)
-    optimizer = _AdamW(flat, config, window=max(config.averaged_epochs * n_steps, 1))
-    steps = _Steps(objective, flat, optimizer, config.learning_rate)
+    optimizer.prepare(config, n_steps)
+    steps = _Steps(objective, optimizer, config.learning_rate)
     best, best_score = flat.values.clone(), steps.evaluate()["score"]
     if not (config.may_keep_start and math.isfinite(best_score)):
         best_score = -math.inf
     # Those of the present step size.
     recent, recent_score = best.clone(), best_score
+    goal = best_score + config.tol
     step_size = config.learning_rate
     n_drops = n_failures = n_stale = 0
     patience = config.patience
@@ -416,7 +435,10 @@ def train(
             step_size *= 0.1
             continue
         outcome.history.append(record)
-        n_stale = 0 if score > recent_score + config.tol else n_stale + 1
+        n_stale += 1
+        if score > goal:
+            n_stale = 0
+            goal = score + max(config.tol, LEAST_GAIN * score)
         if score > recent_score:
             recent_score = score
             recent.copy_(flat.values)
@@ -435,7 +457,7 @@ def train(
             n_stale = 0
             patience = -(-config.patience // 2)
             restore()
-            recent_score = -math.inf
+            recent_score = goal = -math.inf
             step_size *= config.drop
     flat.values.copy_(best)
     return outcome

@@ -254,9 +254,9 @@ def test_every_phase_has_its_noise_and_its_neighbors(monkeypatch):
     """The last one has all rows, and no more noise than the best epoch had."""
     phases = []
 
-    def watched(objective, parameters, config, *others):
+    def watched(objective, optimizer, config, *others):
         phases.append((objective, config))
-        return train(objective, parameters, config, *others)
+        return train(objective, optimizer, config, *others)
 
     monkeypatch.setattr(fitting, "train", watched)
     model = trained(3, input_noise=0.4).fit(moons(400))

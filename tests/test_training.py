@@ -10,6 +10,7 @@ from torch import nn
 from skflowmix.training import (
     DEVIATION_DECAY,
     DEVIATION_RATE,
+    AdamW,
     Outcome,
     TrainingConfig,
     train,
@@ -74,7 +75,9 @@ class Scripted(Steady):
         return {"score": number(next(self.scores))}
 
     def train(self, seed=0, on_epoch=lambda record: False, **changes):
-        return train(self, self.parameters, config(**changes), seeded(seed), on_epoch)
+        return train(
+            self, AdamW(self.parameters), config(**changes), seeded(seed), on_epoch
+        )
 
 
 class Quadratic(Steady):
@@ -106,7 +109,7 @@ def test_loss_learns_how_far_the_step_size_has_dropped():
             return {"score": number(0)}
 
     objective = Stale()
-    train(objective, [objective.weight], config(patience=1, n_drops=2), seeded())
+    train(objective, AdamW([objective.weight]), config(patience=1, n_drops=2), seeded())
     assert sorted(set(shares), reverse=True) == [1.0, 0.25, 0.0625]
 
 
@@ -115,7 +118,7 @@ def test_loss_learns_how_far_the_step_size_has_dropped():
 
 def test_loss_is_minimised():
     objective = Quadratic()
-    outcome = train(objective, [objective.weight], config(tol=1e-6), seeded())
+    outcome = train(objective, AdamW([objective.weight]), config(tol=1e-6), seeded())
     torch.testing.assert_close(
         objective.weight.detach(),
         torch.tensor([1.0, -2.0, 3.0]).double(),
@@ -191,6 +194,21 @@ def test_step_size_drops_after_stale_epochs_until_converged():
     assert rates == 5 * [0.1] + 3 * [0.025] + 3 * [0.00625]
     assert outcome.converged and not outcome.stopped
     assert [record["epoch"] for record in outcome.history] == list(range(1, 12))
+
+
+@pytest.mark.parametrize(("gain", "n_epochs"), [(0.1, 3), (0.3, 20)])
+def test_small_gains_add_up_to_progress(gain, n_epochs):
+    """Of `tol` within the patience."""
+    objective = Scripted([gain * epoch for epoch in range(50)])
+    outcome = objective.train(patience=3, n_drops=0, tol=0.5, max_epochs=20)
+    assert len(outcome.history) == n_epochs
+
+
+@pytest.mark.parametrize(("first", "n_epochs"), [(10.0, 20), (1000.0, 4)])
+def test_progress_is_a_share_of_all_that_was_gained(first, n_epochs):
+    scores = [0.0, *(first + epoch for epoch in range(50))]
+    outcome = Scripted(scores).train(patience=3, n_drops=0, max_epochs=20)
+    assert len(outcome.history) == n_epochs
 
 
 def test_a_smaller_step_size_has_to_surpass_itself_only():
@@ -383,7 +401,7 @@ def test_train_loss_is_the_mean_over_the_steps():
 def test_equal_generators_give_equal_runs():
     def run(seed):
         objective = Quadratic()
-        outcome = train(objective, [objective.weight], config(), seeded(seed))
+        outcome = train(objective, AdamW([objective.weight]), config(), seeded(seed))
         return objective.weight.detach(), outcome
 
     (weight, outcome), (same_weight, same_outcome) = run(0), run(0)
@@ -428,7 +446,7 @@ def test_steps_are_those_of_torchs_adamw(max_grad_norm, weight_decay):
     """
     ours, theirs = Curved(), Curved()
     changes = {"max_grad_norm": max_grad_norm, "weight_decay": weight_decay}
-    train(ours, ours.parameters, config(max_epochs=20, **changes), seeded())
+    train(ours, AdamW(ours.parameters), config(max_epochs=20, **changes), seeded())
     trained = [p for p in theirs.parameters if p.requires_grad]
     stacked = [p for p in trained if p.ndim == 3 and len(p) == 2]
     (single,) = (p for p in trained if p.ndim == 3 and len(p) == 1)
@@ -457,6 +475,22 @@ def test_steps_are_those_of_torchs_adamw(max_grad_norm, weight_decay):
     for one, other in zip(ours.parameters, theirs.parameters, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
     assert torch.equal(ours.parameters[2], Curved().parameters[2])
+
+
+def test_moments_go_on_from_phase_to_phase():
+    """Without them the first steps at the minimum are as long as ever."""
+    objective = Quadratic()
+    optimizer = AdamW([objective.weight])
+    settings = config(batch_size=40, max_epochs=200, patience=200)
+    train(objective, optimizer, settings, seeded())
+    moved = []
+    for _ in range(2):
+        before = objective.weight.detach().clone()
+        settings = config(batch_size=40, max_epochs=1, may_keep_start=False)
+        train(objective, optimizer, settings, seeded())
+        moved.append(float((objective.weight.detach() - before).abs().max()))
+        optimizer.reset()
+    assert moved[0] < 0.01 < moved[1]
 
 
 def test_training_works_where_gradients_are_switched_off():
