@@ -389,7 +389,7 @@ class _Objective(ABC):
         expected_rows = model.log_weights.exp() * self.n_rows
         return {
             "train_log_likelihood": rows.mean(log_joint.logsumexp(1)),
-            "elbo": rows.mean(torch.stack(terms).sum(0)),
+            "elbo": torch.stack([*figures.values()]).double().sum(),
             **figures,
             "temperature": model.temperature,
             "n_components_in_use": (expected_rows >= 1).sum(),
