@@ -12,8 +12,8 @@ waits for the GPU.
 - ``zuko``, ``nflows``, ``normflows``: a loop over K flows of that library, a network
   for q and `torch.optim.Adam`. zuko's coupling NSF is its NSF with ``passes=2``.
 - ``dense``: ours with an undecided q, so that every pair (row, component) counts.
-- ``sparse``: ours with q decided, one component for each row.
 - ``dense eager``: the same on a GPU without CUDA graphs.
+- ``sparse``: ours with q decided, one component for each row.
 - ``products``: only the matrix products of the conditioners, forwards and backwards.
 
 Of `ElboObjective`'s steps one in ``DENSE_EVERY`` is dense even where q is decided;
@@ -736,8 +736,10 @@ def parse(arguments=None):
     parser.add_argument("--score-rows", nargs="*", type=int, default=[])
     parser.add_argument("--fit-rows", nargs="*", type=int, default=[])
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--memory", action="store_true", help="peak of a step")
-    parser.add_argument("--pinwheel", type=int, default=0, metavar="SEEDS")
+    parser.add_argument("--memory", action="store_true", help="peak of a step, CPU")
+    parser.add_argument(
+        "--pinwheel", type=int, default=0, metavar="SEEDS", help="on the CPU"
+    )
     parser.add_argument("--seconds", type=float, default=20.0, help="per comparison")
     parser.add_argument("--rounds", type=int, default=7, help="at least")
     parser.add_argument("--quick", action="store_true", help="three short rounds")

@@ -177,7 +177,7 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
     labels_ : ndarray of shape (n_samples,)
         Component of every training row.
     converged_ : bool
-        True when the ELBO phase ended before `max_iter` because nothing improved.
+        True when the ELBO phase ended before `max_iter`, without progress.
     n_iter_ : int
         Epochs on the ELBO.
     lower_bound_ : float

@@ -270,7 +270,8 @@ def _expected_loss(
     log_q : Tensor of shape (K, N)
         log q(k|x) of these logits, without autograd.
     log_prob : Tensor of shape (K, C)
-        log p(x|k) of `pairs`, which hold all pairs to which q gives anything.
+        log p(x|k) of `pairs`, which hold all pairs to which q gives anything in rows
+        of positive weight.
     pairs : Support or AllPairs
         The pairs.
     log_prior : Tensor of shape (K, 1) or (K, N)
@@ -306,7 +307,7 @@ class _Objective(ABC):
 
     On the CPU a support has room for all pairs chosen. On a GPU that number would have
     to be waited for, so that `plans_ahead` is set: there is room for as many as the
-    epoch before asked for, with some to spare, and none in the first one, which is
+    epoch before asked for, with some to spare. The first one, with nothing to go by, is
     dense. Pairs beyond are left out of the step.
     """
 
@@ -344,8 +345,7 @@ class _Objective(ABC):
 
     def begin_step(self, starts_epoch: bool) -> Hashable:
         """See `skflowmix.training.Objective`."""
-        if starts_epoch and self.plans_ahead and self._asked > 0:
-            asked = float(self._asked)
+        if starts_epoch and self.plans_ahead and (asked := float(self._asked)):
             room = math.ceil(SPARE_ROOM * asked * ROOM_STEPS) / ROOM_STEPS
             if asked > self._room or room <= SHRINKING_ROOM * self._room:
                 self._room = room
@@ -418,7 +418,8 @@ class MStepObjective(_Objective):
 
     Pairs (x, k) with less than `MIN_POSTERIOR` are left out, and r is renormalised on
     the others: with hard labels a step costs the same for every K. The score is the
-    held-out gain of the first term.
+    held-out gain of the first term. What a pair without room on a GPU loses is its
+    log p(x|k).
 
     Parameters
     ----------

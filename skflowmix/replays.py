@@ -1,6 +1,8 @@
 """Functions recorded on a GPU once, as CUDA graphs, and replayed."""
 
+import threading
 from collections.abc import Callable, Hashable, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -10,6 +12,16 @@ __all__ = ["Replays"]
 
 # The graphs that are kept, the latest ones.
 MAX_GRAPHS = 8
+
+
+# Two threads must not record at the same time on the one stream of a device.
+_recording = threading.Lock()
+
+
+@cache
+def _stream_of(device: torch.device) -> "torch.cuda.Stream":
+    """Stream to record on: memory is kept for each that there is."""
+    return torch.cuda.Stream(device)
 
 
 class _Record(NamedTuple):
@@ -40,11 +52,10 @@ class Replays:
     def __init__(
         self, device: torch.device, generators: Sequence[torch.Generator] = ()
     ):
-        self.is_cuda, self.generators = device.type == "cuda", generators
+        self.device, self.generators = device, generators
+        self.is_cuda = device.type == "cuda"
         self._seen: set[Hashable] = set()
         self._records: dict[Hashable, _Record] = {}
-        if self.is_cuda:
-            self._stream = torch.cuda.Stream(device)
 
     def __call__(self, key: Hashable, function: Callable[..., Any], *arguments: Tensor):
         """Return what a function returns.
@@ -74,16 +85,22 @@ class Replays:
 
     def _on_own_stream(self, function):
         """Call a function where it is to be recorded, for libraries to get ready."""
-        self._stream.wait_stream(torch.cuda.current_stream(self._stream.device))
-        with torch.cuda.stream(self._stream):
-            result = function()
-        torch.cuda.current_stream(self._stream.device).wait_stream(self._stream)
+        current = torch.cuda.current_stream(self.device)
+        own = _stream_of(current.device)
+        with _recording:
+            own.wait_stream(current)
+            with torch.cuda.stream(own):
+                result = function()
+            current.wait_stream(own)
         return result
 
     def _record(self, key, function, arguments):
         # One pool of memory serves all: no result outlives the next call.
         records = iter(self._records.values())
         pool = next((record.graph.pool() for record in records), None)
+        if pool is None:
+            # What is kept for reuse cannot be given back while recording.
+            torch.cuda.empty_cache()
         while len(self._records) >= MAX_GRAPHS:
             del self._records[next(iter(self._records))]
         graph, own = torch.cuda.CUDAGraph(), [a.clone() for a in arguments]

@@ -17,7 +17,8 @@ __all__ = ["AdamW", "Objective", "Outcome", "TrainingConfig", "train"]
 DEVIATION_RATE = 0.5
 DEVIATION_DECAY = 3.0
 
-# Progress is a gain of at least so much of the score, which is what a phase has gained.
+# Progress is a gain of at least so much of the score, which in a phase of flows is what
+# it has gained. Negative scores are judged by `tol` alone.
 LEAST_GAIN = 0.01
 
 
@@ -175,8 +176,9 @@ class _Moments:
 class AdamW:
     r"""Adam with decoupled weight decay on one vector, after clipping.
 
-    It may train one objective after another: its moments go on, without which the
-    first steps would undo epochs of training.
+    It may train one objective after another, made ready for each by `prepare`. Unless
+    it is reset its moments go on: without them the first steps of the next one would
+    undo epochs of training.
 
     Weight matrices of several components are trained as :math:`W_k = \bar W +
     \Delta_k`, each part by Adam: what all components gain from moves

@@ -227,6 +227,7 @@ def test_history_has_a_record_per_epoch(model):
             terms = ("elbo_reconstruction", "elbo_prior", "elbo_entropy")
             assert_allclose(record["elbo"], sum(record[term] for term in terms))
             assert record["elbo"] <= record["train_log_likelihood"] + 1e-5
+            assert type(record["n_components_in_use"]) is int
     assert len(records) == model.n_iter_
     temperatures = [record["temperature"] for record in records]
     assert temperatures[0] <= 1 and (np.diff(temperatures) < 0).all()
@@ -252,15 +253,21 @@ def test_all_rows_are_learnt_from_in_the_end():
 
 def test_every_phase_has_its_noise_and_its_neighbors(monkeypatch):
     """The last one has all rows, and no more noise than the best epoch had."""
-    phases = []
+    phases, optimizers, has_moments = [], [], []
 
     def watched(objective, optimizer, config, *others):
         phases.append((objective, config))
+        optimizers.append(optimizer)
+        moments = (part.first for parts, _, _ in optimizer.groups for part in parts)
+        has_moments.append({bool(first.any()) for first in moments})
         return train(objective, optimizer, config, *others)
 
     monkeypatch.setattr(fitting, "train", watched)
     model = trained(3, input_noise=0.4).fit(moons(400))
     (m_step, _), (elbo, _), (last, _), _ = phases
+    # Adam goes on from the M-step to the ELBO, and starts from none in the end.
+    assert optimizers[0] is optimizers[1] is optimizers[2] is not optimizers[3]
+    assert has_moments == [{False}, {True}, {False}, {False}]
     assert [config.may_keep_start for _, config in phases[:2]] == [False, True]
     records = [record for record in model.history_ if record["phase"] == "elbo"]
     best = max(records, key=lambda record: record["score"])

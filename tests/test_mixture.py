@@ -501,17 +501,22 @@ def test_gaussians_can_be_reordered():
         lambda n: st.lists(
             st.lists(st.booleans(), min_size=3, max_size=3), min_size=n, max_size=n
         )
-    )
+    ),
+    capacity=st.none() | st.integers(1, 12),
 )
-def test_support_holds_every_chosen_pair_once(chosen):
+def test_support_holds_every_chosen_pair_once(chosen, capacity):
+    """The first ones of every component, where a capacity is given."""
     chosen = torch.tensor(chosen)
-    support = Support(chosen)
+    support = Support(chosen, capacity)
+    if capacity is None:
+        capacity = int(chosen.sum(0).max())
     counts = torch.zeros(chosen.shape, dtype=torch.int64)
     for k in range(3):
         for row in support.rows[k][support.valid[k]]:
             counts[row, k] += 1
-    assert torch.equal(counts, chosen.long())
-    assert support.rows.shape == support.valid.shape == (3, int(chosen.sum(0).max()))
+    assert torch.equal(support.kept, chosen & (chosen.cumsum(0) <= capacity))
+    assert torch.equal(counts, support.kept.long())
+    assert support.rows.shape == support.valid.shape == (3, capacity)
 
 
 @each_family

@@ -325,6 +325,27 @@ def test_room_follows_what_the_epoch_before_asked_for(make, monkeypatch):
         assert ahead._room == present
 
 
+def test_room_is_that_of_the_epochs_largest_demand(monkeypatch):
+    """It changes where an epoch starts; dense steps neither ask for it nor need it."""
+    model, data = make_model(), make_rows(n_rows=64)
+    objective = planned(make_elbo, model, data)
+    monkeypatch.setattr(objectives, "DENSE_EVERY", 4)
+    dense = count_dense_tables(model, monkeypatch)
+    row = torch.arange(64)
+    epochs = [[36, 22, 22, 64], [22, 22, 22, 64], [22, 30, 22, 64], [22, 22, 22, 64]]
+    for counts, room, n_dense in zip(
+        epochs, [1.0, 20 / 32, 13 / 32, 17 / 32], [4, 5, 6, 7], strict=True
+    ):
+        for step, count in enumerate(counts):
+            labels = torch.where(row < count, 0, 1 + row % 2)
+            logits = 90 * torch.eye(3).double()[labels]
+            monkeypatch.setattr(model, "posterior_logits", lambda _, q=logits: q)
+            kind = objective.begin_step(starts_epoch=step == 0)
+            assert kind == (step == 3, room)
+            objective.loss(everything(data))
+        assert len(dense) == n_dense
+
+
 def test_bound_stays_one_where_room_is_short():
     """It is that of the pairs with room; rows without any have no say."""
     model, data = decided(make_model()), make_rows()

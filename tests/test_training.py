@@ -58,11 +58,14 @@ class Scripted(Steady):
         self.scores = itertools.chain(scores, itertools.repeat(scores[-1]))
         self.weight = nn.Parameter(torch.zeros(2))
         self.step = torch.zeros(())
-        self.batches, self.seen = [], []
+        self.batches, self.seen, self.starts = [], [], []
 
     @property
     def parameters(self):
         return [self.weight, self.step]
+
+    def begin_step(self, starts_epoch):
+        self.starts.append(starts_epoch)
 
     def loss(self, rows, step_share=1.0):
         self.batches.append(rows.tolist())
@@ -204,11 +207,21 @@ def test_small_gains_add_up_to_progress(gain, n_epochs):
     assert len(outcome.history) == n_epochs
 
 
-@pytest.mark.parametrize(("first", "n_epochs"), [(10.0, 20), (1000.0, 4)])
-def test_progress_is_a_share_of_all_that_was_gained(first, n_epochs):
+@pytest.mark.parametrize(
+    ("first", "tol", "n_epochs"),
+    [(10.0, 0.5, 20), (1000.0, 0.5, 4), (10.0, 4.0, 4), (200.0, 2.5, 20)],
+)
+def test_progress_is_a_share_of_all_that_was_gained(first, tol, n_epochs):
+    """Or `tol`, where that is more; three nats come within the patience."""
     scores = [0.0, *(first + epoch for epoch in range(50))]
-    outcome = Scripted(scores).train(patience=3, n_drops=0, max_epochs=20)
+    outcome = Scripted(scores).train(patience=3, n_drops=0, tol=tol, max_epochs=20)
     assert len(outcome.history) == n_epochs
+
+
+def test_objectives_know_where_an_epoch_starts():
+    objective = Scripted([0.0, 1.0], n_rows=12)
+    objective.train(max_epochs=2)
+    assert objective.starts == 2 * [True, False, False]
 
 
 def test_a_smaller_step_size_has_to_surpass_itself_only():
