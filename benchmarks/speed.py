@@ -299,14 +299,17 @@ class Ours:
         optimizer.prepare(TrainingConfig(1, len(x), LEARNING_RATE, 1, 0.0), n_steps=25)
         self.steps = _Steps(self.objective, optimizer, LEARNING_RATE)
         self.steps.replays.is_cuda &= replayed
-        self.decided = decided
-        for _ in range(2):  # on a GPU the second one knows how much room to have
-            self.step(starts_epoch=True)
+        self.decided, self.n_taken = decided, 0
 
-    def step(self, starts_epoch=False):
-        """Ascend the ELBO; the dense steps in between are left out."""
+    def step(self):
+        """Ascend the ELBO; the dense steps in between are left out.
+
+        On a GPU the second step knows from the first how much room to have.
+        """
         self.objective.n_steps = int(self.decided)  # step 0 is dense
+        starts_epoch = self.n_taken < 2
         self.steps.take(self.all_rows, LEARNING_RATE, starts_epoch)
+        self.n_taken += 1
 
     @torch.inference_mode()
     def score(self):
@@ -444,10 +447,10 @@ def sweep(preset, axis, sizes, names, seconds, min_rounds, device):
     return {name: {size: medians[name, size] for size in sizes} for name in names}
 
 
-def anonymous_memory():
-    """MiB of this process that no file holds; Linux only."""
+def memory(field):
+    """MiB of this process that a field of Linux' status file says."""
     status = Path("/proc/self/status").read_text()
-    return int(status.split("RssAnon:")[1].split()[0]) / 1024
+    return int(status.split(f"{field}:")[1].split()[0]) / 1024
 
 
 def score_file(preset, path, device):
@@ -456,11 +459,11 @@ def score_file(preset, path, device):
     model = contenders(preset, ["dense"], device)["dense"].model
     rows = np.memmap(path, np.float32, "r").reshape(-1, preset.n_features)
     growth, done = [0.0], threading.Event()
-    before = anonymous_memory()
+    before = memory("RssAnon")  # what no file holds
 
     def watch():
         while not done.wait(0.05):
-            growth.append(anonymous_memory() - before)
+            growth.append(memory("RssAnon") - before)
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -499,14 +502,12 @@ def score_many(preset, n_rows, device):
 
 def peak_memory(preset, name):
     """MiB that three steps take beyond the bare model, in a process of their own."""
-    import resource
-
     torch.set_num_threads(1)
     model = contenders(preset, [name])[name]
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = memory("VmHWM")  # the peak; getrusage's starts from the parent's
     for _ in range(3):
         model.step()
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    return memory("VmHWM") - before
 
 
 def peak_memories(presets, names):
