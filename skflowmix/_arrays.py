@@ -3,6 +3,7 @@
 import os
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack, contextmanager
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ __all__ = [
     "LockedSeeds",
     "evaluate_in_chunks",
     "numpy_generator",
+    "own_arithmetic",
     "require_memory",
     "resolve_device",
     "rows_per_chunk",
@@ -92,6 +94,18 @@ def torch_generator(
     return generator.manual_seed(int(random_state.randint(2**31)))
 
 
+@contextmanager
+def own_arithmetic():
+    """Let neither autocast nor a default device, set for other models, count."""
+    with ExitStack() as stack:
+        for kind in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        if torch.get_default_device().type != "cpu":
+            stack.enter_context(torch.device("cpu"))
+        yield
+
+
 def rows_per_chunk(floats_per_row: int, device: torch.device) -> int:
     """Rows that an evaluation with so much working memory takes at a time."""
     return int(np.clip(CHUNK_FLOATS[device.type] // floats_per_row, 16, 65536))
@@ -131,7 +145,7 @@ def evaluate_in_chunks(
     n_rows, replays = len(X), Replays(device)
     step = rows_per_chunk(floats_per_row, device)
     output = np.empty(0)
-    with torch.inference_mode():
+    with own_arithmetic(), torch.inference_mode():
         for start in range(0, n_rows, step):
             chunk = torch.from_numpy(prepare(X[start : start + step]))
             part = replays("chunk", function, chunk.to(device=device, dtype=dtype))
@@ -190,6 +204,7 @@ def require_memory(n_bytes: float, what: str) -> None:
     except (AttributeError, OSError, ValueError):  # not every system can tell
         return
     if n_bytes > physical:
+        n_bytes = min(n_bytes, 1e300)  # an integer may be beyond the floats
         raise MemoryError(
             f"{what} This takes about {n_bytes / 2**30:.1f} GiB; the machine has "
             f"{physical / 2**30:.1f} GiB."

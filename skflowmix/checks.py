@@ -11,7 +11,7 @@ from skflowmix.flows import FLOWS
 __all__ = ["check_parameters", "check_start", "check_weights"]
 
 
-def check_weights(sample_weight, X):
+def check_weights(sample_weight, X, n_positive=1):
     """Weights over a power of two, which is exact, so that no sum overflows."""
     sample_weight = _check_sample_weight(
         sample_weight, X, dtype=np.float64, ensure_non_negative=True
@@ -19,6 +19,11 @@ def check_weights(sample_weight, X):
     largest = sample_weight.max()
     if not np.isfinite(largest):  # a scalar is not checked above
         raise ValueError("sample_weight must be finite.")
+    if np.count_nonzero(sample_weight) < n_positive:
+        raise ValueError(
+            f"sample_weight must be positive for at least {n_positive} rows: others "
+            "are left out."
+        )
     return np.ldexp(sample_weight, -np.frexp(largest)[1])
 
 

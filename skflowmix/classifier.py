@@ -288,7 +288,7 @@ class _ClassMixture(FlowMixture):
 
     def as_flow_mixture(self):
         """Return the same fitted model, no longer tied to labels."""
-        mixture = FlowMixture(**self.get_params())
+        mixture = FlowMixture(**self.get_params(deep=False))
         only_here = {
             *vars(mixture),
             "_classes",
@@ -544,7 +544,7 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, BaseEstimator
             order="C",
             ensure_min_samples=2,
         )
-        sample_weight = check_weights(sample_weight, X)
+        sample_weight = check_weights(sample_weight, X, n_positive=2)
         kept = sample_weight > 0
         X, y, sample_weight = X[kept], y[kept], sample_weight[kept]
         classes, numbers = _number_classes(y)
@@ -714,7 +714,8 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, BaseEstimator
 
 def _number_classes(y):
     """Labels without the mark of unlabelled rows, and their numbers, -1 for these."""
-    if y.dtype.kind in "US" and str(UNLABELLED) in y.astype(str):
+    strings = y.astype(str) if y.dtype.kind in "US" else y
+    if y.dtype.kind in "USO" and (strings == str(UNLABELLED)).any():
         raise ValueError(
             "y holds the string '-1'. To mark unlabelled rows among string labels, "
             "give y as an array with dtype=object and the number -1 in it."
@@ -723,8 +724,8 @@ def _number_classes(y):
     unlabelled = y == UNLABELLED if y.dtype.kind in "iufO" else np.zeros(len(y), bool)
     if unlabelled.all():
         raise ValueError(
-            "No row has a label: all of y is -1, the mark of unlabelled rows. To "
-            "cluster without labels use FlowMixture."
+            "No row has a label: y is -1, the mark of unlabelled rows, wherever "
+            "sample_weight is positive. To cluster without labels use FlowMixture."
         )
     check_classification_targets(y[~unlabelled])
     classes, known = np.unique(y[~unlabelled], return_inverse=True)

@@ -78,7 +78,9 @@ def merge_identical_rows(X, sample_weight):
             rows, axis=0, return_index=True, return_inverse=True
         )
     totals = np.bincount(inverse.ravel(), weights=sample_weight)
-    weights = totals / totals.max()  # a common factor leaves no rounding behind
+    # A common factor leaves no rounding behind: some bits fewer decide no ties.
+    mantissas, exponents = np.frexp(totals / totals.max())
+    weights = np.ldexp(np.rint(np.ldexp(mantissas, 40)), exponents - 40)
     return rows[first], weights / weights.mean(), inverse.ravel()
 
 

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 import torch
+from joblib.parallel import get_active_backend
 from sklearn.base import BaseEstimator, DensityMixin, _fit_context
 from sklearn.callback import CallbackSupportMixin
 from sklearn.exceptions import ConvergenceWarning
@@ -22,7 +23,7 @@ from skflowmix._arrays import (
 )
 from skflowmix.checks import check_parameters, check_start, check_weights
 from skflowmix.counting import count_clusters
-from skflowmix.data import Standardizer, merge_identical_rows
+from skflowmix.data import SCORING_BOUND, Standardizer, merge_identical_rows
 from skflowmix.fitting import TrainingRows, best_candidate, fit_candidate
 from skflowmix.flows import FLOWS
 from skflowmix.gaussians import Gaussians, least_strengths
@@ -254,7 +255,7 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
         "weights_init": ["array-like", None],
         "means_init": ["array-like", None],
         "reg_covar": [Interval(Real, 0.0, None, closed="left")],
-        "temperature": [Interval(Real, 0.0, None, closed="neither")],
+        "temperature": [Interval(Real, 0.0, 1e30, closed="neither")],
         "temperature_decay": [Interval(Real, 0.0, None, closed="left")],
         "label_noise": [Interval(Real, 0.0, 1.0, closed="right")],
         "input_noise": [Interval(Real, 0.0, None, closed="left")],
@@ -438,13 +439,18 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
                 device,
                 context.subcontext(f"init {i}", task_id=i, max_subtasks=None),
                 seen,
+                X,
+                sample_weight,
             )
             for i in range(n_restarts)
         )
-        if n_restarts == 1:  # not every joblib backend can make a generator
+        if n_restarts == 1:
             trained = (self._fit_candidate(*restart) for restart in restarts)
         else:
-            trained = Parallel(n_jobs=self.n_jobs, return_as="generator")(
+            # Not every joblib backend hands over a fit before all are done.
+            as_done = get_active_backend()[0].supports_return_generator
+            return_as = "generator" if as_done else "list"
+            trained = Parallel(self.n_jobs, return_as=return_as)(
                 delayed(self._fit_candidate)(*restart) for restart in restarts
             )
         candidates = []
@@ -452,9 +458,10 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
             candidates.append(candidate)
             if candidate.stopped:
                 break
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # joblib's, of restarts left unfinished
-            trained.close()
+        if not isinstance(trained, list):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # joblib's, of restarts left unfinished
+                trained.close()
         best = best_candidate(candidates)
         if not (warm or self._start_is_given()):
             best.sort()
@@ -463,7 +470,8 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
         for name, value in self._fitted_attributes(best, rows).items():
             setattr(self, name, value)
         self._sample_seeds = LockedSeeds(int(random_state.randint(2**31)))
-        self._summarize(X, sample_weight)
+        for name, value in self._summary(X, sample_weight).items():
+            setattr(self, name, value)
         context.call_on_fit_task_end(
             estimator=self, reconstruction_attributes=dict, **seen
         )
@@ -502,7 +510,8 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
         init = self.init_params
         if self.means_init is not None:
             means = standardizer.transform(
-                np.asarray(self.means_init, dtype=np.float64), np.inf
+                np.asarray(self.means_init, dtype=np.float64),
+                SCORING_BOUND[rows.x.dtype],
             )
             return [nearest_mean_responsibilities(rows.x, means)]
         if isinstance(init, str) or hasattr(init, "fit_predict"):
@@ -553,7 +562,16 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
         return starts or [plain], plain
 
     def _fit_candidate(
-        self, rows, responsibilities, warm, random_state, device, context, seen
+        self,
+        rows,
+        responsibilities,
+        warm,
+        random_state,
+        device,
+        context,
+        seen,
+        X,
+        sample_weight,
     ):
         """Train one restart; its epochs are the tasks that callbacks see."""
         context.call_on_fit_task_begin(estimator=self, **seen)
@@ -569,6 +587,12 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
                     "Increase reg_covar."
                 ) from error
 
+        def attributes(candidate):
+            fitted = self._fitted_attributes(candidate, rows)
+            shown = copy.copy(self)
+            vars(shown).update(fitted)
+            return fitted | shown._summary(X, sample_weight)
+
         def on_epoch(record, make_candidate):
             epoch = context.subcontext(f"{record['phase']} epoch")
             epoch.call_on_fit_task_begin(estimator=self, **seen)
@@ -579,9 +603,7 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
                 )
             return epoch.call_on_fit_task_end(
                 estimator=self,
-                reconstruction_attributes=lambda: self._fitted_attributes(
-                    make_candidate(), rows
-                ),
+                reconstruction_attributes=lambda: attributes(make_candidate()),
                 **seen,
             )
 
@@ -598,7 +620,7 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
         )
         candidate.stopped |= context.call_on_fit_task_end(
             estimator=self,
-            reconstruction_attributes=lambda: self._fitted_attributes(candidate, rows),
+            reconstruction_attributes=lambda: attributes(candidate),
             **seen,
         )
         return candidate
@@ -627,7 +649,7 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
             "means_": standardizer.inverse_transform(means),
             "covariances_": covariances,
             "converged_": candidate.converged,
-            "history_": candidate.history,
+            "history_": copy.deepcopy(candidate.history),
             "n_iter_": len(elbo),
             "lower_bounds_": [
                 record["elbo"] - standardizer.log_scale for record in elbo
@@ -637,14 +659,16 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
             "_sample_seeds": LockedSeeds(0),
         }
 
-    def _summarize(self, X, sample_weight):
+    def _summary(self, X, sample_weight):
         """Labels and the bound on all training rows, in one pass."""
         answers = self._evaluate(X, MixtureOfFlows.label_bound_and_log_prob)
         labels, elbo, log_prob = answers.astype(np.float64).T
-        self.labels_ = labels.astype(np.int64)
-        self.elbo_gap_ = float(np.average(log_prob - elbo, weights=sample_weight))
-        self.lower_bound_ = float(np.average(elbo, weights=sample_weight))
-        self.lower_bound_ -= self._log_scale
+        bound = float(np.average(elbo, weights=sample_weight))
+        return {
+            "labels_": labels.astype(np.int64),
+            "elbo_gap_": float(np.average(log_prob - elbo, weights=sample_weight)),
+            "lower_bound_": bound - self._log_scale,
+        }
 
     def fit_predict(self, X, y=None, sample_weight=None):
         """Fit the mixture and return the component of every row.

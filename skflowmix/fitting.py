@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skflowmix._arrays import rows_per_chunk, torch_generator
+from skflowmix._arrays import own_arithmetic, rows_per_chunk, torch_generator
 from skflowmix.data import (
     TRAINING_BOUND,
     Standardizer,
@@ -438,6 +438,7 @@ class _Fit:
         )
 
 
+@own_arithmetic()
 @torch.inference_mode(False)
 def fit_candidate(
     settings: FitSettings,

@@ -13,7 +13,12 @@ from sklearn.utils.validation import (
     validate_data,
 )
 
-from skflowmix._arrays import evaluate_in_chunks, resolve_device, torch_generator
+from skflowmix._arrays import (
+    evaluate_in_chunks,
+    own_arithmetic,
+    resolve_device,
+    torch_generator,
+)
 from skflowmix._version import __version__
 from skflowmix.checks import check_weights
 from skflowmix.data import SCORING_BOUND
@@ -233,7 +238,7 @@ class FittedMixture(BaseEstimator):
         model, device = self._model_on_device(torch.float64)
         rows = np.empty((n_samples, self.n_features_in_))
         n_chunks = -(-n_samples // SAMPLE_CHUNK)
-        with torch.no_grad():
+        with own_arithmetic(), torch.no_grad():
             # Strided, so that every chunk has its share of all components.
             for part in (slice(i, None, n_chunks) for i in range(n_chunks)):
                 component = torch.from_numpy(labels[part]).to(device)

@@ -176,11 +176,12 @@ def rescale_columns(x, sample_weight, column_scales=None):
     varies = spread > 1e-9
     scale = np.where(varies, spread, 1.0)
     if column_scales is not None and varies.any():
+        # Over the largest one: extreme units and their squares overflow.
+        column_scales = column_scales / column_scales.max()
         in_units = spread[varies] * column_scales[varies]
         # Pixels at an image's edge hardly vary: a quarter of the columns may not.
         low = np.quantile(in_units, 0.25, method="lower")
         if in_units.max() / COMMENSURATE_RATIO <= low:
-            # Over the largest one: squares of extreme units leave the floats' range.
             largest = in_units.max()
             common = np.sqrt(np.mean((in_units / largest) ** 2))
             scale[varies] = common * (largest / column_scales[varies])
@@ -313,9 +314,7 @@ def _from_clusterer(x, sample_weight, n_components, clusterer, random_state):
             fit_params = {"sample_weight": sample_weight}
         else:
             rows = _weighted_rows(x, sample_weight, MAX_MODEL_ROWS, random_state)
-    model.fit(rows, **fit_params)
-    found = model.labels_ if hasattr(model, "labels_") else model.predict(rows)
-    labels = np.array(found, dtype=np.intp)
+    labels = np.array(model.fit_predict(rows, **fit_params), dtype=np.intp)
     if rows is not x:
         labels = labels[nearest(rows, x, 1)[:, 0]]
     noise = labels < 0

@@ -1,4 +1,4 @@
-"""`FlowMixtureOutlierDetector`: a threshold on log-densities of rows and columns."""
+"""`FlowMixtureOutlierDetector`: a threshold on log-densities, near and from afar."""
 
 from numbers import Integral, Real
 from typing import ClassVar
@@ -13,25 +13,30 @@ from skflowmix.checks import check_weights
 from skflowmix.data import weighted_quantile
 from skflowmix.delegation import fit_with_callbacks, mixture_of, shared_constraints
 from skflowmix.initialization import INIT_METHODS
-from skflowmix.marginals import Marginals
+from skflowmix.neighbors import NeighborDensity
 
 __all__ = ["FlowMixtureOutlierDetector"]
 
-# With contamination="auto", this share of the rows may be outliers in training, and
-# this share of the model's own draws lies below the threshold.
+# With contamination="auto", at most this share of the training rows are outliers, and
+# this share of the others is taken for one.
 ASSUMED_CONTAMINATION = 0.1
 FALSE_ALARMS = 0.01
-N_DRAWS = 2000
+
+# The tail of the scores is continued from this quantile, outliers or not.
+TAIL_BEGIN = 0.2
+
+# A neighbourhood is larger than a group of all outliers by this factor, but no larger
+# than half of the rows.
+NEIGHBORHOOD = 1.5
+LARGEST_NEIGHBORHOOD = 0.5
 
 
 class FlowMixtureOutlierDetector(OutlierMixin, CallbackSupportMixin, BaseEstimator):
     r"""Outlier detection by the log-density of a mixture of normalizing flows.
 
-    The training rows may contain outliers. These must neither found a component of
-    their own nor stretch the others: the mixture is fitted twice, the second time
-    without the rows of lowest density, and small components do not count. Outliers
-    that lie close together are dense all the same, if rarely in every column: what
-    the columns say one by one counts as well.
+    The training rows may contain outliers. Those that lie close together are dense, and
+    flows learn them; seen from afar, with all rows of a wide neighbourhood, they remain
+    rare. Both densities count.
 
     Parameters
     ----------
@@ -39,17 +44,13 @@ class FlowMixtureOutlierDetector(OutlierMixin, CallbackSupportMixin, BaseEstimat
         Number of components.
     contamination : "auto" or float, default="auto"
         Share of outliers in the training rows, at most 0.5. It sets the threshold,
-        which so many of them lie below, and the share of rows that the second fit
-        leaves out.
+        which so many of them lie below, and the neighbourhood, which holds half as
+        many rows again.
 
-        With "auto" a row is an outlier if it has a lower score than 99 % of what the
-        fitted model itself draws, or than 99 % of the training rows: the share of
-        outliers follows from the data. The second fit leaves out a tenth, and flows
-        can learn that cut: false alarms are then more than the one in a hundred that
-        is meant. A number keeps its share.
-    marginal_weight : float, default=1.0
-        Weight, from 0 to 1e100, of the columns' own log-densities beside that of the
-        row. With 0 `score_samples` is the log-density of the components that count.
+        With "auto" it follows from the scores, between 0.01 and 0.1: as if their
+        tail were exponential, as that of two Gaussian columns is, it is continued
+        from the median and the 20 % quantile to where 1 % of the rows should be
+        left. The neighbourhood holds 15 % of the rows.
     flow : {"realnvp", "maf", "nsf", "nsf-ar"}, default="nsf-ar"
         Family of the flows.
     n_transforms : int, default=3
@@ -119,12 +120,12 @@ class FlowMixtureOutlierDetector(OutlierMixin, CallbackSupportMixin, BaseEstimat
         Threshold on `score_samples`, in nats.
     mixture_ : FlowMixture
         The fitted mixture.
-    counted_ : ndarray of shape (n_components,), bool
-        The components of `mixture_` that count in the density.
-    marginals_ : Marginals
-        Densities of the columns, one by one, of all training rows.
+    neighbors_ : NeighborDensity
+        The density from afar.
+    excess_ : float
+        How much the log-density of a row exceeds that from afar and counts, in nats.
     n_iter_ : int
-        Epochs on the ELBO in the last fit.
+        Epochs on the ELBO.
     n_features_in_ : int
         Number of columns seen in `fit`.
     feature_names_in_ : ndarray of shape (n_features_in_,)
@@ -137,26 +138,25 @@ class FlowMixtureOutlierDetector(OutlierMixin, CallbackSupportMixin, BaseEstimat
 
     Notes
     -----
-    The two fits are the concentration step of the minimum covariance determinant [1]_,
-    once, with flows in the place of a Gaussian. A component does not count if it holds
-    less than the contamination share of the rows, and those that do not count hold at
-    most twice that share together, the smallest ones first: a tight group of outliers
-    has a density that only its size gives away (small clusters in [2]_).
+    The score is
 
-    The score is :math:`\log p(x) + w \sum_j \log p_j(x_j)` with kernel estimates
-    :math:`p_j` of the columns' densities, each in data units, and w the
-    `marginal_weight`. The sum alone is close to the histogram-based outlier score
-    [3]_. Flows learn a group of outliers by what its rows have in common, which the
-    columns one by one do not show.
+    .. math::
+
+        \log q(x) + \min\{\log p(x), \log q(x) + c\}
+
+    with the density p of the mixture and an estimate q by the distance to measure
+    [1]_: the root of the mean squared distance to a share of all rows, half as large
+    again as the share of outliers. A group of outliers cannot be all of a
+    neighbourhood, however tight it is. It can have a high density p, which counts as
+    far as it exceeds q by no more than c does, the quantile that leaves the share of
+    outliers above. For other scores by neighbours, alone, see [2]_.
 
     References
     ----------
-    .. [1] P. J. Rousseeuw and K. Van Driessen, A Fast Algorithm for the Minimum
-       Covariance Determinant Estimator, Technometrics 41, 1999.
-    .. [2] Z. He, X. Xu and S. Deng, Discovering Cluster-Based Local Outliers, Pattern
-       Recognition Letters 24, 2003.
-    .. [3] M. Goldstein and A. Dengel, Histogram-based Outlier Score (HBOS): A Fast
-       Unsupervised Anomaly Detection Algorithm, KI-2012.
+    .. [1] F. Chazal, D. Cohen-Steiner and Q. Merigot, Geometric Inference for
+       Probability Measures, Foundations of Computational Mathematics 11, 2011.
+    .. [2] G. O. Campos et al., On the Evaluation of Unsupervised Outlier Detection,
+       Data Mining and Knowledge Discovery 30, 2016.
 
     Examples
     --------
@@ -193,7 +193,6 @@ class FlowMixtureOutlierDetector(OutlierMixin, CallbackSupportMixin, BaseEstimat
             StrOptions({"auto"}),
             Interval(Real, 0, 0.5, closed="right"),
         ],
-        "marginal_weight": [Interval(Real, 0, 1e100, closed="both")],
         **shared_constraints(),
         "init_params": [StrOptions(set(INIT_METHODS)), HasMethods("fit_predict")],
     }
@@ -203,7 +202,6 @@ class FlowMixtureOutlierDetector(OutlierMixin, CallbackSupportMixin, BaseEstimat
         n_components=1,
         *,
         contamination="auto",
-        marginal_weight=1.0,
         flow="nsf-ar",
         n_transforms=3,
         n_common_transforms=1,
@@ -233,7 +231,6 @@ class FlowMixtureOutlierDetector(OutlierMixin, CallbackSupportMixin, BaseEstimat
     ):
         self.n_components = n_components
         self.contamination = contamination
-        self.marginal_weight = marginal_weight
         self.flow = flow
         self.n_transforms = n_transforms
         self.n_common_transforms = n_common_transforms
@@ -286,58 +283,41 @@ class FlowMixtureOutlierDetector(OutlierMixin, CallbackSupportMixin, BaseEstimat
         X = validate_data(self, X, dtype=np.float64, order="C", ensure_min_samples=2)
         if y is None:
             seen["y"] = np.zeros(len(X), dtype=int)
-        sample_weight = check_weights(sample_weight, X)
+        sample_weight = check_weights(sample_weight, X, n_positive=2)
         kept = sample_weight > 0
         X, sample_weight = X[kept], sample_weight[kept]
-        context = self._init_callback_context(max_subtasks=2)
+        context = self._init_callback_context(max_subtasks=1)
         context.call_on_fit_task_begin(estimator=self, **seen)
         share = self.contamination
         if share == "auto":
             share = ASSUMED_CONTAMINATION
-        marginals = Marginals.fit(X, sample_weight)
-        marginal_weight = float(self.marginal_weight)
+        neighborhood = min(NEIGHBORHOOD * share, LARGEST_NEIGHBORHOOD)
+        neighbors = NeighborDensity.fit(X, sample_weight, neighborhood)
+        from_afar = neighbors.log_prob(X)
 
         def attributes(mixture):
-            counted = _counted_components(mixture.weights_, share)
-
-            def score(rows):
-                return _scores(mixture, counted, marginals, marginal_weight, rows)
-
+            log_prob = mixture.score_samples(X)
+            (excess,) = weighted_quantile(
+                log_prob - from_afar, sample_weight, [1 - share]
+            )
+            scores = _scores(log_prob, from_afar, excess)
             return {
                 "mixture_": mixture,
-                "counted_": counted,
-                "marginals_": marginals,
-                "offset_": self._threshold(mixture, counted, score, X, sample_weight),
+                "neighbors_": neighbors,
+                "excess_": float(excess),
+                "offset_": _threshold(scores, sample_weight, self.contamination),
                 "n_iter_": mixture.n_iter_,
-                # The threshold's: what is set later concerns the next fit.
-                "_marginal_weight": marginal_weight,
             }
 
-        bulk = np.ones(len(X), dtype=bool)
-        for name in ("all rows", "bulk"):
-            task = context.subcontext(name, max_subtasks=1)
-            task.call_on_fit_task_begin(estimator=self, **seen)
-            mixture, stopped = fit_with_callbacks(
-                self,
-                mixture_of(self, n_components=self.n_components),
-                X[bulk],
-                sample_weight[bulk],
-                task,
-                seen,
-                attributes,
-            )
-            stopped |= task.call_on_fit_task_end(
-                estimator=self,
-                reconstruction_attributes=lambda fitted=mixture: attributes(fitted),
-                **seen,
-            )
-            if name == "bulk" or stopped:
-                break
-            counted = _counted_components(mixture.weights_, share)
-            log_prob = _log_prob(mixture, counted, X)
-            bulk = log_prob >= weighted_quantile(log_prob, sample_weight, [share])
-            if len(np.unique(log_prob[bulk])) < max(2, self.n_components):
-                break
+        mixture, _ = fit_with_callbacks(
+            self,
+            mixture_of(self, n_components=self.n_components),
+            X,
+            sample_weight,
+            context,
+            seen,
+            attributes,
+        )
         for name, value in attributes(mixture).items():
             setattr(self, name, value)
         context.call_on_fit_task_end(
@@ -345,28 +325,8 @@ class FlowMixtureOutlierDetector(OutlierMixin, CallbackSupportMixin, BaseEstimat
         )
         return self
 
-    def _threshold(self, mixture, counted, score, X, sample_weight):
-        auto = self.contamination == "auto"
-        share = FALSE_ALARMS if auto else self.contamination
-        scores = score(X)
-        (last,) = weighted_quantile(scores, sample_weight, [share])
-        # Equal rows are flagged together or not at all, whichever is nearer the share.
-        tie = 1e-9 * max(1.0, abs(last))
-        below, above = scores < last - tie, scores > last + tie
-        with_ties = np.average(~above, weights=sample_weight)
-        without_ties = np.average(below, weights=sample_weight)
-        if with_ties - share <= share - without_ties:
-            threshold = (last + scores[above].min()) / 2 if above.any() else last
-        else:
-            threshold = (last + scores[below].max()) / 2 if below.any() else last - tie
-        if auto:
-            draws, component = mixture.sample(N_DRAWS, random_state=0)
-            drawn = score(draws[counted[component]])
-            threshold = max(threshold, np.quantile(drawn, FALSE_ALARMS))
-        return float(threshold)
-
     def score_samples(self, X):
-        """Log-density of every row, plus those of its columns.
+        """Log-densities of every row, near and from afar.
 
         Parameters
         ----------
@@ -376,15 +336,14 @@ class FlowMixtureOutlierDetector(OutlierMixin, CallbackSupportMixin, BaseEstimat
         Returns
         -------
         scores : ndarray of shape (n_samples,), float64
-            The log-density under the components that count, plus `marginal_weight`
-            times the sum of the columns' log-densities, in nats, for densities in
-            data units. Low values are outliers.
+            The sum of the two, in nats, for densities in data units, where what
+            exceeds the second by more than `excess_` does not count. Low values are
+            outliers.
         """
         check_is_fitted(self)
         X = validate_data(self, X, dtype=np.float64, order="C", reset=False)
-        return _scores(
-            self.mixture_, self.counted_, self.marginals_, self._marginal_weight, X
-        )
+        log_prob = self.mixture_.score_samples(X)
+        return _scores(log_prob, self.neighbors_.log_prob(X), self.excess_)
 
     def decision_function(self, X):
         """Scores above the threshold.
@@ -417,23 +376,33 @@ class FlowMixtureOutlierDetector(OutlierMixin, CallbackSupportMixin, BaseEstimat
         return np.where(self.decision_function(X) < 0, -1, 1)
 
 
-def _counted_components(weights, share):
-    """Components that outliers, a `share` of the rows, cannot have founded."""
-    order = np.argsort(weights, kind="stable")
-    small = weights[order] < share
-    small &= np.cumsum(weights[order]) <= min(2 * share, 0.5)
-    counted = np.ones(len(weights), dtype=bool)
-    counted[order[small]] = False
-    return counted
+def _scores(log_prob, from_afar, excess):
+    """Add the two log-densities, but for what the first has in excess."""
+    return from_afar + np.minimum(log_prob, from_afar + excess)
 
 
-def _log_prob(mixture, counted, X):
-    """Log-density of the components that count, renormalised."""
-    log_weights = np.log(mixture.weights_[counted] / mixture.weights_[counted].sum())
-    log_prob = mixture.component_log_prob(X)[:, counted]
-    return np.logaddexp.reduce(log_prob + log_weights, axis=1)
+def _threshold(scores, sample_weight, contamination):
+    """Score that the share of outliers lies below."""
+    share = contamination
+    if contamination == "auto":
+        share = _share_of_outliers(scores, sample_weight)
+    (last,) = weighted_quantile(scores, sample_weight, [share])
+    # Equal rows are flagged together or not at all, whichever is nearer the share.
+    tie = 1e-9 * max(1.0, abs(last))
+    below, above = scores < last - tie, scores > last + tie
+    with_ties = np.average(~above, weights=sample_weight)
+    without_ties = np.average(below, weights=sample_weight)
+    if with_ties - share <= share - without_ties:
+        threshold = (last + scores[above].min()) / 2 if above.any() else last
+    else:
+        threshold = (last + scores[below].max()) / 2 if below.any() else last - tie
+    return float(threshold)
 
 
-def _scores(mixture, counted, marginals, marginal_weight, X):
-    """Log-density of the row, and those of its columns."""
-    return _log_prob(mixture, counted, X) + marginal_weight * marginals.log_prob(X)
+def _share_of_outliers(scores, sample_weight):
+    """Share of the rows beyond an exponential tail."""
+    begin, median = weighted_quantile(scores, sample_weight, [TAIL_BEGIN, 0.5])
+    scale = (median - begin) / np.log(0.5 / TAIL_BEGIN)
+    end = median - scale * np.log(0.5 / FALSE_ALARMS)
+    beyond = np.average(scores < end, weights=sample_weight)
+    return float(np.clip(beyond, FALSE_ALARMS, ASSUMED_CONTAMINATION))

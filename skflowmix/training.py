@@ -432,7 +432,8 @@ def train(
                 raise FloatingPointError(
                     "Training diverged: the loss is not finite even with a thousandth "
                     f"of learning_rate={config.learning_rate}. Try a smaller "
-                    "learning_rate, a larger reg_covar, or rescaled columns."
+                    "learning_rate or weight_decay, a larger reg_covar, or rescaled "
+                    "columns."
                 )
             step_size *= 0.1
             continue

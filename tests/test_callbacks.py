@@ -106,6 +106,25 @@ def test_what_a_callback_sees_is_a_copy():
     assert len(set(scores)) > 3  # as the training goes on
 
 
+def test_a_callback_sees_no_rest_of_a_former_fit():
+    recorder = Recorder()
+    small(2).fit(moons()).set_callbacks(recorder).fit(moons()[:100])
+    assert recorder.of_epochs("elbo")
+    for shown in recorder.models:
+        assert_array_equal(shown.labels_, shown.predict(moons()[:100]))
+        assert shown.lower_bound_ == pytest.approx(shown.elbo(moons()[:100]).mean())
+
+
+def test_a_callback_cannot_change_the_history():
+    class Vandal(Recorder):
+        def on_fit_task_end(self, estimator, context, *, fitted_estimator):
+            for record in fitted_estimator.history_:
+                record.clear()
+
+    watched = small(2).set_callbacks(Vandal()).fit(moons())
+    assert watched.history_ == small(2).fit(moons()).history_
+
+
 def test_a_callback_sees_the_data():
     recorder = Recorder()
     weights = np.ones(len(moons()))

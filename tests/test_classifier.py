@@ -10,11 +10,13 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.special import logsumexp
 from sklearn.base import clone, is_classifier
+from sklearn.cluster import AgglomerativeClustering, KMeans
 from sklearn.datasets import load_digits, load_wine, make_circles, make_moons
 from sklearn.decomposition import PCA
 from sklearn.discriminant_analysis import QuadraticDiscriminantAnalysis
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import log_loss
+from sklearn.mixture import GaussianMixture
 from sklearn.model_selection import cross_val_score, train_test_split
 from sklearn.naive_bayes import GaussianNB
 from sklearn.semi_supervised import LabelSpreading
@@ -105,6 +107,15 @@ def test_unlabelled_rows_among_strings():
     assert_array_equal(model.predict_proba(moons()), same.predict_proba(moons()))
 
 
+@pytest.mark.parametrize("kind", ["array", "object", "list"])
+def test_the_mark_as_a_string_is_refused(kind):
+    y = np.array(["left", "right"])[sides()]
+    y[20:] = "-1"
+    y = {"array": y, "object": y.astype(object), "list": y.tolist()}[kind]
+    with pytest.raises(ValueError, match="y holds the string '-1'"):
+        small().fit(moons(), y)
+
+
 def test_the_mark_of_unlabelled_rows_is_no_class():
     model = small().fit(moons(), with_few_labels(sides(), 5))
     assert_array_equal(model.classes_, [0, 1])
@@ -118,6 +129,17 @@ def test_a_fit_without_any_label_is_refused():
     y = np.where(np.arange(150) < 3, 1, -1)
     with pytest.raises(ValueError, match="No row has a label"):
         small().fit(moons(), y, sample_weight=y < 0)
+
+
+def test_a_single_row_that_counts_is_refused():
+    with pytest.raises(ValueError, match="sample_weight must be positive for at least"):
+        small().fit(moons(), sides(), sample_weight=np.arange(150) == 3)
+
+
+def test_classes_of_several_components_start_from_any_clusterer():
+    for clusterer in (KMeans(2), AgglomerativeClustering(2), GaussianMixture(2)):
+        model = small(n_components_per_class=2, init_params=clusterer)
+        assert model.fit(moons(), sides()).score(moons(), sides()) > 0.8
 
 
 def test_one_label_each_is_enough():

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import warnings
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import joblib
@@ -17,8 +18,8 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.special import logsumexp
 from sklearn import config_context
-from sklearn.base import clone
-from sklearn.cluster import HDBSCAN, AgglomerativeClustering, KMeans
+from sklearn.base import BaseEstimator, clone
+from sklearn.cluster import DBSCAN, HDBSCAN, AgglomerativeClustering, KMeans
 from sklearn.datasets import make_blobs, make_moons
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.metrics import adjusted_rand_score
@@ -649,6 +650,19 @@ def test_a_common_factor_of_weights_changes_nothing_on_integers(factor, repeat_n
     assert_allclose(other.score_samples(X), model.score_samples(X), rtol=1e-6)
 
 
+@pytest.mark.parametrize("init_params", ["linkage", "spectral", "k-means++"])
+def test_a_common_factor_of_weights_breaks_no_ties(init_params):
+    X = np.round(3 * moons(200))
+    for seed in range(4):
+        weights = np.random.RandomState(seed).randint(0, 4, 200)
+        model = small(3, init_params=init_params, n_transforms=0)
+        scores = [
+            clone(model).fit(X, sample_weight=factor * weights).score(X)
+            for factor in (1, 3.7, 0.1)
+        ]
+        assert_allclose(scores, scores[0], rtol=1e-9)
+
+
 @each_flow
 def test_a_seed_repeats_whatever_the_default_dtype_is(flow):
     first = trained(2, flow=flow, tol=10.0).fit(moons())
@@ -946,6 +960,29 @@ def test_too_few_clusters_are_split():
     assert (model.weights_ > 0.1).all()
 
 
+class OnlyFitPredict(BaseEstimator):
+    """The least that counts as a clusterer."""
+
+    def fit_predict(self, X):
+        return (X[:, 0] > np.median(X[:, 0])).astype(int)
+
+
+@pytest.mark.parametrize(
+    "clusterer",
+    [
+        make_pipeline(StandardScaler(), AgglomerativeClustering(2)),
+        make_pipeline(StandardScaler(), KMeans(2)),
+        OnlyFitPredict(),
+        DBSCAN(0.5),
+    ],
+    ids=["pipeline", "pipeline that predicts", "fit_predict", "DBSCAN"],
+)
+def test_any_clusterer_is_a_start(clusterer):
+    for weights in (None, 1 + np.arange(150) % 3):
+        model = small(2, init_params=clusterer).fit(moons(), sample_weight=weights)
+        assert np.isfinite(model.score(moons()))
+
+
 def test_clusterer_is_not_changed():
     clusterer = KMeans(3)
     before = dict(vars(clusterer))
@@ -1008,6 +1045,10 @@ def test_parallel_restarts_are_the_same():
     with joblib.parallel_backend("threading"):
         threads.fit(moons())
     assert_same_answers(threads, alone, moons())
+    # A backend that hands over its results all at once.
+    with joblib.parallel_config("multiprocessing", n_jobs=1):
+        at_once = small(3, **parameters).fit(moons())
+    assert_same_answers(at_once, alone, moons())
 
 
 def test_warm_start_goes_on():
@@ -1195,6 +1236,32 @@ def test_fit_within_inference_mode():
     with torch.inference_mode():
         found = small(2).fit(X).score_samples(X)
     assert_allclose(found, expected, rtol=1e-9)
+
+
+@contextmanager
+def default_device(name):
+    torch.set_default_device(name)
+    try:
+        yield
+    finally:
+        torch.set_default_device("cpu")
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        lambda: torch.autocast("cpu", dtype=torch.bfloat16),
+        lambda: default_device("meta"),
+    ],
+    ids=["autocast", "default device"],
+)
+def test_what_is_set_for_other_models_does_not_count(setting):
+    X = moons().astype(np.float32)
+    expected = small(2).fit(X)
+    with setting():
+        found = small(2).fit(X)
+        assert_same_answers(found, expected, X)
+        assert_array_equal(found.sample(5)[0], expected.sample(5)[0])
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")

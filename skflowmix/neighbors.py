@@ -1,0 +1,126 @@
+"""`NeighborDensity`: how densely rows lie, seen from afar."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import gammaln
+from sklearn.neighbors import NearestNeighbors
+from sklearn.utils import gen_batches
+
+from skflowmix.data import (
+    SCORING_BOUND,
+    TRAINING_BOUND,
+    Standardizer,
+    merge_identical_rows,
+)
+
+__all__ = ["NeighborDensity"]
+
+# So many rows stand for all.
+MAX_ROWS = 2000
+
+# Fewer neighbours tell little.
+MIN_NEIGHBORS = 5
+
+# Rows nearer than this to all their neighbours, in standard deviations, are a spike.
+MIN_DISTANCE = 1e-3
+
+# Distances held at a time.
+CHUNK_SIZE = 2_000_000
+
+
+@dataclass(frozen=True)
+class NeighborDensity:
+    r"""Density by the distances to a share of all rows.
+
+    A ball that holds the share m of the rows, evenly spread, has the density
+    :math:`m / (V_D r^D)` and the mean squared distance
+    :math:`\delta^2 = r^2 D / (D + 2)` to its centre. With the distance to measure
+    [1]_ for :math:`\delta`, the root of the mean squared distance to the m nearest
+    rows, that is an estimate of the density which moves little when few rows change:
+    a group of much less than the share m does not make a place dense.
+
+    Parameters
+    ----------
+    standardizer : Standardizer
+        Location and scale of the columns.
+    rows : ndarray of shape (n_rows, n_features), float64
+        The rows whose distances count, standardised.
+    weights : ndarray of shape (n_rows,)
+        Their weights.
+    mass : float
+        Weight of the neighbours, together.
+
+    References
+    ----------
+    .. [1] F. Chazal, D. Cohen-Steiner and Q. Merigot, Geometric Inference for
+       Probability Measures, Foundations of Computational Mathematics 11, 2011.
+    """
+
+    standardizer: Standardizer
+    rows: np.ndarray
+    weights: np.ndarray
+    mass: float
+
+    @classmethod
+    def fit(cls, X, sample_weight, share):
+        """Keep the rows, or 2000 of the distinct ones.
+
+        Parameters
+        ----------
+        X : ndarray of shape (n_samples, n_features), float64
+            Finite rows.
+        sample_weight : ndarray of shape (n_samples,)
+            Positive weights; a common factor changes nothing, and an integer weight
+            equals repeating the row.
+        share : float
+            Share of the weight that is a row's neighbourhood, at most one; five rows
+            of mean weight are the least.
+
+        Returns
+        -------
+        density : NeighborDensity
+            The estimate.
+        """
+        rows, weights, _ = merge_identical_rows(X, sample_weight)
+        standardizer = Standardizer.fit(rows, weights)
+        # Merged rows are in a random order, the same for the same rows.
+        rows, weights = rows[:MAX_ROWS], weights[:MAX_ROWS]
+        least = min(MIN_NEIGHBORS, len(rows)) * weights.mean()
+        mass = max(share * weights.sum(), least)
+        return cls(
+            standardizer, standardizer.transform(rows, TRAINING_BOUND), weights, mass
+        )
+
+    def log_prob(self, X):
+        """Log-density at every row.
+
+        Parameters
+        ----------
+        X : ndarray of shape (n_samples, n_features)
+            Finite rows.
+
+        Returns
+        -------
+        log_prob : ndarray of shape (n_samples,), float64
+            In nats, for densities in data units.
+        """
+        x = self.standardizer.transform(X, SCORING_BOUND[np.dtype(np.float64)])
+        # Enough neighbours even where they are the lightest.
+        enough = np.searchsorted(np.cumsum(np.sort(self.weights)), self.mass) + 1
+        enough = min(enough, len(self.rows))
+        index = NearestNeighbors(n_neighbors=enough, algorithm="brute")
+        index.fit(self.rows)
+        distance = np.empty(len(x))
+        for chunk in gen_batches(len(x), max(1, CHUNK_SIZE // len(self.rows))):
+            distances, neighbors = index.kneighbors(x[chunk])
+            before = np.cumsum(self.weights[neighbors], axis=1)
+            before -= self.weights[neighbors]
+            counted = np.clip(self.mass - before, 0, self.weights[neighbors])
+            squares = np.average(distances**2, axis=1, weights=counted)
+            distance[chunk] = np.sqrt(squares)
+        d = x.shape[1]
+        radius = np.sqrt((d + 2) / d) * np.maximum(distance, MIN_DISTANCE)
+        log_volume = d / 2 * np.log(np.pi) - gammaln(d / 2 + 1) + d * np.log(radius)
+        log_share = np.log(self.mass / self.weights.sum())
+        return log_share - log_volume - self.standardizer.log_scale
