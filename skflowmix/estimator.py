@@ -590,7 +590,7 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
         def attributes(candidate):
             fitted = self._fitted_attributes(candidate, rows)
             shown = copy.copy(self)
-            vars(shown).update(fitted)
+            shown.__dict__.update(fitted)
             return fitted | shown._summary(X, sample_weight)
 
         def on_epoch(record, make_candidate):

@@ -107,7 +107,7 @@ class NeighborDensity:
         """
         x = self.standardizer.transform(X, SCORING_BOUND[np.dtype(np.float64)])
         # Enough neighbours even where they are the lightest.
-        enough = np.searchsorted(np.cumsum(np.sort(self.weights)), self.mass) + 1
+        enough = int(np.searchsorted(np.cumsum(np.sort(self.weights)), self.mass)) + 1
         enough = min(enough, len(self.rows))
         index = NearestNeighbors(n_neighbors=enough, algorithm="brute")
         index.fit(self.rows)
