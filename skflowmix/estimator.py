@@ -2,17 +2,16 @@
 
 import copy
 import warnings
+from functools import partial
 from numbers import Integral, Real
 from typing import ClassVar
 
 import numpy as np
 import torch
-from joblib.parallel import get_active_backend
 from sklearn.base import BaseEstimator, DensityMixin, _fit_context
 from sklearn.callback import CallbackSupportMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
-from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import validate_data
 
 from skflowmix._arrays import (
@@ -34,6 +33,7 @@ from skflowmix.initialization import (
     propose_partitions,
 )
 from skflowmix.mixture import MixtureOfFlows
+from skflowmix.restarts import fit_restarts
 from skflowmix.settings import FitSettings
 
 __all__ = ["FlowMixture"]
@@ -429,39 +429,18 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
             starts = self._first_responsibilities(
                 rows, standardizer, kept, inverse, random_state
             )
-        n_restarts = 1 if warm else self.n_init
-        restarts = (
+        restarts = [
             (
-                rows,
                 starts[i % len(starts)],
-                warm,
                 np.random.RandomState(random_state.randint(2**31)),
-                device,
                 context.subcontext(f"init {i}", task_id=i, max_subtasks=None),
-                seen,
-                X,
-                sample_weight,
             )
-            for i in range(n_restarts)
+            for i in range(1 if warm else self.n_init)
+        ]
+        fit_one = partial(
+            self._fit_candidate, rows, X, sample_weight, seen, warm, device
         )
-        if n_restarts == 1:
-            trained = (self._fit_candidate(*restart) for restart in restarts)
-        else:
-            # Not every joblib backend hands over a fit before all are done.
-            as_done = get_active_backend()[0].supports_return_generator
-            return_as = "generator" if as_done else "list"
-            trained = Parallel(self.n_jobs, return_as=return_as)(
-                delayed(self._fit_candidate)(*restart) for restart in restarts
-            )
-        candidates = []
-        for candidate in trained:
-            candidates.append(candidate)
-            if candidate.stopped:
-                break
-        if not isinstance(trained, list):
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # joblib's, of restarts left unfinished
-                trained.close()
+        candidates = fit_restarts(fit_one, restarts, self.n_jobs)
         best = best_candidate(candidates)
         if not (warm or self._start_is_given()):
             best.sort()
@@ -562,16 +541,7 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
         return starts or [plain], plain
 
     def _fit_candidate(
-        self,
-        rows,
-        responsibilities,
-        warm,
-        random_state,
-        device,
-        context,
-        seen,
-        X,
-        sample_weight,
+        self, rows, X, sample_weight, seen, warm, device, start, random_state, context
     ):
         """Train one restart; its epochs are the tasks that callbacks see."""
         context.call_on_fit_task_begin(estimator=self, **seen)
@@ -579,7 +549,7 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
             starts, plain = [], self._gaussians
         else:
             try:
-                starts, plain = self._first_gaussians(rows, responsibilities)
+                starts, plain = self._first_gaussians(rows, start)
             except np.linalg.LinAlgError as error:
                 raise ValueError(
                     "A component's covariance is not positive definite with reg_covar="
@@ -610,7 +580,7 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
         candidate = fit_candidate(
             FitSettings.of(self),
             rows,
-            responsibilities,
+            start,
             starts,
             plain,
             warm=copy.deepcopy(self.module_) if warm else None,
