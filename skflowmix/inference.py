@@ -215,7 +215,9 @@ class FittedMixture(BaseEstimator):
             If `n_samples` is not positive or no such component is in use.
         """
         check_is_fitted(self)
-        if not isinstance(n_samples, (int, np.integer)) or n_samples < 1:
+        if type(n_samples) is bool or not (
+            isinstance(n_samples, (int, np.integer)) and n_samples >= 1
+        ):
             raise ValueError(
                 f"n_samples must be a positive integer, got {n_samples!r}."
             )
