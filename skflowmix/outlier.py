@@ -123,7 +123,8 @@ class FlowMixtureOutlierDetector(OutlierMixin, CallbackSupportMixin, BaseEstimat
     neighbors_ : NeighborDensity
         The density from afar.
     excess_ : float
-        How much the log-density of a row exceeds that from afar and counts, in nats.
+        By how much, at most, the log-density of a row counts above that from afar, in
+        nats.
     n_iter_ : int
         Epochs on the ELBO.
     n_features_in_ : int
@@ -147,9 +148,9 @@ class FlowMixtureOutlierDetector(OutlierMixin, CallbackSupportMixin, BaseEstimat
     with the density p of the mixture and an estimate q by the distance to measure
     [1]_: the root of the mean squared distance to a share of all rows, half as large
     again as the share of outliers. A group of outliers cannot be all of a
-    neighbourhood, however tight it is. It can have a high density p, which counts as
-    far as it exceeds q by no more than c does, the quantile that leaves the share of
-    outliers above. For other scores by neighbours, alone, see [2]_.
+    neighbourhood, however tight it is, so q stays low. Its p may be high, but counts
+    only up to q and c, the excess of log p over log q that the share of outliers
+    goes beyond. For other scores by neighbours see [2]_.
 
     References
     ----------
