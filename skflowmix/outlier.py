@@ -79,9 +79,9 @@ class FlowMixtureOutlierDetector(OutlierMixin, CallbackSupportMixin, BaseEstimat
         The first partition counts as labels that are wrong with this probability.
     input_noise : float, default=0.0
         Noise in training, in distances to the nearest rows, see `FlowMixture`.
-    repeat_noise : float, default=0.0
+    repeat_noise : float, default=0.25
         Noise on values that repeat in a column, in standard deviations of the column,
-        see `FlowMixture`.
+        see `FlowMixture`. Without, rows beside a spike pass for outliers.
     max_iter : int, default=200
         Largest number of epochs on the ELBO.
     n_iter_init : int, default=15
@@ -215,7 +215,7 @@ class FlowMixtureOutlierDetector(OutlierMixin, CallbackSupportMixin, BaseEstimat
         temperature_decay=1e-3,
         label_noise=0.05,
         input_noise=0.0,
-        repeat_noise=0.0,
+        repeat_noise=0.25,
         max_iter=200,
         n_iter_init=15,
         tol=1e-3,
