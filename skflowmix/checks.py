@@ -19,12 +19,13 @@ def check_weights(sample_weight, X, n_positive=1):
     largest = sample_weight.max()
     if not np.isfinite(largest):  # a scalar is not checked above
         raise ValueError("sample_weight must be finite.")
+    sample_weight = np.ldexp(sample_weight, -np.frexp(largest)[1])
     if np.count_nonzero(sample_weight) < n_positive:
         raise ValueError(
             f"sample_weight must be positive for at least {n_positive} rows: others "
             "are left out."
         )
-    return np.ldexp(sample_weight, -np.frexp(largest)[1])
+    return sample_weight
 
 
 def check_parameters(estimator, n_samples, n_features):

@@ -38,7 +38,8 @@ class NeighborDensity:
     :math:`\delta^2 = r^2 D / (D + 2)` to its centre. With the distance to measure
     [1]_ for :math:`\delta`, the root of the mean squared distance to the m nearest
     rows, that is an estimate of the density which moves little when few rows change:
-    a group of much less than the share m does not make a place dense.
+    a group of much less than the share m does not make a place dense. It is not
+    normalised: its tail falls like :math:`r^{-D}`.
 
     Parameters
     ----------
@@ -105,21 +106,23 @@ class NeighborDensity:
         log_prob : ndarray of shape (n_samples,), float64
             In nats, for densities in data units.
         """
-        x = self.standardizer.transform(X, SCORING_BOUND[np.dtype(np.float64)])
+        bound = SCORING_BOUND[np.dtype(np.float64)]
         # Enough neighbours even where they are the lightest.
         enough = int(np.searchsorted(np.cumsum(np.sort(self.weights)), self.mass)) + 1
         enough = min(enough, len(self.rows))
         index = NearestNeighbors(n_neighbors=enough, algorithm="brute")
         index.fit(self.rows)
-        distance = np.empty(len(x))
-        for chunk in gen_batches(len(x), max(1, CHUNK_SIZE // len(self.rows))):
-            distances, neighbors = index.kneighbors(x[chunk])
+        distance = np.empty(len(X))
+        for chunk in gen_batches(len(X), max(1, CHUNK_SIZE // len(self.rows))):
+            distances, neighbors = index.kneighbors(
+                self.standardizer.transform(X[chunk], bound)
+            )
             before = np.cumsum(self.weights[neighbors], axis=1)
             before -= self.weights[neighbors]
             counted = np.clip(self.mass - before, 0, self.weights[neighbors])
             squares = np.average(distances**2, axis=1, weights=counted)
             distance[chunk] = np.sqrt(squares)
-        d = x.shape[1]
+        d = X.shape[1]
         radius = np.sqrt((d + 2) / d) * np.maximum(distance, MIN_DISTANCE)
         log_volume = d / 2 * np.log(np.pi) - gammaln(d / 2 + 1) + d * np.log(radius)
         log_share = np.log(self.mass / self.weights.sum())

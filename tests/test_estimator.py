@@ -1244,7 +1244,7 @@ def default_device(name):
     try:
         yield
     finally:
-        torch.set_default_device("cpu")
+        torch.set_default_device(None)
 
 
 @pytest.mark.parametrize(

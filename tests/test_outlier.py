@@ -83,6 +83,15 @@ def test_auto_gives_few_false_alarms_on_gaussian_rows():
     assert (model.predict(new + 8) == -1).all()
 
 
+def test_auto_finds_a_tight_group():
+    random_state = np.random.RandomState(0)
+    group = 3 + 0.01 * random_state.normal(size=(40, 8))
+    X = np.r_[random_state.normal(size=(960, 8)), group]
+    model = small(2).fit(X)
+    assert (model.predict(group) == -1).all()
+    assert np.mean(model.predict(X) == -1) < 0.08
+
+
 def test_weights_equal_repetition():
     weights = np.random.RandomState(0).randint(0, 3, 150)
     for contamination in ("auto", 0.1):
