@@ -11,7 +11,7 @@ from skflowmix.flows import FLOWS
 __all__ = ["check_parameters", "check_start", "check_weights"]
 
 
-def check_weights(sample_weight, X, n_positive=1):
+def check_weights(sample_weight, X, n_positive=2):
     """Weights over a power of two, which is exact, so that no sum overflows."""
     sample_weight = _check_sample_weight(
         sample_weight, X, dtype=np.float64, ensure_non_negative=True

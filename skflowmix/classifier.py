@@ -544,7 +544,7 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, BaseEstimator
             order="C",
             ensure_min_samples=2,
         )
-        sample_weight = check_weights(sample_weight, X, n_positive=2)
+        sample_weight = check_weights(sample_weight, X)
         kept = sample_weight > 0
         X, y, sample_weight = X[kept], y[kept], sample_weight[kept]
         classes, numbers = _number_classes(y)

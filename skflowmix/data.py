@@ -6,6 +6,7 @@ import numpy as np
 
 __all__ = [
     "Standardizer",
+    "count_directions",
     "merge_identical_rows",
     "outside_spikes",
     "plane_of",
@@ -58,7 +59,7 @@ def merge_identical_rows(X, sample_weight):
     rows : ndarray of shape (n_distinct, n_features)
         The distinct rows as float64, in a fixed pseudo-random order.
     weights : ndarray of shape (n_distinct,)
-        Their weights, scaled to mean one.
+        Their weights, rounded to 40 bits and scaled to mean one.
     inverse : ndarray of shape (n_samples,)
         Index into `rows` of every row of X.
     """
@@ -72,13 +73,16 @@ def merge_identical_rows(X, sample_weight):
         mixed = (column ^ (column >> np.uint64(29))) * (factor | np.uint64(1))
         hashes = (hashes ^ (hashes >> np.uint64(31))) * np.uint64(0x9E3779B97F4A7C15)
         hashes += mixed ^ (mixed >> np.uint64(32))
+    # The order of the hashes is the order of the rows: of integers, too, a random one.
+    for shift in (33, 29):
+        hashes = (hashes ^ (hashes >> np.uint64(shift))) * np.uint64(0xFF51AFD7ED558CCD)
     _, first, inverse = np.unique(hashes, return_index=True, return_inverse=True)
     if not np.array_equal(rows[first[inverse]], rows):  # two rows share a hash
         _, first, inverse = np.unique(
             rows, axis=0, return_index=True, return_inverse=True
         )
     totals = np.bincount(inverse.ravel(), weights=sample_weight)
-    # A common factor leaves no rounding behind: some bits fewer decide no ties.
+    # Rounded, weights times a common factor are the same ones, and break no ties.
     mantissas, exponents = np.frexp(totals / totals.max())
     weights = np.ldexp(np.rint(np.ldexp(mantissas, 40)), exponents - 40)
     return rows[first], weights / weights.mean(), inverse.ravel()
@@ -216,6 +220,27 @@ def plane_of(x, weights, widths):
     kept = asked @ projector.diagonal()
     projector *= np.sqrt(asked.sum() / kept) if kept > 0 else 1.0
     return projector / deviations[:, None] * deviations
+
+
+def count_directions(x, weights):
+    """Count the directions in which rows differ.
+
+    Parameters
+    ----------
+    x : ndarray of shape (n_samples, n_features)
+        Rows.
+    weights : ndarray of shape (n_samples,)
+        Positive weights.
+
+    Returns
+    -------
+    n_directions : int
+        Without those that constant columns, copies and sums of others add. Where rows
+        are too few to tell, the number of columns that are not constant.
+    """
+    if len(x) <= x.shape[1]:
+        return int(np.count_nonzero(np.ptp(x, axis=0)))
+    return round(_projector_of(x, weights)[0].trace())
 
 
 def _projector_of(x, weights):

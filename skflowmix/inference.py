@@ -125,7 +125,7 @@ class FittedMixture(BaseEstimator):
             In nats per row.
         """
         log_prob = self.score_samples(X)
-        sample_weight = check_weights(sample_weight, log_prob)
+        sample_weight = check_weights(sample_weight, log_prob, n_positive=1)
         return float(np.average(log_prob, weights=sample_weight))
 
     def elbo(self, X):

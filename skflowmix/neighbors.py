@@ -11,6 +11,7 @@ from skflowmix.data import (
     SCORING_BOUND,
     TRAINING_BOUND,
     Standardizer,
+    count_directions,
     merge_identical_rows,
 )
 
@@ -33,13 +34,14 @@ CHUNK_SIZE = 2_000_000
 class NeighborDensity:
     r"""Density by the distances to a share of all rows.
 
-    A ball that holds the share m of the rows, evenly spread, has the density
-    :math:`m / (V_D r^D)` and the mean squared distance
+    A ball in D dimensions that holds the share m of the rows, evenly spread, has the
+    density :math:`m / (V_D r^D)` and the mean squared distance
     :math:`\delta^2 = r^2 D / (D + 2)` to its centre. With the distance to measure
     [1]_ for :math:`\delta`, the root of the mean squared distance to the m nearest
     rows, that is an estimate of the density which moves little when few rows change:
     a group of much less than the share m does not make a place dense. It is not
-    normalised: its tail falls like :math:`r^{-D}`.
+    normalised: its tail falls like :math:`r^{-D}`. D counts the directions in which
+    rows differ: a constant column changes nothing.
 
     Parameters
     ----------
@@ -51,6 +53,8 @@ class NeighborDensity:
         Their weights.
     mass : float
         Weight of the neighbours, together.
+    n_directions : int
+        The dimension D.
 
     References
     ----------
@@ -62,6 +66,7 @@ class NeighborDensity:
     rows: np.ndarray
     weights: np.ndarray
     mass: float
+    n_directions: int
 
     @classmethod
     def fit(cls, X, sample_weight, share):
@@ -86,12 +91,12 @@ class NeighborDensity:
         rows, weights, _ = merge_identical_rows(X, sample_weight)
         standardizer = Standardizer.fit(rows, weights)
         # Merged rows are in a random order, the same for the same rows.
-        rows, weights = rows[:MAX_ROWS], weights[:MAX_ROWS]
+        weights = weights[:MAX_ROWS]
+        rows = standardizer.transform(rows[:MAX_ROWS], TRAINING_BOUND)
         least = min(MIN_NEIGHBORS, len(rows)) * weights.mean()
         mass = max(share * weights.sum(), least)
-        return cls(
-            standardizer, standardizer.transform(rows, TRAINING_BOUND), weights, mass
-        )
+        n_directions = max(1, count_directions(rows, weights))
+        return cls(standardizer, rows, weights, mass, n_directions)
 
     def log_prob(self, X):
         """Log-density at every row.
@@ -122,7 +127,7 @@ class NeighborDensity:
             counted = np.clip(self.mass - before, 0, self.weights[neighbors])
             squares = np.average(distances**2, axis=1, weights=counted)
             distance[chunk] = np.sqrt(squares)
-        d = X.shape[1]
+        d = self.n_directions
         radius = np.sqrt((d + 2) / d) * np.maximum(distance, MIN_DISTANCE)
         log_volume = d / 2 * np.log(np.pi) - gammaln(d / 2 + 1) + d * np.log(radius)
         log_share = np.log(self.mass / self.weights.sum())

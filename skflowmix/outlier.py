@@ -149,10 +149,13 @@ class FlowMixtureOutlierDetector(OutlierMixin, CallbackSupportMixin, BaseEstimat
 
     with the density p of the mixture and an estimate q by the distance to measure
     [1]_: the root of the mean squared distance to a share of all rows, half as large
-    again as the share of outliers. A group of outliers cannot be all of a
+    again as the share of outliers. A group of fewer rows cannot be all of a
     neighbourhood, however tight it is, so q stays low. Its p may be high, but counts
     only up to q and c, the excess of log p over log q that the share of outliers
     goes beyond. For other scores by neighbours see [2]_.
+
+    A training row is among its own neighbours, and the mixture has seen it: where rows
+    are few, more than `contamination` of new inliers lie below the threshold.
 
     References
     ----------
@@ -286,7 +289,7 @@ class FlowMixtureOutlierDetector(OutlierMixin, CallbackSupportMixin, BaseEstimat
         X = validate_data(self, X, dtype=np.float64, order="C", ensure_min_samples=2)
         if y is None:
             seen["y"] = np.zeros(len(X), dtype=int)
-        sample_weight = check_weights(sample_weight, X, n_positive=2)
+        sample_weight = check_weights(sample_weight, X)
         kept = sample_weight > 0
         X, sample_weight = X[kept], sample_weight[kept]
         context = self._init_callback_context(max_subtasks=1)

@@ -16,6 +16,9 @@ def fit_restarts(
 ) -> list[Candidate]:
     """Fit a model per restart, until a callback stops one.
 
+    A joblib backend that hands over all fits together completes those after it as well;
+    they are left out.
+
     Parameters
     ----------
     fit_one : callable

@@ -11,7 +11,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.utils._param_validation import InvalidParameterError, make_constraint
 from small_models import answers, assert_same_answers, moons, small
 
-from skflowmix import FlowMixture
+from skflowmix import FlowMixture, FlowMixtureOutlierDetector
 from skflowmix.checks import check_parameters
 from skflowmix.flows import FLOWS
 
@@ -79,6 +79,12 @@ def test_refused(X, error, match):
     if "minimum" not in match:
         with pytest.raises(error, match=match):
             small(1).fit(moons()).score_samples(X)
+
+
+@pytest.mark.parametrize("estimator", [FlowMixture, FlowMixtureOutlierDetector])
+def test_a_single_row_that_counts(estimator):
+    with pytest.raises(ValueError, match="must be positive for at least 2 rows"):
+        estimator().fit(moons(), sample_weight=np.arange(150) == 3)
 
 
 def test_fewer_rows_than_components():

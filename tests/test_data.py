@@ -7,10 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from scipy.stats import chi2
 
 from skflowmix.data import (
     SCORING_BOUND,
     Standardizer,
+    count_directions,
     merge_identical_rows,
     outside_spikes,
     plane_of,
@@ -83,9 +85,21 @@ def test_negative_zero_equals_zero():
     rows, weights, inverse = merge_identical_rows(X, np.array([1.0, 2.0, 3.0, 4.0]))
     assert len(rows) == 2
     assert not np.signbit(rows[:, 0]).any()
-    np.testing.assert_array_equal(sorted(weights), [0.6, 1.4])
+    np.testing.assert_allclose(sorted(weights), [0.6, 1.4])
     assert inverse[0] == inverse[1] != inverse[2] == inverse[3]
     assert np.signbit(X[1, 0])  # the caller's array is left alone
+
+
+@pytest.mark.parametrize("unit", [1.0, 0.1, 2.0**-30, 1e9])
+def test_merged_rows_of_a_grid_are_in_random_order(unit):
+    grid = unit * np.stack(np.meshgrid(np.arange(100), np.arange(100)), -1)
+    rows, _, _ = merge_identical_rows(grid.reshape(-1, 2), np.ones(10_000))
+    for column in rows[:2000].T:
+        _, counts = np.unique(column, return_counts=True)
+        # Hypergeometric: twenty of each value, with variance 16.
+        assert np.sum((counts - 20) ** 2 / 16) < chi2.ppf(0.999, 99)
+    steps = np.abs(np.diff(rows, axis=0)).mean() / unit
+    assert steps == pytest.approx(100 / 3, rel=0.03)
 
 
 def test_rows_that_share_a_hash_are_kept_apart(monkeypatch):
@@ -425,6 +439,19 @@ def test_shifts_stay_in_the_plane_of_the_rows():
         factor = np.linalg.norm(moved) / np.linalg.norm(differences)
         assert factor >= 1
         np.testing.assert_allclose(moved, factor * differences, atol=1e-8)
+
+
+def test_directions_are_those_in_which_rows_differ():
+    x = normal(200, 3)
+    for rows, n_directions in (
+        (x, 3),
+        (np.hstack([x, x[:, :1], np.ones((200, 1))]), 3),
+        (np.hstack([x, x.sum(1, keepdims=True)]), 3),
+        (np.hstack([x, x[:, :1] + 0.01 * normal(200, 1, seed=1)]), 4),
+        (np.hstack([x[:3], np.ones((3, 1))]), 3),
+        (np.ones((200, 2)), 0),
+    ):
+        assert count_directions(rows, np.ones(len(rows))) == n_directions
 
 
 @pytest.mark.parametrize("copies", [2, 4])

@@ -1,11 +1,14 @@
 """`NeighborDensity`: densities by the distances to a share of the rows."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.spatial.distance import cdist
 from scipy.stats import norm
 
+from skflowmix.data import TRAINING_BOUND, Standardizer
 from skflowmix.neighbors import MAX_ROWS, NeighborDensity
 
 RANDOM_STATE = np.random.RandomState(0)
@@ -20,8 +23,7 @@ def fitted(rows, sample_weight=None, share=0.15):
 
 
 @pytest.mark.parametrize("n_features", [1, 2, 3])
-def test_is_a_density(n_features):
-    # Evenly spread rows, the case it is exact for.
+def test_is_the_density_of_evenly_spread_rows(n_features):
     rows = RANDOM_STATE.uniform(-2, 2, size=(MAX_ROWS, n_features))
     within = RANDOM_STATE.uniform(-0.5, 0.5, size=(200, n_features))
     for share in (0.02, 0.1):
@@ -56,18 +58,64 @@ def test_units_shift_the_log_density():
 @pytest.mark.parametrize("share", [0.001, 0.15, 1.0])
 def test_weights_equal_repetition(share):
     weights = RANDOM_STATE.randint(1, 4, len(X))
-    weighted = fitted(X, weights.astype(float), share).log_prob(X)
-    repeated = fitted(np.repeat(X, weights, axis=0), share=share).log_prob(X)
-    assert_allclose(repeated, weighted)
-    assert_allclose(fitted(X, 1e-9 * weights, share).log_prob(X), weighted)
+    weighted = fitted(X, weights.astype(float), share)
+    unit = weights.mean()  # the weight of a row that counts once
+    plain = replace(
+        weighted,
+        rows=np.repeat(weighted.rows, np.rint(weighted.weights * unit).astype(int), 0),
+        weights=np.ones(weights.sum()),
+        mass=weighted.mass * unit,
+    )
+    assert_allclose(plain.log_prob(X), weighted.log_prob(X))
+    again = fitted(np.repeat(X, weights, axis=0), share=share)
+    assert_allclose(again.log_prob(X), weighted.log_prob(X))
+    scaled = fitted(X, 1e-9 * weights, share)
+    assert_allclose(scaled.log_prob(X), weighted.log_prob(X))
 
 
-def test_weights_decide_who_is_a_neighbour():
-    rows = np.r_[np.zeros((6, 1)), np.ones((6, 1))] + np.arange(12)[:, None] * 1e-9
-    light = fitted(rows, np.repeat([1.0, 100.0], 6), share=0.5)
-    # All that is light, and most of what is heavy, is the neighbourhood of either.
-    at_light, at_heavy = light.log_prob(np.array([[0.0], [1.0]]))
-    assert at_light < at_heavy
+def test_the_nearest_weight_is_the_neighbourhood():
+    rows = np.array([[0.0], [1.0], [3.0], [7.0], [15.0]])
+    weights = np.array([1.0, 1.0, 2.0, 4.0, 2.0])
+    density = replace(
+        fitted(rows),
+        standardizer=Standardizer(np.zeros(1), np.ones(1)),
+        rows=rows,
+        weights=weights,
+        mass=6.0,
+    )
+    # From the first row, half the weight of the fourth one counts.
+    mean_squares = np.array([(0 + 1 + 2 * 9 + 2 * 49) / 6, (4 * 0 + 2 * 16) / 6])
+    log_prob = density.log_prob(rows[[0, 3]])
+    assert_allclose(np.exp(log_prob), 0.6 / (2 * np.sqrt(3 * mean_squares)))
+
+
+def test_a_neighbourhood_has_five_rows_at_least():
+    least = fitted(X, share=1e-9)
+    five = fitted(X, share=5 / len(X))
+    assert_array_equal(least.log_prob(X), five.log_prob(X))
+
+
+@pytest.mark.parametrize("n_rows", [2, 3, 100])
+def test_columns_that_say_nothing_new_shift_the_log_density(n_rows):
+    log_prob = fitted(X[:n_rows]).log_prob(X)
+    constant = np.c_[X, np.full((len(X), 2), 7.0)]
+    with_constants = fitted(constant[:n_rows]).log_prob(constant)
+    assert np.ptp(with_constants - log_prob) < 1e-9
+    copied = np.c_[X[:, :1], X[:, :1]]
+    twice = fitted(copied[:100]).log_prob(copied)
+    assert np.ptp(twice - fitted(X[:100, :1]).log_prob(X[:, :1])) < 1e-9
+
+
+def test_the_first_thousandth_of_a_standard_deviation_does_not_count():
+    density = fitted(np.r_[X, np.zeros((200, 3))], share=0.1)
+    unit = density.standardizer.scale
+    nearer, on, further = density.log_prob(unit * [[5e-4], [0.0], [2e-3]])
+    assert nearer == on > further
+
+
+def test_a_row_out_of_all_bounds_counts_as_thirty_standard_deviations_away():
+    density = fitted(np.r_[X, [[1e9, 1.0, 1.0]]])
+    assert density.rows.max() == TRAINING_BOUND
 
 
 def test_any_row_has_a_density():

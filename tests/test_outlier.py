@@ -5,6 +5,7 @@ import pickle
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
+from scipy.stats import expon
 from sklearn.base import clone, is_outlier_detector
 from sklearn.datasets import make_moons
 from sklearn.metrics import roc_auc_score
@@ -17,6 +18,12 @@ from sklearn.utils.estimator_checks import (
 from small_models import moons
 
 from skflowmix import FlowMixture, FlowMixtureOutlierDetector
+from skflowmix.outlier import (
+    ASSUMED_CONTAMINATION,
+    FALSE_ALARMS,
+    _share_of_outliers,
+    _threshold,
+)
 
 
 def small(n_components=1, **kwargs):
@@ -73,6 +80,51 @@ def test_the_decision_is_a_density_above_the_threshold():
     assert scores.dtype == np.float64
     assert_array_equal(model.decision_function(X), scores - model.offset_)
     assert_array_equal(model.predict(X), np.where(scores < model.offset_, -1, 1))
+
+
+def test_equal_scores_are_flagged_together_or_not_at_all():
+    ones = np.ones(100)
+    scores = np.arange(100.0)
+    assert _threshold(scores, ones, 0.1) == 9.5
+    scores[5:13] = 9.0  # five without, thirteen with them
+    assert _threshold(scores, ones, 0.1) == 11.0
+    assert _threshold(scores, ones, 0.07) == 6.5
+    scores[:13] = 9.0
+    assert _threshold(scores, ones, 0.1) == 11.0
+    assert _threshold(scores, ones, 0.03) < 9.0
+    rounded = scores + 1e-12 * np.arange(100)
+    assert _threshold(rounded, ones, 0.1) == pytest.approx(11.0)
+    assert _threshold(np.full(100, 2.0), ones, 0.1) == pytest.approx(2.0)
+    assert _threshold(np.full(100, 2.0), ones, 0.1) < 2.0
+
+
+def test_the_threshold_counts_weights():
+    scores, weights = np.arange(4.0), np.array([1.0, 3.0, 4.0, 2.0])
+    for contamination, threshold in ((0.1, 0.5), (0.4, 1.5), (0.3, 1.5), (0.2, 0.5)):
+        assert _threshold(scores, weights, contamination) == threshold
+
+
+def test_an_exponential_tail_has_no_outliers():
+    tail = -expon.ppf((np.arange(10_000) + 0.5) / 10_000)
+    ones = np.ones(10_000)
+    assert _share_of_outliers(tail, ones) == pytest.approx(FALSE_ALARMS, abs=2e-4)
+    assert _share_of_outliers(3 + 1e6 * tail, ones) == pytest.approx(
+        FALSE_ALARMS, abs=2e-4
+    )
+
+
+@pytest.mark.parametrize("share", [0.02, 0.05, 0.09])
+def test_rows_far_below_the_tail_are_outliers(share):
+    tail = -expon.ppf((np.arange(10_000) + 0.5) / 10_000)
+    n_outliers = round(share / (1 - share) * 10_000)
+    scores = np.r_[tail, np.full(n_outliers, -1e3)]
+    found = _share_of_outliers(scores, np.ones(len(scores)))
+    assert found == pytest.approx(share + FALSE_ALARMS * (1 - share), abs=1e-3)
+
+
+def test_no_more_than_a_tenth_are_outliers():
+    scores = np.r_[-expon.ppf((np.arange(900) + 0.5) / 900), np.full(150, -1e3)]
+    assert _share_of_outliers(scores, np.ones(1050)) == ASSUMED_CONTAMINATION
 
 
 def test_auto_gives_few_false_alarms_on_gaussian_rows():
