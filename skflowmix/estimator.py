@@ -442,10 +442,6 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
         )
         candidates = fit_restarts(fit_one, restarts, self.n_jobs)
         best = best_candidate(candidates)
-        if not (warm or self._start_is_given()):
-            best.sort()
-            if self.weight_concentration_prior is not None:
-                best.drop_unused(len(rows.x))
         for name, value in self._fitted_attributes(best, rows).items():
             setattr(self, name, value)
         self._sample_seeds = LockedSeeds(int(random_state.randint(2**31)))
@@ -588,6 +584,10 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
             device=device,
             on_epoch=on_epoch,
         )
+        if not (warm or self._start_is_given()):
+            candidate.sort()
+            if self.weight_concentration_prior is not None:
+                candidate.drop_unused(len(rows.x))
         candidate.stopped |= context.call_on_fit_task_end(
             estimator=self,
             reconstruction_attributes=lambda: attributes(candidate),

@@ -349,15 +349,22 @@ class _Fit:
             torch._foreach_copy_(list(self.working.parameters()), self.start)
 
     def finish(
-        self, random_state: np.random.RandomState, on_epoch: OnEpoch, *, warm: bool
+        self,
+        plain: Gaussians,
+        random_state: np.random.RandomState,
+        on_epoch: OnEpoch,
+        *,
+        warm: bool,
     ) -> Candidate:
         """Let all rows have their say, fit q for the last time, and copy the model."""
         held_out_log_prob = self.held_out_log_prob()
         if len(self.rows.held_out) and not self.outcome.stopped:
-            if not warm:
-                self.whiten_by_all_rows()
             if self.pays_off:
+                if not warm:
+                    self.whiten_by_all_rows()
                 self.train_on_all_rows(random_state, on_epoch)
+            elif not warm:
+                self.replace_by(plain)
         if self.working.n_components > 1:
             self.fit_posterior(random_state)
         return self.candidate(held_out_log_prob)
@@ -371,8 +378,15 @@ class _Fit:
         rows, former, before = self.rows, self.gaussians, self.held_out_log_prob()
         self.whiten_by(former.refit(rows.x, rows.weights, self.responsibilities))
         gain = robust_gain(self.held_out, self.held_out_log_prob(), before)
-        if self.pays_off and not gain >= 0:
+        if not gain >= 0:
             self.whiten_by(former)
+
+    @torch.no_grad()
+    def replace_by(self, gaussians: Gaussians) -> None:
+        """Let other Gaussians take the place of those that flows were dropped for."""
+        self.whiten_by(gaussians)
+        log_weights = torch.from_numpy(np.log(gaussians.weights))
+        self.working.weight_logits.copy_(log_weights)
 
     def whiten_by(self, gaussians: Gaussians) -> None:
         """Let other Gaussians take the place of those it was trained with."""
@@ -457,8 +471,8 @@ def fit_candidate(
     Flows are judged by rows that neither they nor the Gaussians they start from have
     seen. Of several starts the one that is better after the M-step goes on. Unless what
     came of it is clearly better than the plain Gaussians, training starts again from
-    these. Where no flow pays off, Gaussians of all rows are the model; otherwise
-    training ends with a few epochs on all rows.
+    these. Where no flow pays off, they are the model; otherwise training ends with a
+    few epochs on all rows.
 
     Parameters
     ----------
@@ -548,7 +562,7 @@ def fit_candidate(
                     enough = not other.clearly_better_than(fit.held_out_log_prob())
                 if not enough:
                     fit = other
-    return fit.finish(random_state, on_epoch, warm=warm is not None)
+    return fit.finish(plain, random_state, on_epoch, warm=warm is not None)
 
 
 def best_candidate(candidates: list[Candidate]) -> Candidate:
