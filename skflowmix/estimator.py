@@ -216,8 +216,9 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
 
     scikit-learn's callbacks are called after every epoch; one that asks to stop ends
     the whole fit and keeps the best weights; before the last phase these belong to
-    Gaussians that have not seen the held-out rows. Callbacks see zeros for `y` where
-    `fit` got none, since `ScoringMonitor` scores nothing without.
+    Gaussians that have not seen the held-out rows. Until a restart ends, components
+    are in the order of its start. Callbacks see zeros for `y` where `fit` got none,
+    since `ScoringMonitor` scores nothing without.
 
     References
     ----------

@@ -358,13 +358,13 @@ class _Fit:
     ) -> Candidate:
         """Let all rows have their say, fit q for the last time, and copy the model."""
         held_out_log_prob = self.held_out_log_prob()
-        if len(self.rows.held_out) and not self.outcome.stopped:
-            if self.pays_off:
+        if len(self.rows.held_out):
+            if not (self.pays_off or warm):
+                self.replace_by(plain)
+            elif self.pays_off and not self.outcome.stopped:
                 if not warm:
                     self.whiten_by_all_rows()
                 self.train_on_all_rows(random_state, on_epoch)
-            elif not warm:
-                self.replace_by(plain)
         if self.working.n_components > 1:
             self.fit_posterior(random_state)
         return self.candidate(held_out_log_prob)
@@ -552,7 +552,8 @@ def fit_candidate(
         tried = [start.shrinkage for start in starts]
         if not (fit.outcome.stopped or plain.shrinkage in tried):
             other = start_from(plain)
-            enough = fit.clearly_better_than(other.log_prob_start)
+            better = fit.clearly_better_than(other.log_prob_start)
+            enough = fit.pays_off and better
             if not enough:
                 m_step(other)
                 other.train(random_state, on_epoch)

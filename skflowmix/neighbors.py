@@ -41,7 +41,7 @@ class NeighborDensity:
     rows, that is an estimate of the density which moves little when few rows change:
     a group of much less than the share m does not make a place dense. It is not
     normalised: its tail falls like :math:`r^{-D}`. D counts the directions in which
-    rows differ: a constant column changes nothing.
+    rows differ (of few rows, the columns): a constant one changes nothing.
 
     Parameters
     ----------

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.callback import ProgressBar, ScoringMonitor
+from sklearn.datasets import make_blobs
 from sklearn.model_selection import GridSearchCV
 from small_models import answers, assert_same_answers, moons, small, trained
 
@@ -104,6 +105,26 @@ def test_what_a_callback_sees_is_a_copy():
         assert fitted.sample(3)[0].shape == (3, 2)
     scores = [then["score_samples"].mean() for then in during]
     assert len(set(scores)) > 3  # as the training goes on
+
+
+def test_callbacks_see_each_restart_in_its_final_order():
+    X, _ = make_blobs([20, 40, 80, 160], random_state=0)
+    recorder = Recorder()
+    model = small(4, n_init=4, init_params="random_from_data")
+    model.set_callbacks(recorder).fit(X)
+    shown = {
+        name: model
+        for name, model in zip(recorder.ended, recorder.models, strict=True)
+        if name.startswith("init")
+    }
+    assert len(shown) == 4
+    for restart in shown.values():
+        assert (np.diff(restart.weights_) <= 0).all()
+    assert any(
+        np.array_equal(restart.means_, model.means_)
+        and np.array_equal(restart.labels_, model.labels_)
+        for restart in shown.values()
+    )
 
 
 def test_a_callback_sees_no_rest_of_a_former_fit():
