@@ -110,7 +110,7 @@ def test_what_a_callback_sees_is_a_copy():
 def test_callbacks_see_each_restart_in_its_final_order():
     X, _ = make_blobs([20, 40, 80, 160], random_state=0)
     recorder = Recorder()
-    model = small(4, n_init=4, init_params="random_from_data")
+    model = small(4, n_init=4, init_params="k-means++")
     model.set_callbacks(recorder).fit(X)
     shown = {
         name: model
