@@ -215,7 +215,7 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
     distance for training, not for scoring.
 
     scikit-learn's callbacks are called after every epoch; one that asks to stop ends
-    the whole fit and keeps the best weights; before the last phase these belong to
+    the whole fit and keeps the best weights; before the last phase flows belong to
     Gaussians that have not seen the held-out rows. Until a restart ends, components
     are in the order of its start. Callbacks see zeros for `y` where `fit` got none,
     since `ScoringMonitor` scores nothing without.

@@ -552,8 +552,7 @@ def fit_candidate(
         tried = [start.shrinkage for start in starts]
         if not (fit.outcome.stopped or plain.shrinkage in tried):
             other = start_from(plain)
-            better = fit.clearly_better_than(other.log_prob_start)
-            enough = fit.pays_off and better
+            enough = fit.pays_off and fit.clearly_better_than(other.log_prob_start)
             if not enough:
                 m_step(other)
                 other.train(random_state, on_epoch)

@@ -154,8 +154,8 @@ class FlowMixtureOutlierDetector(OutlierMixin, CallbackSupportMixin, BaseEstimat
     only up to q and c, the excess of log p over log q that the share of outliers
     goes beyond. For other scores by neighbours see [2]_.
 
-    A training row is among its own neighbours, and the mixture has seen it: where rows
-    are few, more than `contamination` of new inliers lie below the threshold.
+    A training row is among its own neighbours, and the mixture has seen it: slightly
+    more than `contamination` of new rows can lie below the threshold.
 
     References
     ----------
