@@ -22,9 +22,9 @@ from skflowmix.graphs import N_NEIGHBORS, normalized_graph
 from skflowmix.initialization import (
     INIT_METHODS,
     nearest_mean_responsibilities,
-    propose_partitions,
     rescale_columns,
 )
+from skflowmix.starts import propose_starts
 
 __all__ = ["FlowMixtureClassifier", "spread_labels"]
 
@@ -201,7 +201,7 @@ class _ClassMixture(FlowMixture):
         unknown = (classes < 0)[:, None]
         component_class = np.repeat(np.arange(n_classes), n_per_class)
         rows.allowed = unknown | (classes[:, None] == component_class)
-        x = rescale_columns(rows.x, rows.weights, standardizer.scale)
+        x = rescale_columns(rows.x, rows.weights, standardizer.scale, rows.far)
         shares = spread_labels(x, classes, n_classes, random_state)
         # Shares say little beyond the likeliest class: all of them are near uniform.
         best = shares.max(1, keepdims=True)
@@ -215,14 +215,15 @@ class _ClassMixture(FlowMixture):
             own = np.flatnonzero(shares.argmax(1) == k)
             within = np.full((len(share), n_per_class), 1 / n_per_class)
             if len(own):
-                proposal = propose_partitions(
+                proposal = propose_starts(
                     rows.x[own],
                     rows.weights[own],
+                    standardizer.limits,
                     n_per_class,
                     self.init_params,
                     random_state,
                     column_scales=standardizer.scale,
-                )[0].responsibilities
+                )[0]
                 mass = rows.weights[own] @ proposal
                 weighted = (proposal * rows.weights[own, None]).T @ rows.x[own]
                 means = weighted / np.maximum(mass, 1e-10)[:, None]
@@ -273,13 +274,14 @@ class _ClassMixture(FlowMixture):
     def _refit_without_folds(self, gaussians, rows):
         """Pairs of labelled rows and Gaussians of all others."""
         labelled = np.flatnonzero(self._classes >= 0)[:MAX_CALIBRATION_ROWS]
+        moments = rows.without_far(self._shares)
         folds = []
         for own in (labelled[fold::N_FOLDS] for fold in range(N_FOLDS)):
             others = np.setdiff1d(np.arange(len(rows.x)), own)
             if not (len(own) and len(others)):
                 continue
             refitted = gaussians.refit(
-                rows.x[others], rows.weights[others], self._shares[others]
+                rows.x[others], rows.weights[others], moments[others]
             )
             # Without these rows a column may be constant, which reg_covar=0 allows.
             if np.linalg.eigvalsh(refitted.covariances).min() > 0:

@@ -8,7 +8,7 @@ from sklearn.cluster import KMeans
 from skflowmix.graphs import Landmarks
 from skflowmix.initialization import rescale_columns
 
-__all__ = ["count_clusters"]
+__all__ = ["MIN_CONTACT", "contact", "count_clusters"]
 
 # Two groups are one where the rows between them are no sparser than this: one less the
 # mean rank, from 0 to 1, of the distances to their tenth neighbours in their groups.
@@ -67,9 +67,9 @@ def count_clusters(
     labels = _absorb_fragments(landmarks, labels, n_groups)
     n_clusters = len(np.unique(labels))
     while n_clusters > 1:
-        contact = _contact(landmarks, labels, n_groups)
-        one, other = np.unravel_index(contact.argmax(), contact.shape)
-        if contact[one, other] < MIN_CONTACT:
+        touching = contact(landmarks, labels, n_groups)
+        one, other = np.unravel_index(touching.argmax(), touching.shape)
+        if touching[one, other] < MIN_CONTACT:
             break
         labels[labels == other] = one
         n_clusters -= 1
@@ -89,7 +89,7 @@ def _absorb_fragments(landmarks, labels, n_groups):
     return labels
 
 
-def _contact(landmarks, labels, n_groups):
+def contact(landmarks, labels, n_groups):
     """How densely each two groups touch: (n_groups, n_groups), from 0 to 1.
 
     A far row has neighbours in other clusters, but is none of theirs.

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from skflowmix.robust import usual_interval, weighted_quantile
+
 __all__ = [
     "Standardizer",
     "count_directions",
@@ -12,7 +14,6 @@ __all__ = [
     "plane_of",
     "repeat_widths",
     "split_rows",
-    "weighted_quantile",
 ]
 
 # Fewer held-out rows cannot tell what is better.
@@ -33,8 +34,12 @@ DEPENDENT = 1e-6
 # deviations: a Gaussian has a 25th of them there at most.
 SPIKE_SHARE, SPIKE_WIDTH = 0.15, 0.05
 
-# Training pulls rows in to this many standard deviations: one row must not decide.
-TRAINING_BOUND = 30.0
+# Of a column's values over the size of most of them.
+LARGEST_VALUE = 1e100
+
+# Training sees rows no further out, in standard deviations, so that float32 holds the
+# squares of what flows make of them.
+TRAINING_BOUND = 1e8
 
 # Scores stay finite in either precision for any finite row: beyond this many standard
 # deviations they no longer change.
@@ -86,29 +91,6 @@ def merge_identical_rows(X, sample_weight):
     mantissas, exponents = np.frexp(totals / totals.max())
     weights = np.ldexp(np.rint(np.ldexp(mantissas, 40)), exponents - 40)
     return rows[first], weights / weights.mean(), inverse.ravel()
-
-
-def weighted_quantile(x, weights, levels):
-    """Smallest value below which at least a share `levels` of the weight lies.
-
-    Parameters
-    ----------
-    x : ndarray of shape (n_samples,)
-        Values.
-    weights : ndarray of shape (n_samples,)
-        Positive weights.
-    levels : sequence of float
-        Shares between 0 and 1.
-
-    Returns
-    -------
-    quantiles : ndarray of shape (n_levels,)
-        Values of x.
-    """
-    order = np.argsort(x, kind="stable")
-    shares = np.cumsum(weights[order])
-    index = np.searchsorted(shares, np.asarray(levels) * shares[-1] * (1 - 1e-12))
-    return x[order[np.minimum(index, len(x) - 1)]]
 
 
 def repeat_widths(x, weights, largest):
@@ -266,19 +248,20 @@ class Standardizer:
     ----------
     location, scale : ndarray of shape (n_features,)
         In data units.
+    limits : ndarray of shape (2, n_features)
+        Standardised values outside these are far, see `usual_interval`.
     """
 
     location: np.ndarray
     scale: np.ndarray
+    limits: np.ndarray
 
     @classmethod
     def fit(cls, X, weights):
-        """Mean and standard deviation after pulling far values in.
+        """Mean and standard deviation of the values that are not far.
 
-        Values further from the 0.5 % and 99.5 % quantiles (of few rows, the second
-        smallest and largest value) than the distance between these count as if they
-        lay there: 7.7 standard deviations of a Gaussian. A constant column has scale
-        one.
+        The outermost of these are pulled in, see `usual_interval`. A constant column
+        has scale one.
 
         Parameters
         ----------
@@ -294,28 +277,23 @@ class Standardizer:
         """
         location = np.zeros(X.shape[1])
         scale = np.ones(X.shape[1])
-        share = weights / weights.sum()
+        limits = np.full((2, X.shape[1]), [[-np.inf], [np.inf]])
         for j, column in enumerate(X.T):
-            for tail in (max(0.005, 2 / len(column)), 0.0):
-                low, high = weighted_quantile(column, weights, (tail, 1 - tail))
-                if high > low:
-                    break
             # A power of two: no rounding, and no overflow near the float limits.
-            size = max(abs(low), abs(high))
+            (size,) = weighted_quantile(np.abs(column), weights, [0.75])
             unit = 2.0 ** np.clip(np.frexp(size)[1] + 1, -1021, 1022)
-            with np.errstate(over="ignore"):  # of values that are pulled in next
-                column, low, high = column / unit, low / unit, high / unit
-            margin = high - low
-            column = np.clip(column, low - margin, high + margin)
-            center = share @ column
-            spread = np.sqrt(share @ (column - center) ** 2)
+            with np.errstate(over="ignore"):
+                column = np.clip(column / unit, -LARGEST_VALUE, LARGEST_VALUE)
+            low, high, center, spread = usual_interval(column, weights)
             location[j] = center * unit
-            # Below this the spread of a nearly constant column is rounding.
-            if high > low and spread > 4 * np.finfo(float).eps * np.abs(column).max():
+            if spread > 0:
                 scale[j] = max(spread * unit, np.finfo(float).tiny)
-            else:
-                location[j] = low * unit
-        return cls(location, scale)
+                limits[:, j] = (low - center) / spread, (high - center) / spread
+        return cls(location, scale, limits)
+
+    def far(self, x):
+        """Tell which values of standardised rows are far, of shape (n, n_features)."""
+        return (x < self.limits[0]) | (x > self.limits[1])
 
     @property
     def log_scale(self):

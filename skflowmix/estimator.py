@@ -25,16 +25,13 @@ from skflowmix.counting import count_clusters
 from skflowmix.data import SCORING_BOUND, Standardizer, merge_identical_rows
 from skflowmix.fitting import TrainingRows, best_candidate, fit_candidate
 from skflowmix.flows import FLOWS
-from skflowmix.gaussians import Gaussians, least_strengths
+from skflowmix.gaussians import Gaussians, component_weights, least_strengths
 from skflowmix.inference import FittedMixture
-from skflowmix.initialization import (
-    INIT_METHODS,
-    nearest_mean_responsibilities,
-    propose_partitions,
-)
+from skflowmix.initialization import INIT_METHODS, nearest_mean_responsibilities
 from skflowmix.mixture import MixtureOfFlows
 from skflowmix.restarts import fit_restarts
 from skflowmix.settings import FitSettings
+from skflowmix.starts import propose_starts
 
 __all__ = ["FlowMixture"]
 
@@ -211,8 +208,10 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
     Notes
     -----
     Identical rows are merged into weights first: weighting a row equals repeating
-    it. Rows further than 30 standard deviations from the bulk are pulled in to that
-    distance for training, not for scoring.
+    it. Up to a quarter of a column's values may be far from the others, as codes for
+    missing values are: location, scale and first partition are those of the others.
+    Groups of far rows have components of their own where these suffice, other far rows
+    lie in the tails of the nearest component.
 
     scikit-learn's callbacks are called after every epoch; one that asks to stop ends
     the whole fit and keeps the best weights; before the last phase flows belong to
@@ -496,16 +495,16 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
                 n_components = count_clusters(
                     rows.x, rows.weights, n_components, random_state, standardizer.scale
                 )
-            proposals = propose_partitions(
+            return propose_starts(
                 rows.x,
                 rows.weights,
+                standardizer.limits,
                 n_components,
                 init,
                 random_state,
                 self.n_init,
                 column_scales=standardizer.scale,
             )
-            return [proposal.responsibilities for proposal in proposals]
         given = check_start("init_params", init, (len(kept), self.n_components))
         if (given < 0).any() or not np.allclose(given.sum(1), 1, atol=1e-4):
             raise ValueError(
@@ -525,13 +524,14 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
         fits = Gaussians.fit_each(
             rows.x,
             rows.weights,
-            responsibilities,
+            rows.without_far(responsibilities),
             self.reg_covar,
             leasts,
             turned=self.n_shared_transforms > 0,
         )
         for gaussians in fits:
             np.linalg.cholesky(gaussians.covariances)
+            gaussians.weights = component_weights(responsibilities, rows.weights)
             if self.weights_init is not None:
                 gaussians.weights = np.asarray(self.weights_init, dtype=np.float64)
         plain, *starts = fits

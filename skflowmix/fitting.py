@@ -1,7 +1,6 @@
 """One fit: prepared rows, a start from responsibilities, a trained candidate."""
 
 import copy
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -62,7 +61,7 @@ POSTERIOR_EPOCHS = 50
 
 
 class TrainingRows:
-    """Distinct rows, standardised and pulled in, with weights and a split.
+    """Distinct rows, standardised, with weights and a split.
 
     Parameters
     ----------
@@ -91,6 +90,7 @@ class TrainingRows:
     ):
         self.standardizer = standardizer
         self.x = standardizer.transform(rows, TRAINING_BOUND)
+        self.far = standardizer.far(self.x).any(axis=1)
         self.weights = weights
         self.allowed = allowed
         self.repeat_widths: np.ndarray | None = None
@@ -108,6 +108,15 @@ class TrainingRows:
     def movable(self) -> np.ndarray:
         """Which values of the rows noise may move."""
         return outside_spikes(self.x, self.weights)
+
+    def without_far(self, responsibilities: np.ndarray) -> np.ndarray:
+        """Responsibilities for moments, which far rows do not decide.
+
+        These count for nothing, but in components that are mostly theirs.
+        """
+        shares = responsibilities * self.weights[:, None]
+        theirs = 2 * shares[self.far].sum(axis=0) > shares.sum(axis=0)
+        return np.where(self.far[:, None] & ~theirs, 0.0, responsibilities)
 
     def measure_repeats(self, largest: float) -> None:
         """Find how wide noise on values that repeat shall be, if any."""
@@ -180,7 +189,8 @@ class _Fit:
     ):
         self.settings, self.model, self.gaussians = settings, model, gaussians
         self.rows, self.responsibilities = rows, responsibilities
-        self.working = copy.deepcopy(model).to(device, getattr(torch, settings.dtype))
+        dtype = "float64" if gaussians.need_float64() else settings.dtype
+        self.working = copy.deepcopy(model).to(device, getattr(torch, dtype))
         self.train_rows = self._tensors(rows.train)
         if settings.input_noise > 0 and len(rows.held_out) and len(rows.train) > 1:
             self.let_move(self.train_rows, rows.train, rows.neighbors_in_training)
@@ -217,6 +227,10 @@ class _Fit:
         """Tell rows, by their numbers, where noise may move them."""
         rows.neighbors = torch.from_numpy(neighbors).to(rows.x.device)
         rows.movable = torch.from_numpy(self.rows.movable[index]).to(rows.x)
+        thickness = self.gaussians.thickness()
+        if thickness is not None:
+            of_rows = self.responsibilities[index] @ thickness
+            rows.thickness = torch.from_numpy(of_rows).to(rows.x)
 
     @torch.no_grad()
     def held_out_log_prob(self) -> Tensor:
@@ -235,11 +249,8 @@ class _Fit:
         if scale == 0 and rows.repeat_widths is None:
             return None
         plane = None if rows.plane is None else torch.from_numpy(rows.plane).to(like)
-        thickness, gaussians = 0.0, self.gaussians
-        if gaussians.are_flat():
-            thickness = math.sqrt(gaussians.added_variance())
         generator = torch_generator(random_state, like.device)
-        return Noise(share * scale, generator, plane, thickness)
+        return Noise(share * scale, generator, plane)
 
     def elbo(
         self, rows: Rows, temperature: float, noise: Noise | None
@@ -376,7 +387,8 @@ class _Fit:
         held-out rows, that the new Gaussians have seen, must not object.
         """
         rows, former, before = self.rows, self.gaussians, self.held_out_log_prob()
-        self.whiten_by(former.refit(rows.x, rows.weights, self.responsibilities))
+        moments = rows.without_far(self.responsibilities)
+        self.whiten_by(former.refit(rows.x, rows.weights, moments))
         gain = robust_gain(self.held_out, self.held_out_log_prob(), before)
         if not gain >= 0:
             self.whiten_by(former)
@@ -503,12 +515,14 @@ def fit_candidate(
         What came of it.
     """
 
+    moments = rows.without_far(responsibilities)
+
     def prepare(model, gaussians):
         return _Fit(settings, rows, responsibilities, model, gaussians, device)
 
     def start_from(gaussians):
         seen = gaussians.refit(
-            rows.x[rows.train], rows.weights[rows.train], responsibilities[rows.train]
+            rows.x[rows.train], rows.weights[rows.train], moments[rows.train]
         )
         seen.weights = gaussians.weights
         # Without the others a column may be constant, which reg_covar=0 allows.

@@ -10,6 +10,7 @@ __all__ = [
     "Gaussians",
     "Shrinkage",
     "bounded_means",
+    "component_weights",
     "cross_validated_scores",
     "least_strengths",
 ]
@@ -29,8 +30,16 @@ GREATER_STRENGTH = 10.0
 FEW_ROWS_TO_START = 20
 SMALL_TABLE = 25_000
 
-# Of standardised columns.
+# A component is flat with less variance in some direction, once its columns have unit
+# variance, and small with standard deviations of such a share of those of all rows.
 FLAT = 1e-4
+SMALL = 0.01
+
+# Means of so many of their component's standard deviations ask for float64.
+FARTHEST_MEAN = 1e4
+
+# Variances are due to rounding below the square of such a share of the values.
+ROUNDING = 1e-12
 
 MAX_ROWS = 2000
 
@@ -72,14 +81,27 @@ class Gaussians:
         skewed to. Where they are known, `whitening` turns the components to them.
     shrinkage : Shrinkage, optional
         How the covariances were shrunk.
+    sample_variances : ndarray of shape (n_components, n_features), optional
+        Variances of the columns before that.
     """
 
-    def __init__(self, weights, means, covariances, axes=None, shrinkage=None):
+    def __init__(
+        self,
+        weights,
+        means,
+        covariances,
+        axes=None,
+        shrinkage=None,
+        sample_variances=None,
+    ):
         self.weights = weights
         self.means = means
         self.covariances = covariances
         self.axes = axes
         self.shrinkage = shrinkage
+        if sample_variances is None:
+            sample_variances = np.diagonal(covariances, axis1=1, axis2=2)
+        self.sample_variances = sample_variances
 
     def __getitem__(self, index):
         """Return the Gaussians of some components."""
@@ -89,6 +111,7 @@ class Gaussians:
             self.covariances[index],
             None if self.axes is None else self.axes[index],
             self.shrinkage,
+            self.sample_variances[index],
         )
 
     @classmethod
@@ -106,12 +129,15 @@ class Gaussians:
 
         .. math::
 
-            \Sigma_k = \frac{n_k S_k + \nu P}{n_k + \nu} + \text{reg\_covar}\, I,
-            \quad P = (1 - a) \bar S + a\, \mathrm{diag}(\bar S),
+            \Sigma_k = C_k + \text{reg\_covar}\, \mathrm{diag}(C_k), \quad
+            C_k = \frac{n_k S_k + \nu \lambda_k P}{n_k + \nu}, \quad
+            P = (1 - a) \bar S + a\, \mathrm{diag}(\bar S),
             \quad \bar S = \sum_k \pi_k S_k,
 
         the posterior mean under an inverse Wishart prior around the pooled
-        covariance. Its strength :math:`\nu` and :math:`a` are those with the largest
+        covariance, as large as the component is: :math:`\lambda_k` is the mean ratio
+        of its variances to the pooled ones, with one more row for which it is 1. The
+        strength :math:`\nu` and :math:`a` are those with the largest
         cross-validated likelihood of the mixture. Where rows are few, means come
         nearer to each other as well if that is likelier: then a share of every row
         goes to all components by their weights. A component without rows takes the
@@ -126,7 +152,7 @@ class Gaussians:
         responsibilities : ndarray of shape (n_samples, n_components)
             Share of each row that belongs to each component.
         reg_covar : float
-            Added to the diagonals.
+            Added to the diagonals, in units of these.
         least_strength : float, default=0.0
             Covariances lean to the pooled one at least as much as if this had been
             seen on so many rows per column.
@@ -211,7 +237,15 @@ class Gaussians:
             shrinkage.diagonality,
             shrinkage.reg_covar,
         )
-        return cls(_weights(totals), means, covariances, shrinkage=shrinkage)
+        variances = np.diagonal(scatter, axis1=1, axis2=2)
+        rounding = (ROUNDING * np.maximum(1, np.abs(means))) ** 2
+        return cls(
+            _weights(totals),
+            means,
+            covariances,
+            shrinkage=shrinkage,
+            sample_variances=np.where(variances > rounding, variances, 0.0),
+        )
 
     def refit(self, x, sample_weight, responsibilities):
         """Return the Gaussians of other rows, shrunk as much, with the same axes.
@@ -255,10 +289,30 @@ class Gaussians:
 
     def are_flat(self):
         """Whether one has next to no variance in some direction, save `reg_covar`."""
-        return np.linalg.eigvalsh(self.covariances).min() - self.added_variance() < FLAT
+        scales = self.scales()
+        correlations = self.covariances / (scales[:, :, None] * scales[:, None, :])
+        return np.linalg.eigvalsh(correlations).min() - self._reg_covar < FLAT
 
-    def added_variance(self):
-        """Return the `reg_covar` in the covariances, where it is known."""
+    def are_small(self):
+        """Whether one is small beside the rows, whose columns have unit variance."""
+        return self.scales().min() < SMALL
+
+    def need_float64(self):
+        """Whether float32 cannot tell the rows of one from each other."""
+        far = np.abs(self.means) > FARTHEST_MEAN * np.sqrt(self.sample_variances)
+        return bool((far & (self.sample_variances > 0)).any())
+
+    def thickness(self):
+        """Standard deviations (n_components, n_features) that `reg_covar` has added.
+
+        None where no component needs them: all vary in every direction.
+        """
+        if not (self.are_flat() or (self.sample_variances == 0).any()):
+            return None
+        return np.sqrt(self._reg_covar) * self.scales()
+
+    @property
+    def _reg_covar(self):
         return 0.0 if self.shrinkage is None else self.shrinkage.reg_covar
 
     def scales(self):
@@ -318,6 +372,11 @@ def _principal_axes(gaussians, x, shares):
     return axes
 
 
+def component_weights(responsibilities, sample_weight):
+    """Mixture weights of responsibilities (n, K): their weighted means."""
+    return _weights(sample_weight @ responsibilities)
+
+
 def _weights(totals):
     weights = np.maximum(totals / totals.sum(), 1e-6)
     return weights / weights.sum()
@@ -340,9 +399,21 @@ def _shrink(totals, covariances, strength, diagonality, reg_covar):
     pooled = np.tensordot(totals / totals.sum(), covariances, axes=1)
     prior = (1 - diagonality) * pooled + diagonality * np.diag(np.diag(pooled))
     share = (strength / (totals + strength))[:, None, None]
-    shrunk = (1 - share) * covariances + share * prior
-    shrunk[:, *np.diag_indices(len(pooled))] += reg_covar
+    size = (totals * _sizes(covariances, pooled) + 1) / (totals + 1)
+    shrunk = (1 - share) * covariances + share * size[:, None, None] * prior
+    diagonal = np.diagonal(shrunk, axis1=1, axis2=2)
+    unit = np.where(diagonal > 0, diagonal, 1.0)
+    shrunk[:, *np.diag_indices(len(pooled))] += reg_covar * unit
     return shrunk
+
+
+def _sizes(covariances, pooled):
+    """Mean ratios of the components' variances to the pooled ones."""
+    variances, of_all = np.diagonal(covariances, axis1=1, axis2=2), np.diag(pooled)
+    varies = of_all > 0
+    if not varies.any():
+        return np.ones(len(covariances))
+    return np.mean(variances[:, varies] / of_all[varies], axis=1)
 
 
 def _blend(responsibilities, sample_weight, share):

@@ -166,13 +166,18 @@ def nearest_mean_responsibilities(x, means):
     return one_hot(nearest(means, x, 1)[:, 0], len(means))
 
 
-def rescale_columns(x, sample_weight, column_scales=None):
-    """Bring columns to a common scale: data units if plausible, else unit variance."""
+def rescale_columns(x, sample_weight, column_scales=None, left_out=None):
+    """Bring columns to a common scale: data units if plausible, else unit variance.
+
+    Rows that are `left_out`, of shape (n,), do not count.
+    """
     # Variances, because quartiles jump with the shares of rows in a column's modes;
     # clipped, so that a few far rows do not set the scale.
-    middle = np.clip(x, -5.0, 5.0)
-    mean = np.average(middle, axis=0, weights=sample_weight)
-    spread = np.sqrt(np.average((middle - mean) ** 2, axis=0, weights=sample_weight))
+    middle, weight = np.clip(x, -5.0, 5.0), sample_weight
+    if left_out is not None and not left_out.all():
+        middle, weight = middle[~left_out], weight[~left_out]
+    mean = np.average(middle, axis=0, weights=weight)
+    spread = np.sqrt(np.average((middle - mean) ** 2, axis=0, weights=weight))
     varies = spread > 1e-9
     scale = np.where(varies, spread, 1.0)
     if column_scales is not None and varies.any():

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from skflowmix.flows import FlowStack
 from skflowmix.gaussians import Gaussians
 from skflowmix.nn import PosteriorNet, Recorded
-from skflowmix.transforms import LogTail
+from skflowmix.tails import Ball, RadialBase, norm
 
 __all__ = [
     "AllPairs",
@@ -23,6 +23,15 @@ __all__ = [
 
 # The posterior network sees standardised rows no further out than this.
 POSTERIOR_BOUND = 10.0
+
+# Buffers that hold where components whiten.
+WHITENING = ("means", "scales", "whitening", "unwhitening", "log_constant")
+
+# On the CPU flows are not evaluated on rows outside their ball where so many pairs are.
+SPARSE_SHARE = 0.8
+
+# Radii are no smaller where they divide.
+TINY = 1e-30
 
 
 class Support:
@@ -118,6 +127,110 @@ def log_softmax(logits: Tensor) -> Tensor:
     return logits.T.log_softmax(0).T
 
 
+def _record_joined(stack, z, parameters, keeps):
+    """Map z (K, D, N) by the one flow of a stack, for which all rows are its own."""
+    if not parameters:
+        return z, [], lambda grad, grad_log, needs_input: (grad, [])
+
+    def joined(parts):
+        return parts.transpose(0, 1).flatten(1).unsqueeze(0)
+
+    def parted(whole):
+        return whole.squeeze(0).unflatten(1, (len(z), -1)).transpose(0, 1)
+
+    flat, log_slopes, flat_backward = stack.record(joined(z), parameters, keeps)
+
+    def backward(grad, grad_log, needs_input):
+        grad, own = flat_backward(joined(grad), joined(grad_log), needs_input)
+        return None if grad is None else parted(grad).contiguous(), own
+
+    return parted(flat), [parted(part) for part in log_slopes], backward
+
+
+class _InBall:
+    """Whitened rows (K, D, N) on their way through flows that act within a ball.
+
+    Without transforms there is no ball, and the base distribution is the normal one.
+    """
+
+    def __init__(self, model: "MixtureOfFlows", white: Tensor):
+        self.white, self.ball, self.base = white, model.ball, model.base
+        self.unwhitening = model.unwhitening
+        self.moved = white
+        if self.ball is None:
+            return
+        self.r = norm(white)
+        self.inside = self.r < self.ball.radius
+        # On a GPU the answer would have to be waited for.
+        self.all_in_core = not white.is_cuda and bool((self.r <= self.ball.core).all())
+        if not self.all_in_core:
+            self.stretch = self.ball.stretch(self.r.clamp(max=self.ball.radius))
+            self.factor = self.stretch.radius / self.r.clamp(min=self.ball.core)
+            self.factor = torch.where(self.r > self.ball.core, self.factor, 1.0)
+            self.moved = torch.where(self.inside, white * self.factor, 0.0)
+
+    def scaled(self, centred: Tensor) -> Tensor:
+        """Stretch the rows before they are whitened; those outside go to the centre."""
+        if self.ball is None or self.all_in_core:
+            return centred
+        shift = torch.bmm(self.unwhitening, self.moved - self.white)
+        return torch.where(self.inside, centred + shift, 0.0)
+
+    def log_prob(self, z: Tensor, log_slopes: list[Tensor]):
+        """Log-densities (K, 1, N) of images z, up to a constant, and their backward.
+
+        The backward returns gradients of z, of the log-slopes, and of the radius of the
+        whitened rows.
+        """
+        parts = [part.sum(1, keepdim=True) for part in log_slopes]
+        if self.ball is None:
+            log_prob = z.square().sum(1, keepdim=True).mul_(-0.5)
+            for part in parts:
+                log_prob += part
+            return log_prob, lambda grad: (-grad * z, grad, None)
+        rho = norm(z)
+        shrunk = self.ball.shrink(rho)
+        log_prob, slope = self.base.log_prob(shrunk.radius)
+        log_prob = log_prob + shrunk.log_det
+        for part in parts:
+            log_prob += part
+        if not self.all_in_core:
+            log_prob += self.stretch.log_det
+            outside, slope_outside = self.base.log_prob(self.r)
+            log_prob = torch.where(self.inside, log_prob, outside)
+
+        def backward(grad):
+            within = grad
+            on_radius = None
+            if not self.all_in_core:
+                within = torch.where(self.inside, grad, 0.0)
+                of_stretch = self.stretch.log_det_slope
+                on_radius = grad * torch.where(self.inside, of_stretch, slope_outside)
+            on_rho = within * (slope * shrunk.slope + shrunk.log_det_slope)
+            return z * (on_rho / rho.clamp(min=TINY)), within.contiguous(), on_radius
+
+        return log_prob, backward
+
+    def backward(self, grad: Tensor, on_radius: Tensor | None, shifted: bool) -> Tensor:
+        """Gradient of the whitened rows.
+
+        `grad` is that of the moved rows or, where these were `shifted` in units of the
+        columns, that of the shifted ones, which also reaches the rows directly.
+        """
+        if self.ball is None or self.all_in_core:
+            return torch.zeros_like(self.white) if shifted else grad
+        on_moved = grad
+        if shifted:
+            on_moved = torch.bmm(self.unwhitening.transpose(1, 2), grad)
+        direction = self.white / self.r.clamp(min=TINY)
+        along = (on_moved * direction).sum(1, keepdim=True)
+        on_white = on_moved * self.factor
+        on_white += direction * (along * (self.stretch.slope - self.factor))
+        on_white = torch.where(self.inside, on_white, 0.0)
+        on_white += direction * on_radius
+        return on_white - on_moved if shifted else on_white
+
+
 def elbo_terms(
     log_joint: Tensor, log_prior: Tensor, log_posterior: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -170,10 +283,10 @@ class MixtureOfFlows(nn.Module):
     components one shape, moved, turned and bent a little by their own; :math:`W_k` then
     turns them to their principal axes, pointing where they are skewed to.
 
-    Where a component is flat (a column is constant, or the sum of others but for a
-    hundredth, or the component is that small beside the data), all transforms, those of
-    other components too, come after :math:`W_k` and none is common: a step of those
-    before would take rows many standard deviations out of their plane.
+    Where a component is flat (a column is the sum of others but for a hundredth), all
+    transforms, those of other components too, come after :math:`W_k` and none is
+    common: a step of those before would take rows many standard deviations out of their
+    plane. None is common either where a component is small beside the data.
 
     All transforms start as the identity and every component as the Gaussian
     :math:`N(\mu_k, \Sigma_k)`. With transforms the base distribution
@@ -210,6 +323,7 @@ class MixtureOfFlows(nn.Module):
     means: Tensor
     scales: Tensor
     whitening: Tensor
+    unwhitening: Tensor
     log_constant: Tensor
     temperature: Tensor
 
@@ -243,6 +357,8 @@ class MixtureOfFlows(nn.Module):
         n_inner = min(n_own, 1)
         if gaussians.are_flat():
             n_common = n_inner = 0
+        elif gaussians.are_small():
+            n_common = 0
         stacks, position = [], 0
         for n_flows, n_layers in (
             (1, n_common),
@@ -262,7 +378,8 @@ class MixtureOfFlows(nn.Module):
             stacks.append(stack)
             position += n_layers
         self.common, self.inner, self.outer, self.shared = stacks
-        self.tail = LogTail() if n_transforms else None
+        self.ball = Ball(n_features) if n_transforms else None
+        self.base = RadialBase(n_features) if n_transforms else None
         self.posterior = PosteriorNet(
             n_features, n_components, posterior_units, generator=generator
         )
@@ -284,6 +401,7 @@ class MixtureOfFlows(nn.Module):
             "means": torch.from_numpy(gaussians.means),
             "scales": torch.from_numpy(scales),
             "whitening": torch.from_numpy(whitening),
+            "unwhitening": torch.from_numpy(np.linalg.inv(whitening)),
             "log_constant": torch.from_numpy(log_constant),
         }
 
@@ -320,74 +438,61 @@ class MixtureOfFlows(nn.Module):
     def _record(self, x, pairs, parameters, needs_input, keeps):
         of_common, of_inner, of_outer, of_shared = parameters
         scales = self.scales.unsqueeze(2)
-        needs_points = needs_input or len(of_common) > 0
-        columns = x.T.unsqueeze(0).contiguous()
-        y, common_slopes, common_backward = self.common.record(
-            columns, of_common, keeps
-        )
-        points = pairs.spread(y.squeeze(0))
-        scaled = (points - self.means.unsqueeze(2)).div_(scales)
-        bent, inner_slopes, inner_backward = self.inner.record(scaled, of_inner, keeps)
-        white = torch.bmm(self.whitening, bent)
-        z, outer_slopes, outer_backward = self.outer.record(white, of_outer, keeps)
-        z, shared_slopes, shared_backward = self._record_shared(z, of_shared, keeps)
-        log_density, base_backward = self._record_base(z)
-        terms = [*inner_slopes, *outer_slopes, *shared_slopes, log_density]
-        log_prob = torch.cat(terms, 1).sum(1).add_(self.log_constant.unsqueeze(1))
-        if common_slopes:
-            log_prob += pairs.spread(torch.cat(common_slopes, 1).sum(1)).squeeze(1)
+        points = pairs.spread(x.T.contiguous())
+        centred = (points - self.means.unsqueeze(2)).div_(scales)
+        white = torch.bmm(self.whitening, centred)
+        ball = _InBall(self, white)
+        inner = of_common or of_inner
+        common_backward = inner_backward = None
+        log_slopes: list[Tensor] = []
+        if inner:
+            scaled = ball.scaled(centred)
+            if of_common:
+                if scaled is not centred:
+                    points = torch.addcmul(self.means.unsqueeze(2), scaled, scales)
+                y, slopes, common_backward = _record_joined(
+                    self.common, points, of_common, keeps
+                )
+                log_slopes += slopes
+                scaled = (y - self.means.unsqueeze(2)).div_(scales)
+            bent, slopes, inner_backward = self.inner.record(scaled, of_inner, keeps)
+            log_slopes += slopes
+            z = torch.bmm(self.whitening, bent)
+        else:
+            z = ball.moved
+        z, slopes, outer_backward = self.outer.record(z, of_outer, keeps)
+        log_slopes += slopes
+        z, slopes, shared_backward = _record_joined(self.shared, z, of_shared, keeps)
+        log_slopes += slopes
+        log_density, base_backward = ball.log_prob(z, log_slopes)
+        log_prob = log_density.squeeze(1).add_(self.log_constant.unsqueeze(1))
 
         def backward(grad):
-            grad_log = grad.unsqueeze(1).contiguous()
-            grad = base_backward(grad_log)
+            grad_log = grad.unsqueeze(1)
+            grad, grad_log, on_radius = base_backward(grad_log)
             grad, on_shared = shared_backward(grad, grad_log, True)
-            grad, on_outer = outer_backward(grad, grad_log, True)
-            grad = torch.bmm(self.whitening.transpose(1, 2), grad)
-            grad, on_inner = inner_backward(grad, grad_log, needs_points)
-            own = on_inner + on_outer + on_shared
-            if not needs_points:
+            needs_white = needs_input or bool(inner)
+            grad, on_outer = outer_backward(grad, grad_log, needs_white)
+            own = on_outer + on_shared
+            if inner:
+                grad = torch.bmm(self.whitening.transpose(1, 2), grad)
+                needs_points = needs_input or bool(of_common)
+                grad, on_inner = inner_backward(grad, grad_log, needs_points)
+                own = on_inner + own
+                if of_common:
+                    grad = (grad / scales).contiguous()
+                    grad, on_common = common_backward(grad, grad_log, needs_input)
+                    own = on_common + own
+                    grad = None if grad is None else grad * scales
+            if not needs_input:
                 return None, *own
-            grad, grad_log = (
-                pairs.collect(part, len(x)).unsqueeze(0)
-                for part in (grad / scales, grad_log)
-            )
-            on_x, on_common = common_backward(grad, grad_log, needs_input)
-            on_x = None if on_x is None else on_x.squeeze(0).T
-            return on_x, *on_common, *own
+            on_white = ball.backward(grad, on_radius, bool(inner))
+            on_centred = torch.bmm(self.whitening.transpose(1, 2), on_white)
+            if inner:
+                on_centred += grad
+            return pairs.collect(on_centred / scales, len(x)).T, *own
 
         return log_prob, backward
-
-    def _record_shared(self, z, parameters, keeps):
-        """Map z (K, D, N) by the shared flow, which sees the rows of all as its own."""
-        if not parameters:
-            return z, [], lambda grad, grad_log, needs_input: (grad, [])
-
-        def joined(parts):
-            return parts.transpose(0, 1).flatten(1).unsqueeze(0)
-
-        def parted(whole):
-            return whole.squeeze(0).unflatten(1, (len(z), -1)).transpose(0, 1)
-
-        flat, log_slopes, flat_backward = self.shared.record(
-            joined(z), parameters, keeps
-        )
-
-        def backward(grad, grad_log, needs_input):
-            grad, own = flat_backward(joined(grad), joined(grad_log), needs_input)
-            return parted(grad).contiguous(), own
-
-        return parted(flat), [parted(part) for part in log_slopes], backward
-
-    def _record_base(self, z):
-        """Log-densities (K, D, N) of the base distribution, up to a constant."""
-        if self.tail is None:
-            return -0.5 * z.square(), lambda grad_log: -grad_log * z
-        value, log_slope, tail_backward = self.tail.record(z)
-
-        def backward(grad_log):
-            return tail_backward(-grad_log * value, grad_log)[0]
-
-        return log_slope.addcmul(value, value, value=-0.5), backward
 
     def component_log_prob(self, x: Tensor) -> Tensor:
         """Log-density of every component at every row.
@@ -402,7 +507,21 @@ class MixtureOfFlows(nn.Module):
         log_prob : Tensor of shape (N, K)
             log p(x|k), in nats.
         """
-        return self._log_prob_of(x, AllPairs(self.n_components)).T
+        if self.ball is None or x.is_cuda or torch.is_grad_enabled():
+            return self._log_prob_of(x, AllPairs(self.n_components)).T
+        centred = x.T.sub(self.means.unsqueeze(2)).div_(self.scales.unsqueeze(2))
+        r = norm(torch.bmm(self.whitening, centred))
+        inside = (r < self.ball.radius).squeeze(1).T
+        capacity = int(inside.sum(0).max())
+        if capacity > SPARSE_SHARE * len(x):
+            return self._log_prob_of(x, AllPairs(self.n_components)).T
+        log_prob = self.base.log_prob(r)[0].squeeze(1)
+        log_prob += self.log_constant.unsqueeze(1)
+        if capacity:
+            support = Support(inside, capacity)
+            entries = self._log_prob_of(x, support)
+            log_prob.mul_(~inside.T).add_(support.scatter(entries, len(x)))
+        return log_prob.T
 
     def component_log_prob_on(self, x: Tensor, support: Support) -> Tensor:
         """Return the same on a support only: of shape (K, C)."""
@@ -473,20 +592,30 @@ class MixtureOfFlows(nn.Module):
             dtype=self.means.dtype,
             device=generator.device,
         ).to(self.means.device)
-        if self.tail is not None:
-            z = self.tail.inverse(z)
-        flat = self.shared.inverse(z.reshape(1, -1, self.n_features))
-        white = outer.inverse(flat.view_as(z))
-        bent = torch.linalg.solve(
-            self.whitening[present], white.transpose(1, 2)
-        ).transpose(1, 2)
-        scaled = inner.inverse(bent)
-        points = torch.addcmul(
-            self.means[present].unsqueeze(1), scaled, self.scales[present].unsqueeze(1)
+        means, scales = (
+            values[present].unsqueeze(1) for values in (self.means, self.scales)
         )
-        y = points.new_empty(len(component), self.n_features)
-        y[support.rows[support.valid]] = points[support.valid]
-        return self.common.inverse(y.unsqueeze(0)).squeeze(0)
+        unwhitening = self.unwhitening[present].transpose(1, 2)
+        white = z
+        if self.ball is not None and self.base is not None:
+            t = z.norm(dim=2, keepdim=True).clamp(min=TINY)
+            r = self.base.radius(t)
+            inside = r < self.ball.radius
+            rho = self.ball.stretch(r.clamp(max=self.ball.radius)).radius
+            moved = z * torch.where(inside, rho / t, 0.0)
+            moved = self.shared.inverse(moved.flatten(0, 1).unsqueeze(0)).view_as(z)
+            moved = outer.inverse(moved)
+            scaled = inner.inverse(torch.bmm(moved, unwhitening))
+            y = torch.addcmul(means, scaled, scales).flatten(0, 1)
+            y = self.common.inverse(y.unsqueeze(0)).view_as(z)
+            moved = torch.bmm((y - means) / scales, self.whitening[present].mT)
+            rho = moved.norm(dim=2, keepdim=True).clamp(min=TINY)
+            white = moved * (self.ball.shrink(rho).radius / rho)
+            white = torch.where(inside, white, z * (r / t))
+        points = torch.addcmul(means, torch.bmm(white, unwhitening), scales)
+        x = points.new_empty(len(component), self.n_features)
+        x[support.rows[support.valid]] = points[support.valid]
+        return x
 
     def permute_(self, index: Tensor) -> None:
         """Reorder the components, or keep some of them, in place."""
@@ -494,5 +623,5 @@ class MixtureOfFlows(nn.Module):
         self.inner, self.outer = self.inner.select(index), self.outer.select(index)
         self.posterior.permute_(index)
         self.weight_logits.data = self.weight_logits.data[index]
-        for name in ("means", "scales", "whitening", "log_constant"):
+        for name in WHITENING:
             setattr(self, name, getattr(self, name)[index])

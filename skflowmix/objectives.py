@@ -78,6 +78,9 @@ class Rows:
         Numbers, among all rows, of those nearest to each.
     movable : Tensor of shape (N, D), optional
         1 for values that noise may move towards those, 0 for others.
+    thickness : Tensor of shape (N, D), optional
+        Of a plane that rows lie in, in standard deviations of the columns. As much noise
+        in all directions, which stays, keeps flows from making the plane thinner.
     """
 
     def __init__(
@@ -90,10 +93,11 @@ class Rows:
         repeat_widths: Tensor | None = None,
         neighbors: Tensor | None = None,
         movable: Tensor | None = None,
+        thickness: Tensor | None = None,
     ):
         self.x, self.weights, self.responsibilities = x, weights, responsibilities
         self.allowed, self.repeat_widths = allowed, repeat_widths
-        self.neighbors, self.movable = neighbors, movable
+        self.neighbors, self.movable, self.thickness = neighbors, movable, thickness
         self.mean_weight = weights.mean() if mean_weight is None else mean_weight
 
     def __len__(self):
@@ -122,7 +126,13 @@ class Rows:
 
     @property
     def _optional(self):
-        return self.allowed, self.repeat_widths, self.neighbors, self.movable
+        return (
+            self.allowed,
+            self.repeat_widths,
+            self.neighbors,
+            self.movable,
+            self.thickness,
+        )
 
     def _of(self, x, weights, responsibilities, allowed, *others) -> "Rows":
         return Rows(x, weights, responsibilities, allowed, self.mean_weight, *others)
@@ -167,9 +177,6 @@ class Noise:
         Its source, on the model's device.
     plane : Tensor of shape (D, D), optional
         Keeps noise on values that repeat in the plane that rows lie in, see `plane_of`.
-    thickness : float, optional
-        Of a plane that rows lie in, in standard deviations of a column. As much noise
-        in all directions, which stays, keeps flows from making the plane thinner.
 
     References
     ----------
@@ -188,10 +195,8 @@ class Noise:
         scale: float,
         generator: torch.Generator,
         plane: Tensor | None = None,
-        thickness: float = 0.0,
     ):
-        self.scale, self.generator = scale, generator
-        self.plane, self.thickness = plane, thickness
+        self.scale, self.generator, self.plane = scale, generator, plane
 
     def move(self, rows: Rows, all_rows: Rows, step_share: float) -> None:
         """Add noise to rows out of `all_rows`, that has shrunk as the step size has."""
@@ -204,8 +209,8 @@ class Noise:
             shares *= scale / math.sqrt(rows.neighbors.shape[1])
             step = torch.bmm(shares.unsqueeze(1), ways).squeeze(1)
             moved = moved + (step if rows.movable is None else step * rows.movable)
-            if self.thickness > 0:
-                moved = moved + self.thickness * self._normal(moved.shape, moved)
+            if rows.thickness is not None:
+                moved = moved + rows.thickness * self._normal(moved.shape, moved)
         if rows.repeat_widths is not None:
             shift = rows.repeat_widths * self._normal(moved.shape, moved)
             moved = moved + (shift if self.plane is None else shift @ self.plane)

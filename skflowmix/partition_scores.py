@@ -6,6 +6,7 @@ from skflowmix.gaussians import Shrinkage, bounded_means, cross_validated_scores
 from skflowmix.graphs import one_hot
 
 __all__ = [
+    "GAUSSIAN_TOLERANCE",
     "REG_COVAR",
     "believed_or_cut",
     "choose_shrinkage",

@@ -1,0 +1,117 @@
+"""First partitions where some rows lie far from the others."""
+
+import numpy as np
+
+from skflowmix.counting import MIN_CONTACT, contact
+from skflowmix.far_groups import far_groups
+from skflowmix.graphs import Landmarks, nearest, one_hot
+from skflowmix.initialization import (
+    CLEARLY_LIKELIER,
+    propose_partitions,
+    rescale_columns,
+)
+from skflowmix.partition_scores import (
+    GAUSSIAN_TOLERANCE,
+    choose_shrinkage,
+    kernel_score,
+)
+
+__all__ = ["propose_starts"]
+
+# At most so many groups of far rows have components of their own.
+MAX_GROUPS = 4
+
+
+def propose_starts(
+    x,
+    sample_weight,
+    limits,
+    n_components,
+    init,
+    random_state,
+    n_init=1,
+    column_scales=None,
+):
+    """Propose first responsibilities, in which far rows do not decide.
+
+    The bulk, rows without a far value, is partitioned by itself. Groups of far rows have
+    components of their own, the heaviest first, unless the bulk falls into as many
+    clusters as there are components. All other far rows join the component of the
+    nearest row of the bulk, far values pulled in.
+
+    Parameters
+    ----------
+    x, sample_weight, n_components, init, random_state, n_init, column_scales
+        As for `propose_partitions`.
+    limits : ndarray of shape (2, D)
+        Values outside are far.
+
+    Returns
+    -------
+    starts : list of ndarray of shape (n, K)
+        Responsibilities, the best first.
+    """
+
+    def propose(index, n_parts):
+        proposals = propose_partitions(
+            x[index],
+            sample_weight[index],
+            n_parts,
+            init,
+            random_state,
+            n_init,
+            column_scales,
+        )
+        return [proposal.responsibilities for proposal in proposals]
+
+    far = ((x < limits[0]) | (x > limits[1])).any(axis=1)
+    bulk = np.flatnonzero(~far)
+    if not (far.any() and isinstance(init, str)) or len(bulk) < n_components:
+        return propose(np.arange(len(x)), n_components)
+    groups = far_groups(x, sample_weight, far, random_state)
+    n_groups = min(groups.max() + 1, n_components - 1, MAX_GROUPS)
+    parts = propose(bulk, n_components - n_groups)
+    if n_groups:
+        landmarks = _landmarks(
+            x[bulk], sample_weight[bulk], column_scales, random_state
+        )
+        for n_own in range(n_groups):
+            finer = propose(bulk, n_components - n_own)
+            if _is_supported(landmarks, finer[0], parts[0]):
+                parts, n_groups = finer, n_own
+                break
+    pulled_in = np.clip(x, *limits)
+    strays = np.flatnonzero(far & ((groups < 0) | (groups >= n_groups)))
+    owner = nearest(pulled_in[bulk], pulled_in[strays], 1)[:, 0] if len(strays) else []
+    own = np.flatnonzero((groups >= 0) & (groups < n_groups))
+    starts = []
+    for part in parts:
+        start = np.zeros((len(x), n_components))
+        n_parts = part.shape[1]
+        start[bulk, :n_parts] = part
+        start[strays, :n_parts] = part[owner]
+        start[own, n_parts + groups[own]] = 1.0
+        starts.append(start)
+    return starts
+
+
+def _landmarks(x, sample_weight, column_scales, random_state):
+    x = rescale_columns(x, sample_weight, column_scales)
+    return Landmarks(x, sample_weight, random_state)
+
+
+def _is_supported(landmarks, finer, coarser):
+    """Whether the bulk falls into the finer of two partitions.
+
+    Either Gaussians are believed and clearly likelier, or no two clusters touch more
+    densely than separate ones may, or than those of the coarser partition do.
+    """
+    finer, coarser = finer[landmarks.index], coarser[landmarks.index]
+    likelihood = choose_shrinkage(landmarks, finer)[1]
+    if likelihood + GAUSSIAN_TOLERANCE > kernel_score(landmarks):
+        return likelihood - choose_shrinkage(landmarks, coarser)[1] > CLEARLY_LIKELIER
+    touching = [
+        contact(landmarks, part.argmax(axis=1), part.shape[1]).max()
+        for part in (finer, coarser)
+    ]
+    return touching[0] <= max(MIN_CONTACT, touching[1])

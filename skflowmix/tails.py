@@ -1,0 +1,177 @@
+"""Radial maps: a base distribution with heavy tails, a ball within which flows act."""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+__all__ = ["Ball", "RadialBase", "Stretch", "norm"]
+
+# Flows act on rows up to this Mahalanobis distance, in many columns to that many roots
+# of their number: a Gaussian has its rows at one root.
+RADIUS = 10.0
+RADIUS_PER_ROOT = 1.8
+
+
+def norm(x: Tensor) -> Tensor:
+    """Lengths (K, 1, N) of vectors x (K, D, N), bounded so that squares are finite."""
+    largest = math.sqrt(torch.finfo(x.dtype).max) / 2 / math.sqrt(x.shape[1])
+    return torch.linalg.vector_norm(x.clamp(-largest, largest), dim=1, keepdim=True)
+
+
+class RadialBase:
+    r"""A normal distribution in D dimensions whose radius has a logarithmic tail.
+
+    The density of :math:`z` is that of :math:`z \, t(r) / r` under the standard normal,
+    with the Jacobian counted, where :math:`r = |z|` and
+
+    .. math:: t(r) = r, \quad r \le b; \qquad
+        t(r) = b + \log(1 + r - b), \quad r > b.
+
+    It is continuous and falls with r alone, so that its contours are spheres. A row 80
+    standard deviations out costs tens of nats instead of 3200.
+
+    Parameters
+    ----------
+    n_features : int
+        D. The tail begins at :math:`b = \sqrt{D} + 2`, beyond which the normal has
+        about three rows in a thousand.
+    """
+
+    def __init__(self, n_features: int):
+        self.n_features = n_features
+        self.bound = math.sqrt(n_features) + 2.0
+
+    def log_prob(self, r: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-density at radius r, up to that of the normal at 0, and its slope.
+
+        Parameters
+        ----------
+        r : Tensor
+            Radii.
+
+        Returns
+        -------
+        log_prob, slope : Tensor shaped as r
+            In nats; the slope is the derivative with respect to r.
+        """
+        others = self.n_features - 1
+        excess = (r - self.bound).clamp_(min=0)
+        log_stretch = excess.log1p()
+        t = r.clamp(max=self.bound) + log_stretch
+        beyond = excess > 0
+        rate = (1 + excess).reciprocal_()
+        log_prob = t.square().mul_(-0.5).sub_(log_stretch)
+        slope = -t * rate - torch.where(beyond, rate, 0)
+        if others:
+            # Both are zero inside the bound, and at a radius of zero undefined.
+            safe = r.clamp(min=self.bound)
+            t_safe = t.clamp(min=self.bound)
+            log_prob += others * (t_safe.log() - safe.log())
+            change = rate / t_safe - safe.reciprocal()
+            slope += others * torch.where(beyond, change, 0)
+        return log_prob, slope
+
+    def radius(self, t: Tensor) -> Tensor:
+        """Return the r that is mapped to t, the radius of a normal draw."""
+        largest = math.log(torch.finfo(t.dtype).max) / 2  # leaves room to unwhiten
+        return t.clamp(max=self.bound) + (t - self.bound).clamp_(0, largest).expm1_()
+
+
+class Stretch(NamedTuple):
+    """A radial map at some radii: new radii, their slope, log-determinant and its."""
+
+    radius: Tensor
+    slope: Tensor
+    log_det: Tensor
+    log_det_slope: Tensor
+
+
+class Ball:
+    r"""A ball in D dimensions, stretched so that it fills the space.
+
+    .. math::
+
+        \rho(r) = r, \quad r \le c; \qquad
+        \rho(r) = c + \frac{(R - c)(r - c)}{R - r}, \quad c < r < R.
+
+    With :math:`\varphi(u) = u \rho(|u|) / |u|`, any bijection f of the space gives
+    :math:`\varphi^{-1} \circ f \circ \varphi`, one of the ball, which the identity
+    continues outside. So flows shape a component within :math:`|u| < R` only; beyond it
+    has the contours of its Gaussian.
+
+    Parameters
+    ----------
+    n_features : int
+        D. The radius R is 10, or :math:`1.8 \sqrt D` where that is more (D > 30); the
+        core c, which stays as it is, 5 or :math:`\sqrt D + 2`.
+    """
+
+    def __init__(self, n_features: int):
+        self.n_features = n_features
+        self.radius = max(RADIUS, RADIUS_PER_ROOT * math.sqrt(n_features))
+        self.core = max(RADIUS / 2, math.sqrt(n_features) + 2.0)
+
+    def stretch(self, r: Tensor) -> Stretch:
+        """Radii inside the ball under the map, which leaves those in its core.
+
+        Parameters
+        ----------
+        r : Tensor
+            Radii, clipped to just inside the ball.
+
+        Returns
+        -------
+        stretch : Stretch
+            The new radii, their derivative, the log-determinant of the map of vectors,
+            and its derivative.
+        """
+        width = self.radius - self.core
+        least = 8 * torch.finfo(r.dtype).eps * self.radius
+        excess = (r - self.core).clamp_(min=0)
+        left = (width - excess).clamp_(min=least)
+        beyond = (excess > 0).to(r)
+        growth = width / left
+        rho = r.clamp(max=self.core) + excess * growth
+        slope = growth.square()
+        log_det = 2 * growth.log()
+        log_det_slope = 2 / left
+        if self.n_features > 1:
+            safe = r.clamp(min=self.core)
+            others = self.n_features - 1
+            log_ratio = (rho.clamp(min=self.core) / safe).log()
+            log_det = log_det + others * log_ratio
+            change = slope / rho.clamp(min=self.core) - 1 / safe
+            log_det_slope = log_det_slope + others * change
+        return Stretch(rho, slope, log_det, log_det_slope * beyond)
+
+    def shrink(self, rho: Tensor) -> Stretch:
+        """Inverse of `stretch`.
+
+        Parameters
+        ----------
+        rho : Tensor
+            Radii.
+
+        Returns
+        -------
+        shrunk : Stretch
+            Radii inside the ball, and as functions of rho their derivative, the
+            log-determinant of the inverse map, and its derivative.
+        """
+        width = self.radius - self.core
+        excess = (rho - self.core).clamp_(min=0)
+        beyond = (excess > 0).to(rho)
+        share = width / (width + excess)
+        # Not excess * share, which can round to the radius.
+        r = rho.clamp(max=self.core) + width * (1 - share)
+        slope = share.square()
+        log_det = 2 * share.log()
+        log_det_slope = -2 / (width + excess)
+        if self.n_features > 1:
+            safe, others = rho.clamp(min=self.core), self.n_features - 1
+            safe_r = r.clamp(min=self.core)
+            log_det = log_det + others * (safe_r / safe).log()
+            log_det_slope = log_det_slope + others * (slope / safe_r - 1 / safe)
+        return Stretch(r, slope, log_det, log_det_slope * beyond)
