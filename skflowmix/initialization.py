@@ -27,6 +27,7 @@ from skflowmix.graphs import (
     Landmarks,
     draw_rows,
     nearest,
+    nearest_others,
     normalized_graph,
     one_hot,
 )
@@ -234,13 +235,18 @@ def _drop_flat_directions(x, sample_weight):
     """Leave out directions in which rows do not differ: a density there means nothing.
 
     Columns that are constant, copies or sums of others would decide how believable
-    Gaussians are.
+    Gaussians are. Rows do differ where nearest rows do: groups that are small beside
+    their distances are flat only in the large.
     """
     covariance = np.atleast_2d(np.cov(x.T, aweights=sample_weight, ddof=0))
     variances, axes = np.linalg.eigh(covariance)
     differ = variances > REG_COVAR
     if differ.all() or not differ.any():
         return x
+    steps = (x - x[nearest_others(x, 1)[:, 0]]) @ axes
+    lengths = np.sum(steps**2, axis=1)
+    lengths[lengths == 0] = 1.0
+    differ |= np.mean(steps**2 / lengths[:, None], axis=0) > REG_COVAR
     return x @ axes[:, differ]
 
 

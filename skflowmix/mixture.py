@@ -24,6 +24,9 @@ __all__ = [
 # The posterior network sees standardised rows no further out than this.
 POSTERIOR_BOUND = 10.0
 
+# Where components are small, their Gaussians give q no less than this, in nats.
+LEAST_LOG_POSTERIOR = -10.0
+
 # Buffers that hold where components whiten.
 WHITENING = ("means", "scales", "whitening", "unwhitening", "log_constant")
 
@@ -352,12 +355,13 @@ class MixtureOfFlows(nn.Module):
         }
         # What an evaluation holds of one row at a time, roughly.
         self.floats_per_row = 8 * n_components * max(*hidden_units, 24 * n_features, 1)
+        self.has_small_components = gaussians.are_small()
         n_own = n_transforms - n_shared_transforms
         n_common = n_common_transforms if n_transforms else 0
         n_inner = min(n_own, 1)
         if gaussians.are_flat():
             n_common = n_inner = 0
-        elif gaussians.are_small():
+        elif self.has_small_components:
             n_common = 0
         stacks, position = [], 0
         for n_flows, n_layers in (
@@ -509,8 +513,7 @@ class MixtureOfFlows(nn.Module):
         """
         if self.ball is None or x.is_cuda or torch.is_grad_enabled():
             return self._log_prob_of(x, AllPairs(self.n_components)).T
-        centred = x.T.sub(self.means.unsqueeze(2)).div_(self.scales.unsqueeze(2))
-        r = norm(torch.bmm(self.whitening, centred))
+        r = self._mahalanobis(x)
         inside = (r < self.ball.radius).squeeze(1).T
         capacity = int(inside.sum(0).max())
         if capacity > SPARSE_SHARE * len(x):
@@ -557,9 +560,29 @@ class MixtureOfFlows(nn.Module):
         return self.posterior_logits(x).softmax(1)
 
     def posterior_logits(self, x: Tensor) -> Tensor:
-        """Logits of the amortised q(z|x), over the temperature: (N, D) to (N, K)."""
+        """Logits of the amortised q(z|x), over the temperature: (N, D) to (N, K).
+
+        Of components that are small beside the data a network of standardised rows
+        cannot see the borders: it then corrects the posterior of their Gaussians.
+        """
         bounded = x.clamp(-POSTERIOR_BOUND, POSTERIOR_BOUND)
-        return self.posterior(bounded) / self.temperature
+        logits = self.posterior(bounded) / self.temperature
+        if self.has_small_components:
+            logits = logits + self._gaussian_log_posterior(x)
+        return logits
+
+    @torch.no_grad()
+    def _gaussian_log_posterior(self, x: Tensor) -> Tensor:
+        """Log-responsibilities of the Gaussians, bounded: (N, D) to (N, K)."""
+        r = self._mahalanobis(x).squeeze(1)
+        log_joint = self.log_constant.unsqueeze(1) - 0.5 * r.square()
+        log_joint += self.log_weights.unsqueeze(1)
+        return log_joint.log_softmax(0).clamp(min=LEAST_LOG_POSTERIOR).T
+
+    def _mahalanobis(self, x: Tensor) -> Tensor:
+        """Mahalanobis distance of every row to every component: (K, 1, N)."""
+        centred = x.T.sub(self.means.unsqueeze(2)).div_(self.scales.unsqueeze(2))
+        return norm(torch.bmm(self.whitening, centred))
 
     def log_posterior(self, x: Tensor) -> Tensor:
         """Amortised log q(z=k|x): (N, D) to (N, K)."""
