@@ -378,6 +378,11 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
         self : FlowMixture
             The fitted estimator.
 
+        Warns
+        -----
+        UserWarning
+            If a column seems to hold a code for missing values.
+
         Raises
         ------
         ValueError

@@ -21,6 +21,9 @@ IMPUTE = "sklearn.impute.SimpleImputer in a Pipeline"
 # are in no more than half of them: else the others are what is rare.
 MIN_SHARE, MAX_SHARE = 0.002, 0.5
 
+# Fewer rows, each as heavy as the lightest, do not show what is far from the others.
+MIN_TABLE = 50
+
 # At most so many values at one end of a column are looked at.
 MAX_CODES = 5
 
@@ -129,10 +132,20 @@ def find_codes(X, sample_weight):
     -------
     codes : dict of int to list of (float, float)
         For columns that hold any, their values and shares of the weight.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> X = np.c_[np.linspace(20, 80, 100), np.linspace(0, 1, 100)]
+    >>> X[:3, 0] = -999
+    >>> find_codes(X, np.ones(100))
+    {0: [(-999.0, 0.03)]}
     """
     total = sample_weight.sum()
     merged = None
-    codes = {}
+    codes: dict[int, list[tuple[float, float]]] = {}
+    if total < MIN_TABLE * sample_weight.min():
+        return codes
     for j, column in enumerate(X.T):
         values = np.unique(column)
         found = []
