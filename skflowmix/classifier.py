@@ -594,9 +594,11 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, BaseEstimator
         log_weights = np.log(self.mixture_.weights_).astype(log_prob.dtype)
         return np.logaddexp.reduce(self._by_class(log_prob + log_weights), axis=2)
 
-    def _log_joint(self, X, temperature):
-        """Tempered `class_log_prob`; rows that are not finite leave class shares."""
-        log_joint = self.class_log_prob(X) / temperature
+    def _log_joint(self, X, tempered):
+        """`class_log_prob`, but the class shares where rows are not finite."""
+        log_joint = self.class_log_prob(X)
+        if tempered:
+            log_joint /= self.calibration_temperature_
         shares = self._by_class(self.mixture_.weights_[None]).sum(2)
         log_joint[np.isneginf(log_joint).all(axis=1)] = np.log(shares)
         return log_joint
@@ -614,7 +616,7 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, BaseEstimator
         log_proba : ndarray of shape (n_samples, n_classes)
             In the order of `classes_`; dtype of X.
         """
-        log_joint = self._log_joint(X, self.calibration_temperature_)
+        log_joint = self._log_joint(X, tempered=True)
         return log_joint - np.logaddexp.reduce(log_joint, axis=1, keepdims=True)
 
     def predict_proba(self, X):
@@ -667,7 +669,7 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, BaseEstimator
         labels : ndarray of shape (n_samples,)
             Elements of `classes_`.
         """
-        best = self._log_joint(X, 1.0).argmax(1)
+        best = self._log_joint(X, tempered=False).argmax(1)
         return self.classes_[best]
 
     def score_samples(self, X):
