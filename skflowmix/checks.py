@@ -3,6 +3,7 @@
 from itertools import pairwise
 
 import numpy as np
+from sklearn import config_context
 from sklearn.utils.validation import _check_sample_weight, check_array
 
 from skflowmix._arrays import require_memory
@@ -113,9 +114,10 @@ def _n_connections(widths):
 def check_start(name, value, shape):
     """Return a given start as an array of floats."""
     try:
-        array = check_array(
-            value, dtype=np.float64, ensure_2d=False, allow_nd=True, input_name=name
-        )
+        with config_context(assume_finite=False):
+            array = check_array(
+                value, dtype=np.float64, ensure_2d=False, allow_nd=True, input_name=name
+            )
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"{name} must hold finite numbers, one array of shape {shape}: {error}"

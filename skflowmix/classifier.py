@@ -12,7 +12,7 @@ from sklearn.callback import CallbackSupportMixin
 from sklearn.neighbors import NearestNeighbors
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 
 from skflowmix.checks import check_weights
 from skflowmix.data import merge_identical_rows
@@ -25,6 +25,7 @@ from skflowmix.initialization import (
     rescale_columns,
 )
 from skflowmix.starts import propose_starts
+from skflowmix.validation import check_rows, warn_of_codes
 
 __all__ = ["FlowMixtureClassifier", "spread_labels"]
 
@@ -538,18 +539,12 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, BaseEstimator
         seen = {"X": X, "y": y, "metadata": {}}
         if sample_weight is not None:
             seen["metadata"]["sample_weight"] = sample_weight
-        X, y = validate_data(
-            self,
-            X,
-            y,
-            dtype=[np.float64, np.float32],
-            order="C",
-            ensure_min_samples=2,
-        )
+        X, y = check_rows(self, X, y, dtype=[np.float64, np.float32], fitted=False)
         sample_weight = check_weights(sample_weight, X)
         kept = sample_weight > 0
         X, y, sample_weight = X[kept], y[kept], sample_weight[kept]
         classes, numbers = _number_classes(y)
+        warn_of_codes(self, X, sample_weight)
         context = self._init_callback_context(max_subtasks=1)
         context.call_on_fit_task_begin(estimator=self, **seen)
         mixture = mixture_of(
@@ -576,9 +571,7 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, BaseEstimator
 
     def _check_rows(self, X):
         check_is_fitted(self)
-        return validate_data(
-            self, X, dtype=[np.float64, np.float32], order="C", reset=False
-        )
+        return check_rows(self, X, dtype=[np.float64, np.float32], fitted=True)
 
     def _by_class(self, values):
         """Group component values (N, K) by class: (N, n_classes, K // n_classes)."""
@@ -603,6 +596,15 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, BaseEstimator
         log_weights = np.log(self.mixture_.weights_).astype(log_prob.dtype)
         return np.logaddexp.reduce(self._by_class(log_prob + log_weights), axis=2)
 
+    def _log_joint(self, X, tempered):
+        """`class_log_prob`, but the class shares where rows are not finite."""
+        log_joint = self.class_log_prob(X)
+        if tempered:
+            log_joint /= self.calibration_temperature_
+        shares = self._by_class(self.mixture_.weights_[None]).sum(2)
+        log_joint[np.isneginf(log_joint).all(axis=1)] = np.log(shares)
+        return log_joint
+
     def predict_log_proba(self, X):
         """Logarithms of the class probabilities.
 
@@ -616,8 +618,7 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, BaseEstimator
         log_proba : ndarray of shape (n_samples, n_classes)
             In the order of `classes_`; dtype of X.
         """
-        log_joint = self.class_log_prob(X)
-        log_joint /= self.calibration_temperature_
+        log_joint = self._log_joint(X, tempered=True)
         return log_joint - np.logaddexp.reduce(log_joint, axis=1, keepdims=True)
 
     def predict_proba(self, X):
@@ -670,7 +671,7 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, BaseEstimator
         labels : ndarray of shape (n_samples,)
             Elements of `classes_`.
         """
-        best = self.class_log_prob(X).argmax(1)
+        best = self._log_joint(X, tempered=False).argmax(1)
         return self.classes_[best]
 
     def score_samples(self, X):

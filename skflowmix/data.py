@@ -306,14 +306,15 @@ class Standardizer:
         Parameters
         ----------
         X : ndarray of shape (n_samples, n_features)
-            Finite data of any float dtype.
+            Data of any float dtype.
         bound : float
             Where values are clipped.
 
         Returns
         -------
         x : ndarray of shape (n_samples, n_features), float64
-            Standardised rows.
+            Standardised rows. NaN becomes zero: who lets it through has another answer
+            for its row.
         """
         # Halved, the difference of two finite numbers cannot overflow.
         halved = np.multiply(X, 0.5, dtype=np.float64)
@@ -321,6 +322,7 @@ class Standardizer:
         with np.errstate(over="ignore"):
             halved /= self.scale
             halved *= 2.0
+        halved[np.isnan(halved)] = 0.0
         return np.clip(halved, -bound, bound, out=halved)
 
     def inverse_transform(self, x):

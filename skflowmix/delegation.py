@@ -55,7 +55,9 @@ def mixture_of(estimator, cls=FlowMixture, **others) -> FlowMixture:
     """Make an unfitted mixture with the parameters of an estimator around it."""
     shared = {name: getattr(estimator, name) for name in SHARED_PARAMETERS}
     # In one process: what callbacks say must reach the outer estimator.
-    return cls(**{**shared, "n_jobs": 1, **others})
+    mixture = cls(**{**shared, "n_jobs": 1, **others})
+    mixture._warns_of_codes = False
+    return mixture
 
 
 class _Relay:
@@ -157,4 +159,5 @@ def fit_with_callbacks(
     if getattr(estimator, "_skl_callbacks", None):  # else no model is copied
         mixture.set_callbacks(relay)
     mixture.fit(X, sample_weight=sample_weight)
+    del mixture._warns_of_codes  # where it is fitted on its own, it warns
     return mixture.set_callbacks(), relay.stopped

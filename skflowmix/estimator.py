@@ -12,7 +12,6 @@ from sklearn.base import BaseEstimator, DensityMixin, _fit_context
 from sklearn.callback import CallbackSupportMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
-from sklearn.utils.validation import validate_data
 
 from skflowmix._arrays import (
     LockedSeeds,
@@ -32,6 +31,7 @@ from skflowmix.mixture import MixtureOfFlows
 from skflowmix.restarts import fit_restarts
 from skflowmix.settings import FitSettings
 from skflowmix.starts import propose_starts
+from skflowmix.validation import check_rows, warn_of_codes
 
 __all__ = ["FlowMixture"]
 
@@ -377,6 +377,11 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
         self : FlowMixture
             The fitted estimator.
 
+        Warns
+        -----
+        UserWarning
+            If a column seems to hold a code for missing values.
+
         Raises
         ------
         ValueError
@@ -389,15 +394,15 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
         seen = {"X": X, "y": y, "metadata": {}}
         if sample_weight is not None:
             seen["metadata"]["sample_weight"] = sample_weight
-        X = validate_data(
-            self, X, dtype=[np.float64, np.float32], order="C", ensure_min_samples=2
-        )
+        X = check_rows(self, X, dtype=[np.float64, np.float32], fitted=False)
         if y is None:
             seen["y"] = np.zeros(len(X), dtype=int)
         sample_weight = check_weights(sample_weight, X)
         kept = sample_weight > 0
         check_parameters(self, int(kept.sum()), X.shape[1])
         device = resolve_device(self.device)
+        if self._warns_of_codes:
+            warn_of_codes(self, X[kept], sample_weight[kept])
         context = self._init_callback_context(
             max_subtasks=self.n_init, sequential_subtasks=False
         )
@@ -458,6 +463,9 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
                 stacklevel=3,
             )
         return self
+
+    # An estimator around a mixture has warned of its columns, by their names.
+    _warns_of_codes = True
 
     # The classifier's mixture replaces this: there labels are part of a row.
     _merge_rows = staticmethod(merge_identical_rows)

@@ -8,10 +8,7 @@ import torch
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import InconsistentVersionWarning
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import (
-    check_is_fitted,
-    validate_data,
-)
+from sklearn.utils.validation import check_is_fitted
 
 from skflowmix._arrays import (
     evaluate_in_chunks,
@@ -23,6 +20,7 @@ from skflowmix._version import __version__
 from skflowmix.checks import check_weights
 from skflowmix.data import SCORING_BOUND
 from skflowmix.mixture import MixtureOfFlows
+from skflowmix.validation import check_rows, rows_not_finite
 
 __all__ = ["FittedMixture"]
 
@@ -35,9 +33,7 @@ class FittedMixture(BaseEstimator):
 
     def _check_rows(self, X):
         check_is_fitted(self)
-        return validate_data(
-            self, X, dtype=[np.float64, np.float32], order="C", reset=False
-        )
+        return check_rows(self, X, dtype=[np.float64, np.float32], fitted=True)
 
     @property
     def _log_scale(self):
@@ -51,12 +47,16 @@ class FittedMixture(BaseEstimator):
             return self.module_, device
         return copy.deepcopy(self.module_).to(device, dtype), device
 
-    def _evaluate(self, X, question):
-        """Ask the module about checked rows, standardised, in the dtype of X."""
+    def _evaluate(self, X, question, of_others=-np.inf):
+        """Ask the module about checked rows, standardised, in the dtype of X.
+
+        Rows that are not finite, which scikit-learn's `assume_finite` lets through, get
+        the answer `of_others`.
+        """
         dtype = getattr(torch, X.dtype.name)
         model, device = self._model_on_device(dtype)
         bound = SCORING_BOUND[X.dtype]
-        return evaluate_in_chunks(
+        answers = evaluate_in_chunks(
             lambda x: question(model, x),
             lambda rows: self._standardizer.transform(rows, bound),
             X,
@@ -64,11 +64,17 @@ class FittedMixture(BaseEstimator):
             dtype=dtype,
             device=device,
         )
+        answers[rows_not_finite(X)] = of_others
+        return answers
 
     def _table(self, X, question, unused):
         """One column per component; those not in use are not evaluated."""
-        table = self._evaluate(self._check_rows(X), question)
-        n_unused = len(self.weights_) - self.module_.n_components
+        X = self._check_rows(X)
+        n_used = self.module_.n_components
+        # Nothing is known of a row that is not finite: weights, where none is -inf.
+        of_others = self.weights_[:n_used] if unused == 0 else unused
+        table = self._evaluate(X, question, of_others)
+        n_unused = len(self.weights_) - n_used
         if not n_unused:
             return table
         return np.pad(table, ((0, 0), (0, n_unused)), constant_values=unused)
@@ -126,7 +132,8 @@ class FittedMixture(BaseEstimator):
         """
         log_prob = self.score_samples(X)
         sample_weight = check_weights(sample_weight, log_prob, n_positive=1)
-        return float(np.average(log_prob, weights=sample_weight))
+        kept = sample_weight > 0  # zero times -inf would be NaN
+        return float(np.average(log_prob[kept], weights=sample_weight[kept]))
 
     def elbo(self, X):
         """Evidence lower bound of every row.
@@ -187,7 +194,8 @@ class FittedMixture(BaseEstimator):
         labels : ndarray of shape (n_samples,)
             Integers below `n_components`.
         """
-        return self._evaluate(self._check_rows(X), MixtureOfFlows.predict)
+        X = self._check_rows(X)
+        return self._evaluate(X, MixtureOfFlows.predict, int(self.weights_.argmax()))
 
     def sample(self, n_samples=1, *, component=None, random_state=None):
         """Draw rows from the fitted density.

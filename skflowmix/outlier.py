@@ -7,13 +7,14 @@ import numpy as np
 from sklearn.base import BaseEstimator, OutlierMixin, _fit_context
 from sklearn.callback import CallbackSupportMixin
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 
 from skflowmix.checks import check_weights
 from skflowmix.robust import weighted_quantile
 from skflowmix.delegation import fit_with_callbacks, mixture_of, shared_constraints
 from skflowmix.initialization import INIT_METHODS
 from skflowmix.neighbors import NeighborDensity
+from skflowmix.validation import check_rows, warn_of_codes
 
 __all__ = ["FlowMixtureOutlierDetector"]
 
@@ -286,12 +287,13 @@ class FlowMixtureOutlierDetector(OutlierMixin, CallbackSupportMixin, BaseEstimat
         seen = {"X": X, "y": y, "metadata": {}}
         if sample_weight is not None:
             seen["metadata"]["sample_weight"] = sample_weight
-        X = validate_data(self, X, dtype=np.float64, order="C", ensure_min_samples=2)
+        X = check_rows(self, X, dtype=np.float64, fitted=False)
         if y is None:
             seen["y"] = np.zeros(len(X), dtype=int)
         sample_weight = check_weights(sample_weight, X)
         kept = sample_weight > 0
         X, sample_weight = X[kept], sample_weight[kept]
+        warn_of_codes(self, X, sample_weight)
         context = self._init_callback_context(max_subtasks=1)
         context.call_on_fit_task_begin(estimator=self, **seen)
         share = self.contamination
@@ -347,7 +349,7 @@ class FlowMixtureOutlierDetector(OutlierMixin, CallbackSupportMixin, BaseEstimat
             outliers.
         """
         check_is_fitted(self)
-        X = validate_data(self, X, dtype=np.float64, order="C", reset=False)
+        X = check_rows(self, X, dtype=np.float64, fitted=True)
         log_prob = self.mixture_.score_samples(X)
         return _scores(log_prob, self.neighbors_.log_prob(X), self.excess_)
 

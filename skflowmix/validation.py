@@ -1,0 +1,289 @@
+"""Rows as they are given: what in them is not finite, masked, or looks like a code."""
+
+import re
+import warnings
+
+import numpy as np
+from sklearn import config_context, get_config
+from sklearn.utils import check_array
+from sklearn.utils.validation import validate_data
+
+from skflowmix.data import merge_identical_rows
+
+__all__ = ["check_rows", "find_codes", "rows_not_finite", "warn_of_codes"]
+
+# Messages list at most so many columns.
+MAX_NAMED = 10
+
+IMPUTE = "sklearn.impute.SimpleImputer in a Pipeline"
+
+# A code is in more than this share of the rows, and all codes at one end of a column
+# are in no more than half of them: else the others are what is rare.
+MIN_SHARE, MAX_SHARE = 0.002, 0.5
+
+# Fewer rows, each as heavy as the lightest, do not show what is far from the others.
+MIN_TABLE = 50
+
+# At most so many values at one end of a column are looked at.
+MAX_CODES = 5
+
+# The gap to the others is wider than these, from their end to the middle of their
+# distinct values, by the first factor, and than any gap between them there by the
+# second. A heavy tail on the other side does not count.
+FAR, APART = 0.5, 2.0
+
+# Where the others are fewer values, the gap is wider than their range by this factor:
+# doses of 1, 10 and 100 are no codes.
+FEW_VALUES, FAR_OF_FEW = 10, 10.0
+
+# Numbers that often serve as codes.
+USUAL_CODE = re.compile(r"-?0|-1|-?99+(\.9+)?")
+
+# Other numbers are further from the others by this factor. Without a usual code beside
+# them they also repeat, which one outlier does not, though its row may be repeated or
+# have a large weight: they are in so many distinct rows or have the weight of so many.
+UNUSUAL = 2.0
+MIN_DISTINCT, MIN_ROWS = 3, 8
+
+
+def check_rows(estimator, X, y="no_validation", *, dtype, fitted):
+    """Validate rows as scikit-learn does, and say which columns are to blame.
+
+    Parameters
+    ----------
+    estimator : estimator
+        The one whose `fit` or other method got the rows.
+    X : array-like of shape (n_samples, n_features)
+        The rows.
+    y : array-like of shape (n_samples,), optional
+        Labels.
+    dtype : dtype or list of dtype
+        See `sklearn.utils.check_array`.
+    fitted : bool
+        Whether the rows are to be scored. Otherwise at least two are needed, and those
+        that are not finite are refused whatever scikit-learn's `assume_finite` says.
+
+    Returns
+    -------
+    X : ndarray of shape (n_samples, n_features)
+        Checked rows; with `y` a pair of rows and labels.
+
+    Raises
+    ------
+    ValueError
+        If the rows hold masked entries, NaN or infinity, or are no table of numbers.
+    """
+    _refuse_masked(estimator, X)
+    try:
+        with config_context(assume_finite=fitted and get_config()["assume_finite"]):
+            return validate_data(
+                estimator,
+                X,
+                y,
+                dtype=dtype,
+                order="C",
+                reset=not fitted,
+                ensure_min_samples=1 if fitted else 2,
+            )
+    except ValueError as error:
+        if not str(error).startswith("Input X contains"):
+            raise
+        rows = check_array(X, dtype=dtype, ensure_all_finite=False)
+        lines = [str(error)]
+        for kind, entries in (("NaN", np.isnan(rows)), ("Infinity", np.isinf(rows))):
+            if entries.any():
+                lines.append(f"{kind} is in {_in_columns(estimator, entries)}.")
+        lines.append(
+            f"Mark what is missing as NaN and impute it ({IMPUTE}), or leave out these "
+            "rows or columns."
+        )
+        raise ValueError("\n".join(lines)) from error
+
+
+def rows_not_finite(X):
+    """Find rows that hold NaN or infinity.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_samples, n_features)
+        Rows, of which no copy is made.
+
+    Returns
+    -------
+    index : ndarray of int
+        Their numbers.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        suspects = np.flatnonzero(~np.isfinite(X.sum(axis=1)))
+    return suspects[~np.isfinite(X[suspects]).all(axis=1)]
+
+
+def find_codes(X, sample_weight):
+    """Values that may stand for missing ones: frequent, and far from all others.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_samples, n_features)
+        Finite rows.
+    sample_weight : ndarray of shape (n_samples,)
+        Positive weights. An integer weight equals repeating the row.
+
+    Returns
+    -------
+    codes : dict of int to list of (float, float)
+        For columns that hold any, their values and shares of the weight.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> X = np.c_[np.linspace(20, 80, 100), np.linspace(0, 1, 100)]
+    >>> X[:3, 0] = -999
+    >>> find_codes(X, np.ones(100))
+    {0: [(-999.0, 0.03)]}
+    """
+    total = sample_weight.sum()
+    merged = None
+    codes: dict[int, list[tuple[float, float]]] = {}
+    if total < MIN_TABLE * sample_weight.min():
+        return codes
+    for j, column in enumerate(X.T):
+        values = np.unique(column)
+        found = []
+        for end in _far_ends(values, 1.0):
+            shares = [float(sample_weight[column == v].sum() / total) for v in end]
+            usual = [USUAL_CODE.fullmatch(f"{v:.7g}") is not None for v in end]
+            if not len(end) or sum(shares) > MAX_SHARE:
+                continue
+            further = np.concatenate(_far_ends(values, UNUSUAL))
+            for value, share, is_usual in zip(end, shares, usual, strict=True):
+                is_code = is_usual or value in further
+                if is_code and not any(usual):
+                    # Few values far apart are levels.
+                    is_code = len(values) >= FEW_VALUES + MAX_CODES
+                    if is_code and merged is None:
+                        merged = merge_identical_rows(X, sample_weight)
+                    is_code = is_code and _repeats(merged, j, value, share)
+                if is_code and share > MIN_SHARE * (1 + 1e-9):
+                    found.append((float(value), share))
+        if found:
+            codes[j] = found
+    return codes
+
+
+def _repeats(merged, j, value, share):
+    rows, weights, _ = merged
+    n_distinct = np.count_nonzero(rows[:, j] == value)
+    n_rows = share * weights.sum() / np.median(weights)
+    return n_distinct >= MIN_DISTINCT or n_rows >= MIN_ROWS * (1 - 1e-9)
+
+
+def _far_ends(values, factor):
+    """Of ascending distinct values, those far below and those far above the others."""
+    # Halved, the difference of two finite numbers cannot overflow.
+    halved = values * np.float64(0.5)
+    n_low = n_high = 0
+    if len(values) >= FEW_VALUES + MAX_CODES:
+        n_low = _n_far_below(halved, factor)
+        n_high = _n_far_below(-halved[::-1], factor)
+    else:
+        n_low, n_high = _few_far(halved, factor)
+    return values[:n_low], values[len(values) - n_high :]
+
+
+def _n_far_below(values, factor):
+    with np.errstate(over="ignore"):
+        for n_codes in range(MAX_CODES, 0, -1):
+            others = values[n_codes:]
+            tail = others[: len(others) // 2 + 1]
+            gap = (others[0] - values[n_codes - 1]) / factor
+            # The cheaper question first.
+            if gap > FAR * (tail[-1] - tail[0]) and gap > APART * np.diff(tail).max():
+                return n_codes
+    return 0
+
+
+def _few_far(values, factor):
+    """How many of a few values are far below, and above, at least as many others."""
+    with np.errstate(over="ignore"):
+        for n_codes in range(len(values) // 2, 0, -1):
+            for n_low in range(n_codes + 1):
+                n_high = n_codes - n_low
+                others = values[n_low : len(values) - n_high]
+                margin = factor * FAR_OF_FEW * (others[-1] - others[0])
+                below = n_low == 0 or others[0] - values[n_low - 1] > margin
+                above = n_high == 0 or values[-n_high] - others[-1] > margin
+                if below and above and len(others) > 1:
+                    return n_low, n_high
+    return 0, 0
+
+
+def warn_of_codes(estimator, X, sample_weight):
+    """Warn, in the name of the caller of `fit`, of what `find_codes` finds.
+
+    Parameters
+    ----------
+    estimator : estimator
+        The one that is being fitted.
+    X : ndarray of shape (n_samples, n_features)
+        Checked rows.
+    sample_weight : ndarray of shape (n_samples,)
+        Positive weights.
+    """
+    codes = find_codes(X, sample_weight)
+    if not codes:
+        return
+    names = _column_names(estimator, X.shape[1])
+    columns = [
+        f"column {names[j]}: "
+        + ", ".join(f"{v + 0.0:.7g} in {100 * s:.2g} % of the rows" for v, s in found)
+        for j, found in codes.items()
+    ]
+    warnings.warn(
+        "Some values look like codes for missing ones, frequent and far from all "
+        f"others ({_listed(columns, '; ')}). They are modelled as they are. If they "
+        f"mean that a value is missing, mark them as NaN and impute them ({IMPUTE}), "
+        "or drop these rows or columns.",
+        stacklevel=4,
+    )
+
+
+def _refuse_masked(estimator, X):
+    if isinstance(X, list | tuple) and any(
+        isinstance(row, np.ma.MaskedArray) for row in X
+    ):
+        X = np.ma.array(X)
+    if isinstance(X, np.ma.MaskedArray) and np.ma.is_masked(X):
+        where = ""
+        if X.ndim == 2:
+            where = f" in {_in_columns(estimator, np.ma.getmaskarray(X))}"
+        raise ValueError(
+            f"X is a masked array with masked entries{where}, and "
+            f"{type(estimator).__name__} would take what lies under the mask. Fill "
+            f"them with NaN (X.filled(numpy.nan)) and impute them ({IMPUTE}), or leave "
+            "out these rows or columns."
+        )
+
+
+def _in_columns(estimator, entries):
+    """Columns with any of the entries (N, D), and how many they hold."""
+    names, counts = _column_names(estimator, entries.shape[1]), entries.sum(axis=0)
+    columns = [
+        f"{names[j]} ({counts[j]} row{'s' if counts[j] > 1 else ''})"
+        for j in np.flatnonzero(counts)
+    ]
+    return f"column{'s' if len(columns) > 1 else ''} {_listed(columns, ', ')}"
+
+
+def _column_names(estimator, n_columns):
+    """Names of a table's columns, quoted, or else their numbers."""
+    names = getattr(estimator, "feature_names_in_", ())
+    if len(names) == n_columns:
+        return [repr(str(name)) for name in names]
+    return [str(j) for j in range(n_columns)]
+
+
+def _listed(parts, separator):
+    more = len(parts) - MAX_NAMED
+    if more > 0:
+        parts = [*parts[:MAX_NAMED], f"and {more} more"]
+    return separator.join(parts)
