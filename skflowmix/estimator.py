@@ -22,7 +22,7 @@ from skflowmix._arrays import (
 from skflowmix.checks import check_parameters, check_start, check_weights
 from skflowmix.counting import count_clusters
 from skflowmix.data import SCORING_BOUND, Standardizer, merge_identical_rows
-from skflowmix.fitting import TrainingRows, best_candidate, fit_candidate
+from skflowmix.fitting import best_candidate, fit_candidate
 from skflowmix.flows import FLOWS
 from skflowmix.gaussians import Gaussians, component_weights, least_strengths
 from skflowmix.inference import FittedMixture
@@ -31,6 +31,7 @@ from skflowmix.mixture import MixtureOfFlows
 from skflowmix.restarts import fit_restarts
 from skflowmix.settings import FitSettings
 from skflowmix.starts import propose_starts
+from skflowmix.training_rows import TrainingRows
 from skflowmix.validation import check_rows, warn_of_codes
 
 __all__ = ["FlowMixture"]

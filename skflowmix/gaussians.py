@@ -303,7 +303,7 @@ class Gaussians:
         return bool((far & (self.sample_variances > 0)).any())
 
     def thickness(self):
-        """Standard deviations (n_components, n_features) that `reg_covar` has added.
+        """Return the standard deviations (K, D) that `reg_covar` has added.
 
         None where no component needs them: all vary in every direction.
         """

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from skflowmix.flows import FlowStack
 from skflowmix.gaussians import Gaussians
 from skflowmix.nn import PosteriorNet, Recorded
-from skflowmix.tails import Ball, RadialBase, norm
+from skflowmix.tails import Ball, norm
 
 __all__ = [
     "AllPairs",
@@ -130,10 +130,15 @@ def log_softmax(logits: Tensor) -> Tensor:
     return logits.T.log_softmax(0).T
 
 
+def _no_backward(grad, grad_log, needs_input):
+    """Backward of no transforms."""
+    return grad, []
+
+
 def _record_joined(stack, z, parameters, keeps):
     """Map z (K, D, N) by the one flow of a stack, for which all rows are its own."""
     if not parameters:
-        return z, [], lambda grad, grad_log, needs_input: (grad, [])
+        return z, [], _no_backward
 
     def joined(parts):
         return parts.transpose(0, 1).flatten(1).unsqueeze(0)
@@ -157,7 +162,7 @@ class _InBall:
     """
 
     def __init__(self, model: "MixtureOfFlows", white: Tensor):
-        self.white, self.ball, self.base = white, model.ball, model.base
+        self.white, self.ball = white, model.ball
         self.unwhitening = model.unwhitening
         self.moved = white
         if self.ball is None:
@@ -193,13 +198,13 @@ class _InBall:
             return log_prob, lambda grad: (-grad * z, grad, None)
         rho = norm(z)
         shrunk = self.ball.shrink(rho)
-        log_prob, slope = self.base.log_prob(shrunk.radius)
+        log_prob, slope = self.ball.base.log_prob(shrunk.radius)
         log_prob = log_prob + shrunk.log_det
         for part in parts:
             log_prob += part
         if not self.all_in_core:
             log_prob += self.stretch.log_det
-            outside, slope_outside = self.base.log_prob(self.r)
+            outside, slope_outside = self.ball.base.log_prob(self.r)
             log_prob = torch.where(self.inside, log_prob, outside)
 
         def backward(grad):
@@ -230,7 +235,8 @@ class _InBall:
         on_white = on_moved * self.factor
         on_white += direction * (along * (self.stretch.slope - self.factor))
         on_white = torch.where(self.inside, on_white, 0.0)
-        on_white += direction * on_radius
+        if on_radius is not None:
+            on_white += direction * on_radius
         return on_white - on_moved if shifted else on_white
 
 
@@ -292,10 +298,12 @@ class MixtureOfFlows(nn.Module):
     plane. None is common either where a component is small beside the data.
 
     All transforms start as the identity and every component as the Gaussian
-    :math:`N(\mu_k, \Sigma_k)`. With transforms the base distribution
-    :math:`p_0` has heavier tails than the normal one beyond three standard deviations
-    (`skflowmix.transforms.LogTail`): one far row must not decide a fit. All methods
-    take standardised rows.
+    :math:`N(\mu_k, \Sigma_k)`. With transforms the base distribution :math:`p_0` has
+    heavier tails than the normal one (`skflowmix.tails.RadialBase`): one far row must
+    not decide a fit. They act within a ball of the Mahalanobis distance to
+    :math:`N(\mu_k, \Sigma_k)` (`skflowmix.tails.Ball`, which stretches x before the
+    first and shrinks z after the last of them); beyond it the density falls with that
+    distance and has elliptical contours. All methods take standardised rows.
 
     Parameters
     ----------
@@ -383,7 +391,6 @@ class MixtureOfFlows(nn.Module):
             position += n_layers
         self.common, self.inner, self.outer, self.shared = stacks
         self.ball = Ball(n_features) if n_transforms else None
-        self.base = RadialBase(n_features) if n_transforms else None
         self.posterior = PosteriorNet(
             n_features, n_components, posterior_units, generator=generator
         )
@@ -446,10 +453,10 @@ class MixtureOfFlows(nn.Module):
         centred = (points - self.means.unsqueeze(2)).div_(scales)
         white = torch.bmm(self.whitening, centred)
         ball = _InBall(self, white)
-        inner = of_common or of_inner
-        common_backward = inner_backward = None
+        has_inner = bool(of_common or of_inner)
+        common_backward = inner_backward = _no_backward
         log_slopes: list[Tensor] = []
-        if inner:
+        if has_inner:
             scaled = ball.scaled(centred)
             if of_common:
                 if scaled is not centred:
@@ -475,10 +482,9 @@ class MixtureOfFlows(nn.Module):
             grad_log = grad.unsqueeze(1)
             grad, grad_log, on_radius = base_backward(grad_log)
             grad, on_shared = shared_backward(grad, grad_log, True)
-            needs_white = needs_input or bool(inner)
-            grad, on_outer = outer_backward(grad, grad_log, needs_white)
+            grad, on_outer = outer_backward(grad, grad_log, needs_input or has_inner)
             own = on_outer + on_shared
-            if inner:
+            if has_inner:
                 grad = torch.bmm(self.whitening.transpose(1, 2), grad)
                 needs_points = needs_input or bool(of_common)
                 grad, on_inner = inner_backward(grad, grad_log, needs_points)
@@ -490,9 +496,9 @@ class MixtureOfFlows(nn.Module):
                     grad = None if grad is None else grad * scales
             if not needs_input:
                 return None, *own
-            on_white = ball.backward(grad, on_radius, bool(inner))
+            on_white = ball.backward(grad, on_radius, has_inner)
             on_centred = torch.bmm(self.whitening.transpose(1, 2), on_white)
-            if inner:
+            if has_inner:
                 on_centred += grad
             return pairs.collect(on_centred / scales, len(x)).T, *own
 
@@ -518,7 +524,7 @@ class MixtureOfFlows(nn.Module):
         capacity = int(inside.sum(0).max())
         if capacity > SPARSE_SHARE * len(x):
             return self._log_prob_of(x, AllPairs(self.n_components)).T
-        log_prob = self.base.log_prob(r)[0].squeeze(1)
+        log_prob = self.ball.base.log_prob(r)[0].squeeze(1)
         log_prob += self.log_constant.unsqueeze(1)
         if capacity:
             support = Support(inside, capacity)
@@ -620,9 +626,9 @@ class MixtureOfFlows(nn.Module):
         )
         unwhitening = self.unwhitening[present].transpose(1, 2)
         white = z
-        if self.ball is not None and self.base is not None:
+        if self.ball is not None:
             t = z.norm(dim=2, keepdim=True).clamp(min=TINY)
-            r = self.base.radius(t)
+            r = self.ball.base.radius(t)
             inside = r < self.ball.radius
             rho = self.ball.stretch(r.clamp(max=self.ball.radius)).radius
             moved = z * torch.where(inside, rho / t, 0.0)

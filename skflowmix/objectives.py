@@ -79,8 +79,8 @@ class Rows:
     movable : Tensor of shape (N, D), optional
         1 for values that noise may move towards those, 0 for others.
     thickness : Tensor of shape (N, D), optional
-        Of a plane that rows lie in, in standard deviations of the columns. As much noise
-        in all directions, which stays, keeps flows from making the plane thinner.
+        Standard deviations of noise in all directions, which stays: where components
+        have no variance of their own, flows would make what `reg_covar` adds thinner.
     """
 
     def __init__(

@@ -44,7 +44,7 @@ def weighted_quantile(x, weights, levels):
 
 
 def _shortest_interval(values, weights, share):
-    """Ends of the shortest interval that holds that share of the weight."""
+    """Find the shortest interval that holds that share of the weight."""
     total = np.concatenate(([0.0], np.cumsum(weights)))
     needed = share * total[-1] * (1 - 1e-12)
     last = np.searchsorted(total[1:], total[:-1] + needed)
@@ -55,7 +55,7 @@ def _shortest_interval(values, weights, share):
 
 
 def _core(values, weights):
-    """Ends of the interval that holds the core, of distinct values in their order.
+    """Find the interval that holds the core, of distinct values in their order.
 
     A heap at one value would make it too short: there it is the heap and the core of
     the other values.

@@ -4,7 +4,7 @@ import numpy as np
 
 from skflowmix.counting import MIN_CONTACT, contact
 from skflowmix.far_groups import far_groups
-from skflowmix.graphs import Landmarks, nearest, one_hot
+from skflowmix.graphs import Landmarks, nearest
 from skflowmix.initialization import (
     CLEARLY_LIKELIER,
     propose_partitions,
@@ -34,10 +34,10 @@ def propose_starts(
 ):
     """Propose first responsibilities, in which far rows do not decide.
 
-    The bulk, rows without a far value, is partitioned by itself. Groups of far rows have
-    components of their own, the heaviest first, unless the bulk falls into as many
+    The bulk, rows without a far value, is partitioned by itself. Groups of far rows
+    have components of their own, the heaviest first, unless the bulk falls into as many
     clusters as there are components. All other far rows join the component of the
-    nearest row of the bulk, far values pulled in.
+    nearest row of the bulk, far values clipped to the limits.
 
     Parameters
     ----------

@@ -118,6 +118,7 @@ class Ball:
         self.n_features = n_features
         self.radius = max(RADIUS, RADIUS_PER_ROOT * math.sqrt(n_features))
         self.core = max(RADIUS / 2, math.sqrt(n_features) + 2.0)
+        self.base = RadialBase(n_features)
 
     def stretch(self, r: Tensor) -> Stretch:
         """Radii inside the ball under the map, which leaves those in its core.
