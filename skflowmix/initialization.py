@@ -56,6 +56,10 @@ MAX_MORE_ITER = 20
 # column: smaller widths get none, as values so near to each other make no cluster.
 REPEAT_NOISE = 0.8
 SMALLEST_REPEAT_WIDTH, LARGEST_REPEAT_WIDTH = 0.15, 1.0
+# A partition whose gaps are so many times as long as those within its clusters is
+# clearly separated, if it cuts off at most this share of neighbours.
+CLEAR_SEPARATION = 2.0
+MAX_CUT = 0.05
 
 
 @dataclass(frozen=True, eq=False)
@@ -368,12 +372,17 @@ def _ranked_candidates(x, sample_weight, n_components, random_state, n_best):
         starts["merging"] = _merging_labels(
             landmarks, n_components, n_groups, random_state
         )
+    labels = tree.labels(n_components)
+    if tree.separation(labels) > CLEAR_SEPARATION and labels.max() == n_components - 1:
+        starts["separation"] = labels
     starts = {name: one_hot(labels, n_components) for name, labels in starts.items()}
     candidates = []
     for name, start in starts.items():
         shrinkage, likelihood = choose_shrinkage(landmarks, start)
-        if name in ("spectral", "linkage"):
+        if name in ("spectral", "linkage", "separation"):
             candidates.append(_Candidate(name, start, shrinkage, likelihood))
+        if name == "separation":
+            continue
         data = landmarks.x, landmarks.weight
         soft = _expectation_maximisation(*data, start, shrinkage)
         likelihood = held_out_likelihood(landmarks, soft, shrinkage)
@@ -385,13 +394,16 @@ def _ranked_candidates(x, sample_weight, n_components, random_state, n_best):
             for candidate, gain in zip(candidates, gains, strict=True)
         ]
     )
-    # Several may cut no neighbours apart: those that are separated most come first.
-    separations = [
-        tree.separation(c.responsibilities.argmax(axis=1)) for c in candidates
-    ]
+    # Several may cut no neighbours apart, or only outliers between clusters: those that
+    # are separated most come first.
+    separations = np.array(
+        [tree.separation(c.responsibilities.argmax(axis=1)) for c in candidates]
+    )
+    is_clear = (scores > -MAX_CUT) & (separations > CLEAR_SEPARATION)
+    scores[is_clear] = np.maximum(scores[is_clear], 0.0)
     kept: list[np.ndarray] = []
     proposals: list[Proposal] = []
-    for i in np.lexsort((-np.array(separations), -scores)):
+    for i in np.lexsort((-separations, -scores)):
         name, found = candidates[i].name, candidates[i].responsibilities
         labels = found.argmax(axis=1)
         if any(adjusted_rand_score(labels, k) > SAME_PARTITION_ARI for k in kept):
