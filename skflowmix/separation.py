@@ -45,6 +45,8 @@ class SeparationTree:
         self.weight = landmarks.weight
         share = min(LEAST_SHARE, LEAST_CLUSTER_SHARE / n_components)
         self.least = max(k + 1, share * self.weight.sum())
+        self.splits, _ = self._splits(np.arange(n))
+        self.branches = self.labels(n)
 
     def labels(self, n_clusters, parts=None):
         """Cut the longest edges between groups that are large enough.
@@ -85,11 +87,14 @@ class SeparationTree:
             The shortest edge between two clusters over the longest one that joins
             groups within a cluster, larger is better.
         """
+        shares = np.zeros((self.branches.max() + 1, labels.max() + 1))
+        np.add.at(shares, (self.branches, labels), self.weight)
+        # What most of a group is, as the tree may tie an outlier to another cluster.
+        owner = shares.argmax(axis=1)[self.branches]
         is_cut = labels[self.edges[:, 0]] != labels[self.edges[:, 1]]
-        splits, _ = self._splits(np.arange(len(self.weight)))
-        joined = self.lengths[splits][~is_cut[splits]]
-        cut = self.lengths[is_cut]
-        return cut.min(initial=np.inf) / joined.max(initial=1.0)
+        ends = owner[self.edges[self.splits]]
+        joined = self.lengths[self.splits][ends[:, 0] == ends[:, 1]]
+        return self.lengths[is_cut].min(initial=np.inf) / joined.max(initial=1.0)
 
     def _splits(self, parts):
         """Numbers of the edges that join large groups, shortest first, and all edges.
