@@ -102,7 +102,8 @@ class SeparationTree:
         Edges are those between parts; numbers are among them.
         """
         groups = _Groups(np.bincount(parts, self.weight))
-        splits, edges = [], []
+        splits: list[int] = []
+        edges: list[tuple[int, int]] = []
         for a, b in parts[self.edges].tolist():
             smaller = groups.join(a, b)
             if smaller is not None:
