@@ -10,8 +10,6 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy.cluster.hierarchy import cut_tree, linkage
-from scipy.sparse import eye_array
-from scipy.sparse.linalg import ArpackError, eigsh
 from scipy.spatial.distance import squareform
 from scipy.special import logsumexp, softmax
 from sklearn.base import clone
@@ -28,7 +26,6 @@ from skflowmix.graphs import (
     draw_rows,
     nearest,
     nearest_others,
-    normalized_graph,
     one_hot,
 )
 from skflowmix.linkage import linkage_labels
@@ -39,6 +36,8 @@ from skflowmix.partition_scores import (
     held_out_likelihood,
     kernel_score,
 )
+from skflowmix.separation import SeparationTree
+from skflowmix.spectral import spectral_labels
 
 INIT_METHODS = ("auto", "kmeans", "k-means++", "gmm", "spectral", "linkage", "random")
 
@@ -58,8 +57,10 @@ MAX_MORE_ITER = 20
 # column: smaller widths get none, as values so near to each other make no cluster.
 REPEAT_NOISE = 0.8
 SMALLEST_REPEAT_WIDTH, LARGEST_REPEAT_WIDTH = 0.15, 1.0
-# Nats per row that tell partitions with the same score apart.
-CLEARLY_LIKELIER = 0.05
+# A partition whose gaps are so many times as long as those within its clusters is
+# clearly separated, if it cuts off at most this share of neighbours.
+CLEAR_SEPARATION = 2.0
+MAX_CUT = 0.05
 
 
 @dataclass(frozen=True, eq=False)
@@ -293,7 +294,9 @@ def _random(x, sample_weight, n_components, random_state):
 
 def _spectral(x, sample_weight, n_components, random_state):
     landmarks = Landmarks(x, sample_weight, random_state)
-    labels = _spectral_labels(landmarks, n_components, random_state)
+    tree = SeparationTree(landmarks, n_components)
+    labels = spectral_labels(landmarks, tree, n_components, random_state)
+    labels = _split_to(labels, landmarks.x, n_components, random_state)
     return landmarks.spread(labels, n_components)
 
 
@@ -355,37 +358,6 @@ def _split_to(labels, x, n_components, random_state):
     return labels
 
 
-def _spectral_labels(landmarks, n_components, random_state):
-    """Normalised cut of the k-NN graph with locally scaled weights.
-
-    References
-    ----------
-    L. Zelnik-Manor, P. Perona, *Self-tuning spectral clustering*, NIPS 2004.
-    """
-    n = landmarks.n
-    k = min(landmarks.neighbors.shape[1], max(2, n // 10))
-    distances = landmarks.neighbor_distances[:, :k]
-    neighbors = landmarks.neighbors[:, :k]
-    graph, root = normalized_graph(distances, neighbors)
-    laplacian = eye_array(n) - graph
-    if n <= max(200, 3 * n_components):
-        vectors = np.linalg.eigh(laplacian.toarray())[1][:, :n_components]
-    else:
-        start = random_state.uniform(-1.0, 1.0, n)
-        try:
-            # A shift just below zero keeps the factorised matrix positive definite.
-            _, vectors = eigsh(
-                laplacian.tocsc(), k=n_components, sigma=-1e-4, v0=start, tol=1e-6
-            )
-        except ArpackError:
-            vectors = np.linalg.eigh(laplacian.toarray())[1][:, :n_components]
-    embedding = root @ vectors
-    embedding /= np.abs(embedding).max(axis=0)
-    model = KMeans(n_components, n_init=5, random_state=random_state)
-    labels = model.fit_predict(embedding, sample_weight=landmarks.weight)
-    return _split_to(labels, landmarks.x, n_components, random_state)
-
-
 class _Candidate(NamedTuple):
     """A partition of the landmarks, and how Gaussians describe it."""
 
@@ -397,8 +369,10 @@ class _Candidate(NamedTuple):
 
 def _ranked_candidates(x, sample_weight, n_components, random_state, n_best):
     landmarks = Landmarks(x, sample_weight, random_state)
+    tree = SeparationTree(landmarks, n_components)
+    labels = spectral_labels(landmarks, tree, n_components, random_state)
     starts = {
-        "spectral": _spectral_labels(landmarks, n_components, random_state),
+        "spectral": _split_to(labels, landmarks.x, n_components, random_state),
         "linkage": linkage_labels(landmarks.distances, n_components),
         "kmeans": _kmeans_labels(landmarks, n_components, random_state),
     }
@@ -409,12 +383,17 @@ def _ranked_candidates(x, sample_weight, n_components, random_state, n_best):
         starts["merging"] = _merging_labels(
             landmarks, n_components, n_groups, random_state
         )
+    labels = tree.labels(n_components)
+    if tree.separation(labels) > CLEAR_SEPARATION and labels.max() == n_components - 1:
+        starts["separation"] = labels
     starts = {name: one_hot(labels, n_components) for name, labels in starts.items()}
     candidates = []
     for name, start in starts.items():
         shrinkage, likelihood = choose_shrinkage(landmarks, start)
-        if name in ("spectral", "linkage"):
+        if name in ("spectral", "linkage", "separation"):
             candidates.append(_Candidate(name, start, shrinkage, likelihood))
+        if name == "separation":
+            continue
         data = landmarks.x, landmarks.weight
         soft = _expectation_maximisation(*data, start, shrinkage)
         likelihood = held_out_likelihood(landmarks, soft, shrinkage)
@@ -426,12 +405,16 @@ def _ranked_candidates(x, sample_weight, n_components, random_state, n_best):
             for candidate, gain in zip(candidates, gains, strict=True)
         ]
     )
-    # Several may cut no neighbours apart: the clearly likelier ones come first.
-    ties = scores == scores.max()
-    behind = ties & (gains < gains[ties].max() - CLEARLY_LIKELIER)
+    # Several may cut no neighbours apart, or only outliers between clusters: those that
+    # are separated most come first.
+    separations = np.array(
+        [tree.separation(c.responsibilities.argmax(axis=1)) for c in candidates]
+    )
+    is_clear = (scores > -MAX_CUT) & (separations > CLEAR_SEPARATION)
+    scores[is_clear] = np.maximum(scores[is_clear], 0.0)
     kept: list[np.ndarray] = []
     proposals: list[Proposal] = []
-    for i in np.lexsort((behind, -scores)):
+    for i in np.lexsort((-separations, -scores)):
         name, found = candidates[i].name, candidates[i].responsibilities
         labels = found.argmax(axis=1)
         if any(adjusted_rand_score(labels, k) > SAME_PARTITION_ARI for k in kept):

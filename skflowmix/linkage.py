@@ -2,13 +2,26 @@
 
 import numpy as np
 
-__all__ = ["linkage_labels"]
+__all__ = ["linkage_labels", "spanning_tree"]
 
 GINI_THRESHOLD = 0.3
 
 
-def _spanning_tree(distances):
-    """Prim's algorithm: the n - 1 edges of a minimum spanning tree, shortest first."""
+def spanning_tree(distances):
+    """Find a minimum spanning tree by Prim's algorithm.
+
+    Parameters
+    ----------
+    distances : ndarray of shape (n, n)
+        Between the rows, symmetric.
+
+    Returns
+    -------
+    edges : ndarray of shape (n - 1, 2), int
+        Row numbers, the shortest edge first.
+    lengths : ndarray of shape (n - 1,)
+        Increasing.
+    """
     n = len(distances)
     edges = np.empty((n - 1, 2), dtype=np.intp)
     lengths = np.empty(n - 1)
@@ -25,7 +38,8 @@ def _spanning_tree(distances):
         closer = outside & (distances[new] < best)
         best[closer] = distances[new][closer]
         source[closer] = new
-    return edges[np.argsort(lengths, kind="stable")]
+    order = np.argsort(lengths, kind="stable")
+    return edges[order], lengths[order]
 
 
 class _ClusterSizes:
@@ -76,7 +90,7 @@ def linkage_labels(distances, n_components):
     hierarchical clustering algorithm*, Information Sciences 363, 2016.
     """
     n = len(distances)
-    edges = _spanning_tree(distances).tolist()
+    edges = spanning_tree(distances)[0].tolist()
     used = [False] * len(edges)
     parent = list(range(n))
     size = [1] * n

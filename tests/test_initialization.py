@@ -18,6 +18,8 @@ from skflowmix.partition_scores import (
     choose_shrinkage,
     kernel_score,
 )
+from skflowmix.separation import SeparationTree
+from skflowmix.spectral import spectral_labels
 
 
 def propose(x, n_components, init, *, seed=0, sample_weight=None, **options):
@@ -158,6 +160,100 @@ def test_auto_proposes_different_partitions_best_first():
     for i, a in enumerate(labels):
         for b in labels[:i]:
             assert adjusted_rand_score(a, b) <= initialization.SAME_PARTITION_ARI
+
+
+def separated_arcs(shares, n, random_state):
+    """Bent groups of different sizes, three in a row, far apart."""
+    y = random_state.choice(len(shares), n, p=shares)
+    t = random_state.uniform(0, 1.3 * np.pi, n)
+    x = np.column_stack([np.cos(t) + 4 * (y % 3), np.sin(t) + 4 * (y // 3)])
+    return x + 0.07 * random_state.randn(n, 2), y
+
+
+UNEQUAL_SHARES = [0.4, 0.2, 0.15, 0.1, 0.08, 0.07]
+
+
+@pytest.mark.parametrize("init", ["auto", "spectral"])
+def test_groups_without_contact_are_found_from_every_seed(init):
+    for seed in range(3):
+        rng = np.random.RandomState(seed)
+        x, labels = separated_arcs(UNEQUAL_SHARES, 800, rng)
+        for start in range(2):
+            assert ari(labels, propose(x, 6, init, seed=start)[0]) == 1.0
+
+
+@pytest.mark.parametrize("widths", [(1.0, 1.0, 1.0), (0.1, 1.0, 0.3)])
+def test_groups_of_two_per_cent_are_found_among_others(widths):
+    rng = np.random.RandomState(0)
+    labels = np.repeat([0, 1, 2], [760, 20, 220])
+    centres = np.array([[0.0, 0.0], [9.0, 0.0], [0.0, 9.0]])
+    x = centres[labels] + np.array(widths)[labels, None] * rng.uniform(
+        -1, 1, size=(1000, 2)
+    )
+    for init in ("auto", "spectral"):
+        assert ari(labels, propose(x, 3, init)[0]) == 1.0
+
+
+def test_spectral_divides_parts_where_there_are_fewer_than_clusters():
+    """A bridge makes two of four groups one part."""
+    rng = np.random.RandomState(0)
+    labels = np.repeat([0, 1, 2, 3], [100, 200, 300, 250])
+    centres = np.array([[0.0, 9.0], [9.0, 9.0], [0.0, 0.0], [4.0, 0.0]])
+    bridge = np.column_stack([np.linspace(1, 3, 15), 0.05 * rng.randn(15)])
+    groups = centres[labels] + rng.uniform(-1, 1, size=(850, 2))
+    x = np.concatenate([groups, bridge])
+    for seed in range(5):
+        found = propose(x, 4, "spectral", seed=seed)[0].responsibilities[:850]
+        assert adjusted_rand_score(labels, found.argmax(axis=1)) > 0.99
+
+
+@pytest.mark.parametrize("n_far", [1, 6, 12])
+def test_a_few_far_rows_are_no_part_of_their_own(n_far):
+    rng = np.random.RandomState(0)
+    labels = np.repeat([0, 1], [800, 700])
+    x = rng.uniform(-1, 1, size=(1500, 2)) + 6.0 * labels[:, None]
+    x = np.concatenate([x, 20.0 + rng.uniform(-1, 1, size=(n_far, 2))])
+    landmarks = Landmarks(x, np.ones(len(x)), None)
+    tree = SeparationTree(landmarks, 2)
+    by_gaps = tree.labels(2)
+    by_parts = spectral_labels(landmarks, tree, 2, np.random.RandomState(0))
+    for found in (by_gaps, by_parts):
+        assert adjusted_rand_score(labels, found[:1500]) == 1.0
+        assert np.all(found[1500:] == found[800])
+
+
+def test_separation_prefers_gaps_to_cuts_through_a_group():
+    """Whatever the scales of the groups, and with outliers between them."""
+    rng = np.random.RandomState(0)
+    labels = np.repeat([0, 1, 2], [100, 200, 300])
+    widths = np.array([0.05, 0.05, 1.0])[labels, None]
+    centres = np.array([[0.0, 0.0], [0.3, 0.0], [4.0, 0.0]])
+    x = centres[labels] + widths * rng.uniform(-1, 1, size=(600, 2))
+    x = np.concatenate([x, [[2.0, 0.0], [2.0, 9.0], [0.15, 0.0]]])
+    truth = np.append(labels, [1, 1, 1])
+    tree = SeparationTree(Landmarks(x, np.ones(len(x)), None), 3)
+    wrong = np.where(x[:, 0] > 4.0, 2, np.where(x[:, 0] > 1.5, 1, 0))
+    assert adjusted_rand_score(labels, tree.labels(3)[:600]) == 1.0
+    assert tree.separation(truth) > 1.0 > tree.separation(wrong)
+
+
+def test_auto_breaks_ties_by_separation():
+    """Likelihood would have a long arc divided and two far ones joined."""
+    x, labels = separated_arcs(UNEQUAL_SHARES, 1500, np.random.RandomState(5))
+    best = propose(x, 6, "auto", n_init=9)[0]
+    assert best.score == 0.0
+    assert ari(labels, best) == 1.0
+
+
+def test_auto_finds_separated_groups_among_outliers():
+    """Every partition cuts neighbours of the outliers off."""
+    for seed in range(3):
+        rng = np.random.RandomState(seed)
+        x, labels = separated_arcs(UNEQUAL_SHARES, 1000, rng)
+        far = rng.uniform(-8, 16, size=(8, 2))
+        found = propose(np.concatenate([x, far]), 6, "auto")[0]
+        found = found.responsibilities[:1000].argmax(axis=1)
+        assert adjusted_rand_score(labels, found) > 0.99
 
 
 def test_score_prefers_the_truth_and_punishes_empty_clusters():
