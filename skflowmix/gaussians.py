@@ -402,7 +402,7 @@ def _shrink(totals, covariances, strength, diagonality, reg_covar):
     size = (totals * _sizes(covariances, pooled) + 1) / (totals + 1)
     shrunk = (1 - share) * covariances + share * size[:, None, None] * prior
     diagonal = np.diagonal(shrunk, axis1=1, axis2=2)
-    unit = np.where(diagonal > 0, diagonal, 1.0)
+    unit = np.where(diagonal > ROUNDING**2, diagonal, 1.0)
     shrunk[:, *np.diag_indices(len(pooled))] += reg_covar * unit
     return shrunk
 

@@ -5,11 +5,7 @@ import numpy as np
 from skflowmix.counting import MIN_CONTACT, contact
 from skflowmix.far_groups import far_groups
 from skflowmix.graphs import Landmarks, nearest
-from skflowmix.initialization import (
-    CLEARLY_LIKELIER,
-    propose_partitions,
-    rescale_columns,
-)
+from skflowmix.initialization import propose_partitions, rescale_columns
 from skflowmix.partition_scores import (
     GAUSSIAN_TOLERANCE,
     choose_shrinkage,
@@ -20,6 +16,9 @@ __all__ = ["propose_starts"]
 
 # At most so many groups of far rows have components of their own.
 MAX_GROUPS = 4
+
+# Nats per row by which Gaussians of more clusters have to be likelier.
+CLEARLY_LIKELIER = 0.05
 
 
 def propose_starts(

@@ -370,7 +370,10 @@ def test_fitted_gaussians_are_numpys_weighted_moments_shrunk(n_features, soft, n
         pooled = np.average(covariances, axis=0, weights=totals)
         prior = np.where(np.eye(n_features), pooled, (1 - diagonality) * pooled)
         nu, n = strength * n_features, totals[:, None, None]
-        return (n * covariances + nu * prior) / (n + nu) + 0.05 * np.eye(n_features)
+        ratios = np.diagonal(covariances, axis1=1, axis2=2) / np.diag(pooled)
+        size = (n * ratios.mean(axis=1)[:, None, None] + 1) / (n + 1)
+        shrunk = (n * covariances + nu * size * prior) / (n + nu)
+        return shrunk * (1 + 0.05 * np.eye(n_features))
 
     errors = []
     for blend in reversed(BLENDS):
@@ -383,7 +386,7 @@ def test_fitted_gaussians_are_numpys_weighted_moments_shrunk(n_features, soft, n
     if n_rows == 8:  # too few to choose by
         assert errors[-1] < 1e-9
     if n_rows == 3000:  # enough to trust
-        raw = covariances + 0.05 * np.eye(n_features)
+        raw = covariances * (1 + 0.05 * np.eye(n_features))
         np.testing.assert_allclose(gaussians.covariances, raw, rtol=0, atol=0.5)
 
 
@@ -414,6 +417,7 @@ def test_refitted_to_the_same_rows_gaussians_stay(turned):
 
 
 def test_covariances_lean_to_the_pooled_one_as_much_as_asked():
+    """As large as the component is, which one row has the pooled variances for."""
     rng = np.random.default_rng(0)
     labels = np.arange(4000) % 2
     x = rng.normal(size=(4000, 2)) * np.where(labels, 0.01, 1.0)[:, None]
@@ -424,7 +428,24 @@ def test_covariances_lean_to_the_pooled_one_as_much_as_asked():
     narrow, leaning = (np.sqrt(np.linalg.det(f.covariances[1])) for f in fits)
     # Two rows of prior beside two thousand of data, of a variance of one half.
     np.testing.assert_allclose(narrow, 1e-4, rtol=0.1)
-    np.testing.assert_allclose(leaning, 1e-4 + 0.5 * 2 / 2002, rtol=0.1)
+    size = 2e-4 + 1 / 2001
+    np.testing.assert_allclose(leaning, 1e-4 + size * 0.5 * 2 / 2002, rtol=0.1)
+
+
+@pytest.mark.parametrize("factor", [1e-5, 1e-2, 1e3])
+def test_reg_covar_and_shrinkage_are_in_units_of_the_component(factor):
+    """A component far smaller than the others keeps its own covariance."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(3000) % 3
+    x = rng.normal(size=(3000, 2)) @ [[1.0, 0.5], [0.0, 0.7]]
+    x[labels == 0] *= factor
+    x += 1e4 * labels[:, None]
+    fit = Gaussians.fit(x, np.ones(3000), np.eye(3)[labels], 1e-6, least_strength=1.0)
+    for k in range(3):
+        expected = np.cov(x[labels == k].T)
+        deviations = np.sqrt(np.diag(expected))
+        error = (fit.covariances[k] - expected) / np.outer(deviations, deviations)
+        assert np.abs(error).max() < 0.02
 
 
 def scipy_log_joint(gaussians, x):

@@ -78,7 +78,7 @@ def test_the_nearest_weight_is_the_neighbourhood():
     weights = np.array([1.0, 1.0, 2.0, 4.0, 2.0])
     density = replace(
         fitted(rows),
-        standardizer=Standardizer(np.zeros(1), np.ones(1)),
+        standardizer=Standardizer(np.zeros(1), np.ones(1), np.array([[-99.0], [99.0]])),
         rows=rows,
         weights=weights,
         mass=6.0,

@@ -496,10 +496,17 @@ def test_noise_fills_a_plane_of_some_thickness():
     """Where flows make it thinner, it is the thinner component that rows go to."""
     x = torch.ones(50_000, 2, dtype=torch.float64)
     neighbors = torch.zeros(50_000, 2, dtype=torch.int64)
-    data = Rows(x, x[:, 0], x[:, :1], neighbors=neighbors, movable=0 * x)
+    expected = torch.tensor([0.1, 3.0], dtype=x.dtype)
+    data = Rows(
+        x,
+        x[:, 0],
+        x[:, :1],
+        neighbors=neighbors,
+        movable=0 * x,
+        thickness=expected.expand_as(x),
+    )
     batch = data.take(torch.arange(50_000))
-    Noise(0.5, seeded(), thickness=0.1).move(batch, data, 0.8)
-    expected = torch.full((2,), 0.1, dtype=x.dtype)
+    Noise(0.5, seeded()).move(batch, data, 0.8)
     torch.testing.assert_close(batch.x.std(0), expected, rtol=0.02, atol=0)
 
 
