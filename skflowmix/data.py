@@ -1,5 +1,6 @@
 """Rows before they meet the model: merged, weighted, standardised, split."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,12 +12,18 @@ __all__ = [
     "outside_spikes",
     "plane_of",
     "repeat_widths",
+    "row_counts",
     "split_rows",
     "weighted_quantile",
 ]
 
 # Fewer held-out rows cannot tell what is better.
 MIN_HELD_OUT = 8
+
+# Weights are so many times their common unit, within so much of themselves: where they
+# had to be more, they are real numbers and have none.
+MAX_COUNT = 2**23
+COUNT_TOLERANCE = 1e-9
 
 # Values of float32 collide by chance: nearer to each other they are no repeats, in
 # standard deviations.
@@ -86,6 +93,47 @@ def merge_identical_rows(X, sample_weight):
     mantissas, exponents = np.frexp(totals / totals.max())
     weights = np.ldexp(np.rint(np.ldexp(mantissas, 40)), exponents - 40)
     return rows[first], weights / weights.mean(), inverse.ravel()
+
+
+def row_counts(weights):
+    """How many rows each distinct one stands for.
+
+    The unit is the greatest common divisor of the weights, so that neither a common
+    factor counts nor a table that is given twice. Real numbers have no such divisor:
+    then every row stands for itself.
+
+    Parameters
+    ----------
+    weights : ndarray of shape (n_distinct,)
+        Positive weights, of `merge_identical_rows`.
+
+    Returns
+    -------
+    counts : ndarray of shape (n_distinct,)
+        Whole numbers, at least one, as floats.
+    """
+    distinct = np.unique(weights)
+    unit = distinct[0]
+    while distinct[-1] <= MAX_COUNT * unit:
+        multiples = distinct / unit
+        errors = np.abs(multiples - np.rint(multiples)) / multiples
+        worst = errors.argmax()
+        if errors[worst] <= COUNT_TOLERANCE:
+            return np.rint(weights / unit)
+        unit /= _denominator(multiples[worst])
+    return np.ones(len(weights))
+
+
+def _denominator(ratio):
+    """Of the first convergent of the continued fraction that is near enough."""
+    before, denominator, rest = 0, 1, ratio
+    while (
+        abs(ratio * denominator - round(ratio * denominator))
+        > COUNT_TOLERANCE * ratio * denominator
+    ):
+        rest = 1 / (rest - math.floor(rest))
+        before, denominator = denominator, math.floor(rest) * denominator + before
+    return denominator
 
 
 def weighted_quantile(x, weights, levels):

@@ -23,7 +23,7 @@ from skflowmix._arrays import (
 from skflowmix.checks import check_parameters, check_start, check_weights
 from skflowmix.counting import count_clusters
 from skflowmix.data import SCORING_BOUND, Standardizer, merge_identical_rows
-from skflowmix.fitting import TrainingRows, best_candidate, fit_candidate
+from skflowmix.fitting import best_candidate, fit_candidate
 from skflowmix.flows import FLOWS
 from skflowmix.gaussians import Gaussians, least_strengths
 from skflowmix.inference import FittedMixture
@@ -34,6 +34,7 @@ from skflowmix.initialization import (
 )
 from skflowmix.mixture import MixtureOfFlows
 from skflowmix.restarts import fit_restarts
+from skflowmix.rows import TrainingRows
 from skflowmix.settings import FitSettings
 
 __all__ = ["FlowMixture"]
@@ -520,7 +521,7 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
         """Where flows may start, and the likeliest Gaussians by themselves."""
         leasts = [0.0]
         if self.n_transforms > 0 and len(rows.held_out):
-            n_rows, n_columns = len(rows.train), rows.x.shape[1]
+            n_rows, n_columns = rows.counts[rows.train].sum(), rows.x.shape[1]
             leasts += least_strengths(n_rows, n_columns, responsibilities.shape[1])
         fits = Gaussians.fit_each(
             rows.x,
@@ -588,7 +589,7 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
         if not (warm or self._start_is_given()):
             candidate.sort()
             if self.weight_concentration_prior is not None:
-                candidate.drop_unused(len(rows.x))
+                candidate.drop_unused(rows.counts.sum())
         candidate.stopped |= context.call_on_fit_task_end(
             estimator=self,
             reconstruction_attributes=lambda: attributes(candidate),

@@ -4,7 +4,6 @@ import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -12,14 +11,6 @@ import torch
 from torch import Tensor
 
 from skflowmix._arrays import own_arithmetic, rows_per_chunk, torch_generator
-from skflowmix.data import (
-    TRAINING_BOUND,
-    Standardizer,
-    outside_spikes,
-    plane_of,
-    repeat_widths,
-    split_rows,
-)
 from skflowmix.gaussians import Gaussians
 from skflowmix.graphs import nearest_others
 from skflowmix.mixture import MixtureOfFlows
@@ -33,12 +24,12 @@ from skflowmix.objectives import (
     clearly_gains,
     robust_gain,
 )
+from skflowmix.rows import N_NEAREST, TrainingRows
 from skflowmix.settings import FitSettings
 from skflowmix.training import AdamW, Objective, Outcome, TrainingConfig, train
 
 __all__ = [
     "Candidate",
-    "TrainingRows",
     "best_candidate",
     "fit_candidate",
 ]
@@ -54,67 +45,8 @@ MAX_HELD_OUT = 4096
 FINAL_EPOCHS = 8
 FINAL_RATE = 0.25
 
-# Noise in training moves a row towards so many of its nearest ones, and away.
-N_NEAREST = 2
-
 # Largest number of epochs of the last fit of q(z|x).
 POSTERIOR_EPOCHS = 50
-
-
-class TrainingRows:
-    """Distinct rows, standardised and pulled in, with weights and a split.
-
-    Parameters
-    ----------
-    rows : ndarray of shape (n_distinct, n_features)
-        In data units.
-    weights : ndarray of shape (n_distinct,)
-        Positive, of mean one.
-    standardizer : Standardizer
-        Location and scale of the columns.
-    validation_fraction : float
-        Share of the rows that is held out.
-    random_state : RandomState
-        Source of the split.
-    allowed : ndarray of shape (n_distinct, n_components), bool, optional
-        False where a known class rules a component out.
-    """
-
-    def __init__(
-        self,
-        rows: np.ndarray,
-        weights: np.ndarray,
-        standardizer: Standardizer,
-        validation_fraction: float,
-        random_state: np.random.RandomState,
-        allowed: np.ndarray | None = None,
-    ):
-        self.standardizer = standardizer
-        self.x = standardizer.transform(rows, TRAINING_BOUND)
-        self.weights = weights
-        self.allowed = allowed
-        self.repeat_widths: np.ndarray | None = None
-        self.plane: np.ndarray | None = None
-        self.train, self.held_out = split_rows(
-            len(rows), validation_fraction, random_state
-        )
-
-    @cached_property
-    def neighbors_in_training(self) -> np.ndarray:
-        """Numbers, among the training rows, of those nearest to each of them."""
-        return nearest_others(self.x[self.train], N_NEAREST)
-
-    @cached_property
-    def movable(self) -> np.ndarray:
-        """Which values of the rows noise may move."""
-        return outside_spikes(self.x, self.weights)
-
-    def measure_repeats(self, largest: float) -> None:
-        """Find how wide noise on values that repeat shall be, if any."""
-        if largest > 0:
-            self.repeat_widths = repeat_widths(self.x, self.weights, largest)
-        if self.repeat_widths is not None:
-            self.plane = plane_of(self.x, self.weights, self.repeat_widths)
 
 
 @dataclass
@@ -149,7 +81,7 @@ class Candidate:
         """Order the components by decreasing weight."""
         self._take(self.model.log_weights.argsort(descending=True, stable=True))
 
-    def drop_unused(self, n_rows: int) -> None:
+    def drop_unused(self, n_rows: float) -> None:
         """Drop components that expect less than one of so many rows."""
         log_weights = self.model.log_weights
         used = log_weights.exp() * n_rows >= 1
@@ -211,7 +143,14 @@ class _Fit:
             widths = torch.from_numpy(rows.repeat_widths[index]).to(x)
         # A weight that the dtype cannot hold is still a weight.
         weights = weights.clamp(min=torch.finfo(weights.dtype).tiny)
-        return Rows(x, weights, responsibilities, allowed, repeat_widths=widths)
+        return Rows(
+            x,
+            weights,
+            responsibilities,
+            allowed,
+            repeat_widths=widths,
+            n_counted=float(rows.counts[index].sum()),
+        )
 
     def let_move(self, rows: Rows, index, neighbors: np.ndarray) -> None:
         """Tell rows, by their numbers, where noise may move them."""
@@ -257,6 +196,12 @@ class _Fit:
             noise,
         )
 
+    def config(self, max_epochs: int, n_drops: int, rows: Rows) -> TrainingConfig:
+        """Return how to train one phase on some rows."""
+        return self.settings.training_config(
+            max_epochs, n_drops, rows.x, rows.n_counted
+        )
+
     def run(
         self,
         phase: str,
@@ -296,7 +241,7 @@ class _Fit:
         train(
             objective,
             AdamW(list(self.working.posterior.parameters())),
-            self.settings.training_config(POSTERIOR_EPOCHS, 1, self.train_rows.x),
+            self.config(POSTERIOR_EPOCHS, 1, self.train_rows),
             torch_generator(random_state, self.working.means.device),
         )
 
@@ -314,9 +259,7 @@ class _Fit:
         self.run(
             M_STEP,
             MStepObjective(self.working, self.train_rows, self.held_out, noise),
-            self.settings.training_config(
-                self.settings.n_iter_init, 0, self.train_rows.x
-            ),
+            self.config(self.settings.n_iter_init, 0, self.train_rows),
             random_state,
             on_epoch,
         )
@@ -335,7 +278,7 @@ class _Fit:
             self.run(
                 ELBO,
                 self.elbo(self.train_rows, hottest, self.noise(random_state)),
-                settings.training_config(settings.max_iter, 2, self.train_rows.x),
+                self.config(settings.max_iter, 2, self.train_rows),
                 random_state,
                 on_epoch,
             )
@@ -409,9 +352,7 @@ class _Fit:
         if settings.input_noise > 0:
             neighbors = nearest_others(self.rows.x[every], N_NEAREST)
             self.let_move(every_row, every, neighbors)
-        config = settings.training_config(
-            min(FINAL_EPOCHS, settings.max_iter), 0, every_row.x
-        )
+        config = self.config(min(FINAL_EPOCHS, settings.max_iter), 0, every_row)
         epochs = (record for record in self.history if record["phase"] == ELBO)
         best = max(epochs, key=lambda r: r["score"], default=self.history[-1])
         noise = self.noise(random_state, best["learning_rate"] / settings.learning_rate)

@@ -6,6 +6,8 @@ import numpy as np
 from scipy.linalg import solve_triangular
 from scipy.special import logsumexp
 
+from skflowmix.data import row_counts
+
 __all__ = [
     "Gaussians",
     "Shrinkage",
@@ -33,6 +35,9 @@ SMALL_TABLE = 25_000
 FLAT = 1e-4
 
 MAX_ROWS = 2000
+
+# Rows that repeat and weigh more than this are divided among the folds.
+HEAVY_SHARE = 0.05
 
 # Components are blended only where there are fewer rows per component and column, and
 # for a gain of so many nats per row.
@@ -122,7 +127,7 @@ class Gaussians:
         x : ndarray of shape (n_samples, n_features)
             Standardised rows.
         sample_weight : ndarray of shape (n_samples,)
-            Positive weights.
+            Positive weights, that of a row being one.
         responsibilities : ndarray of shape (n_samples, n_components)
             Share of each row that belongs to each component.
         reg_covar : float
@@ -354,13 +359,13 @@ def _blend(responsibilities, sample_weight, share):
 def _choose_shrinkages(x, sample_weight, responsibilities, reg_covar, leasts):
     """For each least strength the shrinkage with the best cross-validated likelihood.
 
-    Rows come in a random order already (`merge_identical_rows`), so that every
-    `N_FOLDS`-th one makes a fold.
+    Rows come in a random order already (`merge_identical_rows`).
     """
-    n_rows, n_columns = x.shape
+    n_columns = x.shape[1]
+    n_rows = row_counts(sample_weight).sum()
     strengths = [s for s in STRENGTHS if s >= min(leasts)]
     grid = [(s * n_columns, a) for s in strengths for a in DIAGONALITIES]
-    if n_rows < 2 * N_FOLDS:
+    if np.count_nonzero(_held_out_shares(sample_weight)) < 2 * N_FOLDS:
         return [Shrinkage(*grid[-1], 0.0, reg_covar)] * len(leasts)
     few = n_rows < FEW_ROWS * n_columns * responsibilities.shape[1]
     x, sample_weight = x[:MAX_ROWS], sample_weight[:MAX_ROWS]
@@ -396,7 +401,7 @@ def cross_validated_scores(x, sample_weight, responsibilities, grid, reg_covar):
     Parameters
     ----------
     x, sample_weight, responsibilities, reg_covar
-        As for `Gaussians.fit`; rows in a random order, every fifth makes a fold.
+        As for `Gaussians.fit`; rows in a random order.
     grid : sequence of (float, float)
         Strengths and diagonalities to compare.
 
@@ -431,18 +436,31 @@ def bounded_means(log_prob, sample_weight, n_columns):
     return np.maximum(log_prob, floor) @ sample_weight / sample_weight.sum()
 
 
+def _held_out_shares(sample_weight):
+    """Share of each row that each fold holds out (N_FOLDS, n): every fifth row.
+
+    A row that stands for many others, and without which the table would be another
+    one, has a part in each, as it would have if they were not merged.
+    """
+    numbers = np.arange(len(sample_weight))
+    shares = (numbers % N_FOLDS == np.arange(N_FOLDS)[:, None]).astype(float)
+    heavy = sample_weight > HEAVY_SHARE * sample_weight.sum()
+    shares[:, heavy & (row_counts(sample_weight) >= N_FOLDS)] = 1 / N_FOLDS
+    return shares
+
+
 def _cross_validate(x, sample_weight, responsibilities, grid, reg_covar):
     """Log-densities of the mixture, one row for each setting, one column for each x."""
-    log_prob = np.empty((len(grid), len(x)))
-    for fold in range(N_FOLDS):
-        held_out = np.arange(len(x)) % N_FOLDS == fold
+    log_prob = np.zeros((len(grid), len(x)))
+    for shares in _held_out_shares(sample_weight):
+        held_out, seen = shares > 0, shares < 1
         totals, means, covariances = _moments(
-            x[~held_out], sample_weight[~held_out], responsibilities[~held_out]
+            x[seen], (sample_weight * (1 - shares))[seen], responsibilities[seen]
         )
         for i, (strength, diagonality) in enumerate(grid):
             shrunk = _shrink(totals, covariances, strength, diagonality, reg_covar)
             log_joint = Gaussians(_weights(totals), means, shrunk).log_joint(
                 x[held_out]
             )
-            log_prob[i, held_out] = logsumexp(log_joint, axis=1)
+            log_prob[i, held_out] += shares[held_out] * logsumexp(log_joint, axis=1)
     return log_prob

@@ -317,6 +317,7 @@ def test_small_tables_with_few_rows_per_column_have_two_starts():
         rows = SimpleNamespace(
             x=X,
             weights=np.ones(len(X)),
+            counts=np.ones(len(X)),
             train=np.arange(len(X) - 10),
             held_out=np.arange(10),
         )

@@ -1,0 +1,78 @@
+"""The rows of one fit, and what training needs to know of them."""
+
+from functools import cached_property
+
+import numpy as np
+
+from skflowmix.data import (
+    TRAINING_BOUND,
+    Standardizer,
+    outside_spikes,
+    plane_of,
+    repeat_widths,
+    row_counts,
+    split_rows,
+)
+from skflowmix.graphs import nearest_others
+
+__all__ = ["N_NEAREST", "TrainingRows"]
+
+# Noise in training moves a row towards so many of its nearest ones, and away.
+N_NEAREST = 2
+
+
+class TrainingRows:
+    """Distinct rows, standardised and pulled in, with weights and a split.
+
+    Parameters
+    ----------
+    rows : ndarray of shape (n_distinct, n_features)
+        In data units.
+    weights : ndarray of shape (n_distinct,)
+        Positive; those kept add up to the number of rows counted, see `row_counts`.
+    standardizer : Standardizer
+        Location and scale of the columns.
+    validation_fraction : float
+        Share of the rows that is held out.
+    random_state : RandomState
+        Source of the split.
+    allowed : ndarray of shape (n_distinct, n_components), bool, optional
+        False where a known class rules a component out.
+    """
+
+    def __init__(
+        self,
+        rows: np.ndarray,
+        weights: np.ndarray,
+        standardizer: Standardizer,
+        validation_fraction: float,
+        random_state: np.random.RandomState,
+        allowed: np.ndarray | None = None,
+    ):
+        self.standardizer = standardizer
+        self.x = standardizer.transform(rows, TRAINING_BOUND)
+        self.counts = row_counts(weights)
+        self.weights = weights * (self.counts.sum() / weights.sum())
+        self.allowed = allowed
+        self.repeat_widths: np.ndarray | None = None
+        self.plane: np.ndarray | None = None
+        self.train, self.held_out = split_rows(
+            len(rows), validation_fraction, random_state
+        )
+
+    @cached_property
+    def neighbors_in_training(self) -> np.ndarray:
+        """Numbers, among the training rows, of those nearest to each of them."""
+        return nearest_others(self.x[self.train], N_NEAREST)
+
+    @cached_property
+    def movable(self) -> np.ndarray:
+        """Which values of the rows noise may move."""
+        return outside_spikes(self.x, self.weights)
+
+    def measure_repeats(self, largest: float) -> None:
+        """Find how wide noise on values that repeat shall be, if any."""
+        if largest > 0:
+            self.repeat_widths = repeat_widths(self.x, self.weights, largest)
+        if self.repeat_widths is not None:
+            self.plane = plane_of(self.x, self.weights, self.repeat_widths)
