@@ -431,6 +431,7 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
             starts = self._first_responsibilities(
                 rows, standardizer, kept, inverse, random_state
             )
+        everything = (*_different_rows(X, kept, inverse), sample_weight)
         restarts = [
             (
                 starts[i % len(starts)],
@@ -439,15 +440,13 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
             )
             for i in range(1 if warm else self.n_init)
         ]
-        fit_one = partial(
-            self._fit_candidate, rows, X, sample_weight, seen, warm, device
-        )
+        fit_one = partial(self._fit_candidate, rows, everything, seen, warm, device)
         candidates = fit_restarts(fit_one, restarts, self.n_jobs)
         best = best_candidate(candidates)
         for name, value in self._fitted_attributes(best, rows).items():
             setattr(self, name, value)
         self._sample_seeds = LockedSeeds(int(random_state.randint(2**31)))
-        for name, value in self._summary(X, sample_weight).items():
+        for name, value in self._summary(*everything).items():
             setattr(self, name, value)
         context.call_on_fit_task_end(
             estimator=self, reconstruction_attributes=dict, **seen
@@ -539,7 +538,7 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
         return starts or [plain], plain
 
     def _fit_candidate(
-        self, rows, X, sample_weight, seen, warm, device, start, random_state, context
+        self, rows, everything, seen, warm, device, start, random_state, context
     ):
         """Train one restart; its epochs are the tasks that callbacks see."""
         context.call_on_fit_task_begin(estimator=self, **seen)
@@ -559,7 +558,7 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
             fitted = self._fitted_attributes(candidate, rows)
             shown = copy.copy(self)
             shown.__dict__.update(fitted)
-            return fitted | shown._summary(X, sample_weight)
+            return fitted | shown._summary(*everything)
 
         def on_epoch(record, make_candidate):
             epoch = context.subcontext(f"{record['phase']} epoch")
@@ -631,10 +630,10 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
             "_sample_seeds": LockedSeeds(0),
         }
 
-    def _summary(self, X, sample_weight):
+    def _summary(self, different, places, sample_weight):
         """Labels and the bound on all training rows, in one pass."""
-        answers = self._evaluate(X, MixtureOfFlows.label_bound_and_log_prob)
-        labels, elbo, log_prob = answers.astype(np.float64).T
+        answers = self._evaluate(different, MixtureOfFlows.label_bound_and_log_prob)
+        labels, elbo, log_prob = answers[places].astype(np.float64).T
         bound = float(np.average(elbo, weights=sample_weight))
         return {
             "labels_": labels.astype(np.int64),
@@ -660,3 +659,17 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
             The same as ``fit(X).predict(X)``.
         """
         return self.fit(X, sample_weight=sample_weight).labels_
+
+
+def _different_rows(X, kept, inverse):
+    """Return the rows to evaluate once, and where each row of X is among them.
+
+    Of those that are kept, `inverse` tells which are the same; the others follow.
+    """
+    n_different = inverse.max() + 1
+    if kept.all() and n_different == len(X):
+        return X, slice(None)
+    places = np.empty(len(X), dtype=np.intp)
+    places[kept] = inverse
+    places[~kept] = n_different + np.arange(np.count_nonzero(~kept))
+    return X[np.unique(places, return_index=True)[1]], places

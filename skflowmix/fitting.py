@@ -45,6 +45,9 @@ MAX_HELD_OUT = 4096
 FINAL_EPOCHS = 8
 FINAL_RATE = 0.25
 
+# Of fewer rows per component no flow can learn its shape.
+LEAST_ROWS_PER_COMPONENT = 5
+
 # Largest number of epochs of the last fit of q(z|x).
 POSTERIOR_EPOCHS = 50
 
@@ -412,8 +415,8 @@ def fit_candidate(
     Flows are judged by rows that neither they nor the Gaussians they start from have
     seen. Of several starts the one that is better after the M-step goes on. Unless what
     came of it is clearly better than the plain Gaussians, training starts again from
-    these. Where no flow pays off, they are the model; otherwise training ends with a
-    few epochs on all rows.
+    these. Where no flow pays off, or rows per component are too few for any, they are the
+    model; otherwise training ends with a few epochs on all rows.
 
     Parameters
     ----------
@@ -467,6 +470,9 @@ def fit_candidate(
         )
         return prepare(model, seen)
 
+    if len(rows.train) < LEAST_ROWS_PER_COMPONENT * responsibilities.shape[1]:
+        settings = replace(settings, n_transforms=0, n_shared_transforms=0)
+        starts = [plain]
     if warm is not None:
         fit = prepare(warm, plain)
         fit.train(random_state, on_epoch, warm=True)

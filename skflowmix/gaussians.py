@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import numpy as np
-from scipy.linalg import solve_triangular
+from scipy.linalg import lu_factor, lu_solve, solve_triangular
 from scipy.special import logsumexp
 
 from skflowmix.data import row_counts
@@ -33,6 +33,9 @@ SMALL_TABLE = 25_000
 
 # Of standardised columns.
 FLAT = 1e-4
+
+# With less than this nothing is inverted by matrices of rows: it would be rounding.
+LEAST_REG_COVAR = 1e-9
 
 MAX_ROWS = 2000
 
@@ -328,11 +331,17 @@ def _weights(totals):
     return weights / weights.sum()
 
 
-def _moments(x, sample_weight, responsibilities):
+def _shares_of_components(sample_weight, responsibilities):
+    """Total weight of each component, and the rows' shares of it (n, K)."""
     shares = responsibilities * sample_weight[:, None]
     totals = shares.sum(0)
     shares[:, totals < 1e-10 * totals.sum()] = sample_weight[:, None]
     shares /= shares.sum(0)
+    return totals, shares
+
+
+def _moments(x, sample_weight, responsibilities):
+    totals, shares = _shares_of_components(sample_weight, responsibilities)
     means = shares.T @ x
     covariances = np.empty((len(totals), x.shape[1], x.shape[1]))
     for k, mean in enumerate(means):
@@ -452,15 +461,55 @@ def _held_out_shares(sample_weight):
 def _cross_validate(x, sample_weight, responsibilities, grid, reg_covar):
     """Log-densities of the mixture, one row for each setting, one column for each x."""
     log_prob = np.zeros((len(grid), len(x)))
+    by_rows = len(x) < x.shape[1] and reg_covar > LEAST_REG_COVAR
+    log_joints = _log_joints_by_rows if by_rows else _log_joints
     for shares in _held_out_shares(sample_weight):
         held_out, seen = shares > 0, shares < 1
-        totals, means, covariances = _moments(
-            x[seen], (sample_weight * (1 - shares))[seen], responsibilities[seen]
-        )
-        for i, (strength, diagonality) in enumerate(grid):
-            shrunk = _shrink(totals, covariances, strength, diagonality, reg_covar)
-            log_joint = Gaussians(_weights(totals), means, shrunk).log_joint(
-                x[held_out]
-            )
+        fold = x[seen], (sample_weight * (1 - shares))[seen], responsibilities[seen]
+        for i, log_joint in enumerate(log_joints(*fold, x[held_out], grid, reg_covar)):
             log_prob[i, held_out] += shares[held_out] * logsumexp(log_joint, axis=1)
     return log_prob
+
+
+def _log_joints(x, sample_weight, responsibilities, new, grid, reg_covar):
+    """Log-densities of new rows with each component (n_new, K), for each setting."""
+    totals, means, covariances = _moments(x, sample_weight, responsibilities)
+    for strength, diagonality in grid:
+        shrunk = _shrink(totals, covariances, strength, diagonality, reg_covar)
+        yield Gaussians(_weights(totals), means, shrunk).log_joint(new)
+
+
+def _log_joints_by_rows(x, sample_weight, responsibilities, new, grid, reg_covar):
+    r"""`_log_joints` where rows are fewer than columns, by matrices of rows.
+
+    A covariance is :math:`\Delta + A^T M A` then, with :math:`\Delta` diagonal and the
+    rows A, so that by the identities of Woodbury and Sylvester only
+    :math:`I + A \Delta^{-1} A^T M` has to be inverted.
+    """
+    totals, shares = _shares_of_components(sample_weight, responsibilities)
+    center = np.average(x, axis=0, weights=sample_weight)
+    rows, new = x - center, new - center
+    weights = _weights(totals)
+    scatters = [np.diag(own) - np.outer(own, own) for own in shares.T]
+    pooled = np.tensordot(totals / totals.sum(), scatters, axes=1)
+    variances = np.einsum("ij,ij->j", rows, pooled @ rows)
+    both = np.concatenate((rows, new))
+    for strength, diagonality in grid:
+        log_joint = np.empty((len(new), len(weights)))
+        for k, own in enumerate(shares.T):
+            share = strength / (totals[k] + strength)
+            middle = (1 - share) * scatters[k] + share * (1 - diagonality) * pooled
+            diagonal = share * diagonality * variances + reg_covar
+            products = (both / diagonal) @ both.T
+            among, across = products[: len(x), : len(x)], products[len(x) :, : len(x)]
+            inner = lu_factor(np.eye(len(x)) + among @ middle)
+            # Products of what lies between the new rows and the mean.
+            to_rows = across - own @ among
+            squares = products.diagonal()[len(x) :] - across @ own - to_rows @ own
+            squares -= np.einsum(
+                "ij,ji->i", to_rows @ middle, lu_solve(inner, to_rows.T)
+            )
+            log_det = np.log(np.abs(inner[0].diagonal())).sum()
+            log_det += np.log(diagonal).sum()
+            log_joint[:, k] = np.log(weights[k]) - 0.5 * (squares + log_det)
+        yield log_joint - 0.5 * x.shape[1] * np.log(2 * np.pi)
