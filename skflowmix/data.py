@@ -8,6 +8,7 @@ import numpy as np
 __all__ = [
     "Standardizer",
     "count_directions",
+    "different_rows",
     "merge_identical_rows",
     "outside_spikes",
     "plane_of",
@@ -93,6 +94,34 @@ def merge_identical_rows(X, sample_weight):
     mantissas, exponents = np.frexp(totals / totals.max())
     weights = np.ldexp(np.rint(np.ldexp(mantissas, 40)), exponents - 40)
     return rows[first], weights / weights.mean(), inverse.ravel()
+
+
+def different_rows(X, kept, inverse):
+    """Rows to evaluate once, and where each row of X is among them.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_samples, n_features)
+        Rows.
+    kept : ndarray of shape (n_samples,), bool
+        Those that were merged; the others are taken to differ.
+    inverse : ndarray of shape (n_kept,), int
+        Which of them are the same, from `merge_identical_rows`.
+
+    Returns
+    -------
+    rows : ndarray of shape (n_different, n_features)
+        X itself where all of its rows differ.
+    places : ndarray of shape (n_samples,), int, or slice
+        ``rows[places]`` is X.
+    """
+    n_distinct = inverse.max() + 1
+    if n_distinct == len(X):
+        return X, slice(None)
+    places = np.empty(len(X), dtype=np.intp)
+    places[kept] = inverse
+    places[~kept] = n_distinct + np.arange(np.count_nonzero(~kept))
+    return X[np.unique(places, return_index=True)[1]], places
 
 
 def row_counts(weights):

@@ -22,7 +22,12 @@ from skflowmix._arrays import (
 )
 from skflowmix.checks import check_parameters, check_start, check_weights
 from skflowmix.counting import count_clusters
-from skflowmix.data import SCORING_BOUND, Standardizer, merge_identical_rows
+from skflowmix.data import (
+    SCORING_BOUND,
+    Standardizer,
+    different_rows,
+    merge_identical_rows,
+)
 from skflowmix.fitting import best_candidate, fit_candidate
 from skflowmix.flows import FLOWS
 from skflowmix.gaussians import Gaussians, least_strengths
@@ -120,7 +125,7 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
         None uses all `n_components`. A number makes them the most there can be: the
         number of clusters is found by merging groups that no valley separates, the
         weights have a Dirichlet prior of this concentration (below 1 small components
-        shrink), and components that expect less than one distinct row are dropped.
+        shrink), and components that expect less than one row are dropped.
         With a clusterer as `init_params` clusters are not counted, and where the start
         is given only the prior acts.
     max_iter : int, default=200
@@ -136,8 +141,8 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
         after that; the third time, training has converged. Each rate counts anew.
     validation_fraction : float, default=0.15
         Share of the distinct rows held out until the last phase. Where that makes
-        fewer than 8 rows, the flows are not trained and the model stays a Gaussian
-        mixture.
+        fewer than 8 rows, or leaves fewer than five per component, the flows are not
+        trained and the model stays a Gaussian mixture.
     batch_size : int or "auto", default="auto"
         Rows per step; "auto" grows with the data from 128 to 1024.
     learning_rate : float, default=5e-3
@@ -212,8 +217,10 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
     Notes
     -----
     Identical rows are merged into weights first: weighting a row equals repeating
-    it. Rows further than 30 standard deviations from the bulk are pulled in to that
-    distance for training, not for scoring.
+    it. Rows are counted in units of the greatest common divisor of these weights, so
+    that neither their scale nor a table given twice makes a fit surer; where there is
+    none, by the number of distinct rows. Rows further than 30 standard deviations from
+    the bulk are pulled in to that distance for training, not for scoring.
 
     scikit-learn's callbacks are called after every epoch; one that asks to stop ends
     the whole fit and keeps the best weights; before the last phase flows belong to
@@ -431,7 +438,7 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
             starts = self._first_responsibilities(
                 rows, standardizer, kept, inverse, random_state
             )
-        everything = (*_different_rows(X, kept, inverse), sample_weight)
+        everything = (*different_rows(X, kept, inverse), sample_weight)
         restarts = [
             (
                 starts[i % len(starts)],
@@ -492,13 +499,15 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
             return [nearest_mean_responsibilities(rows.x, means)]
         if isinstance(init, str) or hasattr(init, "fit_predict"):
             n_components = self.n_components
+            # Not surer where values repeat: a cluster must not be one of them.
+            weights = rows.weights / rows.weights.mean()
             if self._counts_components():
                 n_components = count_clusters(
-                    rows.x, rows.weights, n_components, random_state, standardizer.scale
+                    rows.x, weights, n_components, random_state, standardizer.scale
                 )
             proposals = propose_partitions(
                 rows.x,
-                rows.weights,
+                weights,
                 n_components,
                 init,
                 random_state,
@@ -659,17 +668,3 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
             The same as ``fit(X).predict(X)``.
         """
         return self.fit(X, sample_weight=sample_weight).labels_
-
-
-def _different_rows(X, kept, inverse):
-    """Return the rows to evaluate once, and where each row of X is among them.
-
-    Of those that are kept, `inverse` tells which are the same; the others follow.
-    """
-    n_different = inverse.max() + 1
-    if kept.all() and n_different == len(X):
-        return X, slice(None)
-    places = np.empty(len(X), dtype=np.intp)
-    places[kept] = inverse
-    places[~kept] = n_different + np.arange(np.count_nonzero(~kept))
-    return X[np.unique(places, return_index=True)[1]], places

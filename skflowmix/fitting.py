@@ -415,8 +415,8 @@ def fit_candidate(
     Flows are judged by rows that neither they nor the Gaussians they start from have
     seen. Of several starts the one that is better after the M-step goes on. Unless what
     came of it is clearly better than the plain Gaussians, training starts again from
-    these. Where no flow pays off, or rows per component are too few for any, they are the
-    model; otherwise training ends with a few epochs on all rows.
+    these. Where no flow pays off, or rows per component are too few for any, they are
+    the model; otherwise training ends with a few epochs on all rows.
 
     Parameters
     ----------

@@ -88,6 +88,7 @@ class Gaussians:
         self.covariances = covariances
         self.axes = axes
         self.shrinkage = shrinkage
+        self._are_flat = None
 
     def __getitem__(self, index):
         """Return the Gaussians of some components."""
@@ -263,7 +264,10 @@ class Gaussians:
 
     def are_flat(self):
         """Whether one has next to no variance in some direction, save `reg_covar`."""
-        return np.linalg.eigvalsh(self.covariances).min() - self.added_variance() < FLAT
+        if self._are_flat is None:  # asked in every phase of a fit
+            least = np.linalg.eigvalsh(self.covariances).min()
+            self._are_flat = bool(least - self.added_variance() < FLAT)
+        return self._are_flat
 
     def added_variance(self):
         """Return the `reg_covar` in the covariances, where it is known."""
@@ -374,7 +378,7 @@ def _choose_shrinkages(x, sample_weight, responsibilities, reg_covar, leasts):
     n_rows = row_counts(sample_weight).sum()
     strengths = [s for s in STRENGTHS if s >= min(leasts)]
     grid = [(s * n_columns, a) for s in strengths for a in DIAGONALITIES]
-    if np.count_nonzero(_held_out_shares(sample_weight)) < 2 * N_FOLDS:
+    if np.count_nonzero(_parts_of_rows(sample_weight)) < 2 * N_FOLDS:
         return [Shrinkage(*grid[-1], 0.0, reg_covar)] * len(leasts)
     few = n_rows < FEW_ROWS * n_columns * responsibilities.shape[1]
     x, sample_weight = x[:MAX_ROWS], sample_weight[:MAX_ROWS]
@@ -387,6 +391,7 @@ def _choose_shrinkages(x, sample_weight, responsibilities, reg_covar, leasts):
             _blend(responsibilities, sample_weight, blend),
             grid,
             reg_covar,
+            _parts_of_rows(sample_weight),
         )
         for blend in blends
     ]
@@ -419,7 +424,11 @@ def cross_validated_scores(x, sample_weight, responsibilities, grid, reg_covar):
     scores : ndarray of shape (n_settings,)
         In nats per row, see `bounded_means`.
     """
-    log_prob = _cross_validate(x, sample_weight, responsibilities, grid, reg_covar)
+    # A cluster that is one value must not be foretold by that value.
+    folds = _whole_rows(len(x))
+    log_prob = _cross_validate(
+        x, sample_weight, responsibilities, grid, reg_covar, folds
+    )
     return bounded_means(log_prob, sample_weight, x.shape[1])
 
 
@@ -445,25 +454,30 @@ def bounded_means(log_prob, sample_weight, n_columns):
     return np.maximum(log_prob, floor) @ sample_weight / sample_weight.sum()
 
 
-def _held_out_shares(sample_weight):
-    """Share of each row that each fold holds out (N_FOLDS, n): every fifth row.
+def _whole_rows(n_rows):
+    """Share of each row that each fold holds out (N_FOLDS, n): every fifth row."""
+    folds = np.arange(N_FOLDS)[:, None]
+    return (np.arange(n_rows) % N_FOLDS == folds).astype(float)
 
-    A row that stands for many others, and without which the table would be another
-    one, has a part in each, as it would have if they were not merged.
+
+def _parts_of_rows(sample_weight):
+    """Shares as `_whole_rows` gives them, save for rows that stand for many others.
+
+    Where the table would be another one without such a row, it has a part in each fold,
+    as it would have if it were not merged.
     """
-    numbers = np.arange(len(sample_weight))
-    shares = (numbers % N_FOLDS == np.arange(N_FOLDS)[:, None]).astype(float)
+    shares = _whole_rows(len(sample_weight))
     heavy = sample_weight > HEAVY_SHARE * sample_weight.sum()
     shares[:, heavy & (row_counts(sample_weight) >= N_FOLDS)] = 1 / N_FOLDS
     return shares
 
 
-def _cross_validate(x, sample_weight, responsibilities, grid, reg_covar):
+def _cross_validate(x, sample_weight, responsibilities, grid, reg_covar, folds):
     """Log-densities of the mixture, one row for each setting, one column for each x."""
     log_prob = np.zeros((len(grid), len(x)))
     by_rows = len(x) < x.shape[1] and reg_covar > LEAST_REG_COVAR
     log_joints = _log_joints_by_rows if by_rows else _log_joints
-    for shares in _held_out_shares(sample_weight):
+    for shares in folds:
         held_out, seen = shares > 0, shares < 1
         fold = x[seen], (sample_weight * (1 - shares))[seen], responsibilities[seen]
         for i, log_joint in enumerate(log_joints(*fold, x[held_out], grid, reg_covar)):

@@ -57,6 +57,8 @@ MAX_MORE_ITER = 20
 # column: smaller widths get none, as values so near to each other make no cluster.
 REPEAT_NOISE = 0.8
 SMALLEST_REPEAT_WIDTH, LARGEST_REPEAT_WIDTH = 0.15, 1.0
+# A row of so large a share of the weight could be a cluster by itself, however near.
+HEAVY_ROW = 0.02
 # Nats per row that tell partitions with the same score apart.
 CLEARLY_LIKELIER = 0.05
 
@@ -198,7 +200,8 @@ def _spread_repeats(x, sample_weight, random_state):
     widths = repeat_widths(x, sample_weight, LARGEST_REPEAT_WIDTH)
     if widths is None:
         return x, sample_weight, origin
-    widths[widths < SMALLEST_REPEAT_WIDTH] = 0.0
+    heavy = sample_weight > HEAVY_ROW * sample_weight.sum()
+    widths[(widths < SMALLEST_REPEAT_WIDTH) & ~heavy[:, None]] = 0.0
     is_discrete = np.all((widths > 0) | (np.ptp(x, axis=0) == 0), axis=1)
     unit = max(sample_weight.min(), sample_weight.sum() / MAX_GRAPH_ROWS)
     copies = np.maximum(np.round(sample_weight / unit), 1).astype(int)
