@@ -20,7 +20,7 @@ from sklearn.metrics import adjusted_rand_score
 from sklearn.mixture import GaussianMixture
 from sklearn.utils.validation import has_fit_parameter
 
-from skflowmix.data import plane_of, repeat_widths
+from skflowmix.data import plane_of, repeat_widths, row_counts
 from skflowmix.gaussians import Gaussians, Shrinkage
 from skflowmix.graphs import (
     MAX_GRAPH_ROWS,
@@ -57,7 +57,7 @@ MAX_MORE_ITER = 20
 # column: smaller widths get none, as values so near to each other make no cluster.
 REPEAT_NOISE = 0.8
 SMALLEST_REPEAT_WIDTH, LARGEST_REPEAT_WIDTH = 0.15, 1.0
-# A row of so large a share of the weight could be a cluster by itself, however near.
+# Of so large a share of the weight, rows that repeat could be a cluster, however near.
 HEAVY_ROW = 0.02
 # Nats per row that tell partitions with the same score apart.
 CLEARLY_LIKELIER = 0.05
@@ -201,6 +201,7 @@ def _spread_repeats(x, sample_weight, random_state):
     if widths is None:
         return x, sample_weight, origin
     heavy = sample_weight > HEAVY_ROW * sample_weight.sum()
+    heavy &= row_counts(sample_weight) > 1
     widths[(widths < SMALLEST_REPEAT_WIDTH) & ~heavy[:, None]] = 0.0
     is_discrete = np.all((widths > 0) | (np.ptp(x, axis=0) == 0), axis=1)
     unit = max(sample_weight.min(), sample_weight.sum() / MAX_GRAPH_ROWS)
