@@ -1,5 +1,6 @@
 """Rows before they meet the model: merged, weighted, standardised, split."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,15 +10,22 @@ from skflowmix.robust import usual_interval, weighted_quantile
 __all__ = [
     "Standardizer",
     "count_directions",
+    "different_rows",
     "merge_identical_rows",
     "outside_spikes",
     "plane_of",
     "repeat_widths",
+    "row_counts",
     "split_rows",
 ]
 
 # Fewer held-out rows cannot tell what is better.
 MIN_HELD_OUT = 8
+
+# Weights are so many times their common unit, within so much of themselves: where they
+# had to be more, they are real numbers and have none.
+MAX_COUNT = 2**23
+COUNT_TOLERANCE = 1e-9
 
 # Values of float32 collide by chance: nearer to each other they are no repeats, in
 # standard deviations.
@@ -91,6 +99,75 @@ def merge_identical_rows(X, sample_weight):
     mantissas, exponents = np.frexp(totals / totals.max())
     weights = np.ldexp(np.rint(np.ldexp(mantissas, 40)), exponents - 40)
     return rows[first], weights / weights.mean(), inverse.ravel()
+
+
+def different_rows(X, kept, inverse):
+    """Rows to evaluate once, and where each row of X is among them.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_samples, n_features)
+        Rows.
+    kept : ndarray of shape (n_samples,), bool
+        Those that were merged; the others are taken to differ.
+    inverse : ndarray of shape (n_kept,), int
+        Which of them are the same, from `merge_identical_rows`.
+
+    Returns
+    -------
+    rows : ndarray of shape (n_different, n_features)
+        X itself where all of its rows differ.
+    places : ndarray of shape (n_samples,), int, or slice
+        ``rows[places]`` is X.
+    """
+    n_distinct = inverse.max() + 1
+    if n_distinct == len(X):
+        return X, slice(None)
+    places = np.empty(len(X), dtype=np.intp)
+    places[kept] = inverse
+    places[~kept] = n_distinct + np.arange(np.count_nonzero(~kept))
+    return X[np.unique(places, return_index=True)[1]], places
+
+
+def row_counts(weights):
+    """How many rows each distinct one stands for.
+
+    The unit is the greatest common divisor of the weights, so that neither a common
+    factor counts nor a table that is given twice. Real numbers have no such divisor:
+    then every row stands for itself.
+
+    Parameters
+    ----------
+    weights : ndarray of shape (n_distinct,)
+        Positive weights, of `merge_identical_rows`.
+
+    Returns
+    -------
+    counts : ndarray of shape (n_distinct,)
+        Whole numbers, at least one, as floats.
+    """
+    distinct = np.unique(weights)
+    unit = distinct[0]
+    while distinct[-1] <= MAX_COUNT * unit:
+        multiples = distinct / unit
+        errors = np.abs(multiples - np.rint(multiples)) / multiples
+        worst = errors.argmax()
+        if errors[worst] <= COUNT_TOLERANCE:
+            return np.rint(weights / unit)
+        unit /= _denominator(multiples[worst])
+    return np.ones(len(weights))
+
+
+def _denominator(ratio):
+    """Of the first convergent of the continued fraction that is near enough."""
+    before, denominator, rest = 0, 1, ratio
+    while (
+        abs(ratio * denominator - round(ratio * denominator))
+        > COUNT_TOLERANCE * ratio * denominator
+    ):
+        rest = 1 / (rest - math.floor(rest))
+        before, denominator = denominator, math.floor(rest) * denominator + before
+    return denominator
 
 
 def repeat_widths(x, weights, largest):

@@ -21,7 +21,12 @@ from skflowmix._arrays import (
 )
 from skflowmix.checks import check_parameters, check_start, check_weights
 from skflowmix.counting import count_clusters
-from skflowmix.data import SCORING_BOUND, Standardizer, merge_identical_rows
+from skflowmix.data import (
+    SCORING_BOUND,
+    Standardizer,
+    different_rows,
+    merge_identical_rows,
+)
 from skflowmix.fitting import best_candidate, fit_candidate
 from skflowmix.flows import FLOWS
 from skflowmix.gaussians import Gaussians, component_weights, least_strengths
@@ -29,9 +34,9 @@ from skflowmix.inference import FittedMixture
 from skflowmix.initialization import INIT_METHODS, nearest_mean_responsibilities
 from skflowmix.mixture import MixtureOfFlows
 from skflowmix.restarts import fit_restarts
+from skflowmix.rows import TrainingRows
 from skflowmix.settings import FitSettings
 from skflowmix.starts import propose_starts
-from skflowmix.training_rows import TrainingRows
 from skflowmix.validation import check_rows, warn_of_codes
 
 __all__ = ["FlowMixture"]
@@ -117,7 +122,7 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
         None uses all `n_components`. A number makes them the most there can be: the
         number of clusters is found by merging groups that no valley separates, the
         weights have a Dirichlet prior of this concentration (below 1 small components
-        shrink), and components that expect less than one distinct row are dropped.
+        shrink), and components that expect less than one row are dropped.
         With a clusterer as `init_params` clusters are not counted, and where the start
         is given only the prior acts.
     max_iter : int, default=200
@@ -133,8 +138,8 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
         after that; the third time, training has converged. Each rate counts anew.
     validation_fraction : float, default=0.15
         Share of the distinct rows held out until the last phase. Where that makes
-        fewer than 8 rows, the flows are not trained and the model stays a Gaussian
-        mixture.
+        fewer than 8 rows, or leaves fewer than five per component, the flows are not
+        trained and the model stays a Gaussian mixture.
     batch_size : int or "auto", default="auto"
         Rows per step; "auto" grows with the data from 128 to 1024.
     learning_rate : float, default=5e-3
@@ -209,9 +214,13 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
     Notes
     -----
     Identical rows are merged into weights first: weighting a row equals repeating
-    it. Up to a quarter of a column's values may be far from the others, as codes for
+    it. Rows are counted in units of the greatest common divisor of these weights, so
+    that neither their scale nor a table given twice makes a fit surer; where there is
+    none, by the number of distinct rows.
+
+    Up to a quarter of a column's values may be far from the others, as codes for
     missing values are: location, scale and first partition are those of the others.
-    Groups of far rows have components of their own where these suffice, other far rows
+    Groups of far rows have components of their own where these suffice; other far rows
     lie in the tails of the nearest component.
 
     scikit-learn's callbacks are called after every epoch; one that asks to stop ends
@@ -435,6 +444,7 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
             starts = self._first_responsibilities(
                 rows, standardizer, kept, inverse, random_state
             )
+        everything = (*different_rows(X, kept, inverse), sample_weight)
         restarts = [
             (
                 starts[i % len(starts)],
@@ -443,15 +453,13 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
             )
             for i in range(1 if warm else self.n_init)
         ]
-        fit_one = partial(
-            self._fit_candidate, rows, X, sample_weight, seen, warm, device
-        )
+        fit_one = partial(self._fit_candidate, rows, everything, seen, warm, device)
         candidates = fit_restarts(fit_one, restarts, self.n_jobs)
         best = best_candidate(candidates)
         for name, value in self._fitted_attributes(best, rows).items():
             setattr(self, name, value)
         self._sample_seeds = LockedSeeds(int(random_state.randint(2**31)))
-        for name, value in self._summary(X, sample_weight).items():
+        for name, value in self._summary(*everything).items():
             setattr(self, name, value)
         context.call_on_fit_task_end(
             estimator=self, reconstruction_attributes=dict, **seen
@@ -500,13 +508,15 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
             return [nearest_mean_responsibilities(rows.x, means)]
         if isinstance(init, str) or hasattr(init, "fit_predict"):
             n_components = self.n_components
+            # Not surer where values repeat: a cluster must not be one of them.
+            weights = rows.weights / rows.weights.mean()
             if self._counts_components():
                 n_components = count_clusters(
-                    rows.x, rows.weights, n_components, random_state, standardizer.scale
+                    rows.x, weights, n_components, random_state, standardizer.scale
                 )
             return propose_starts(
                 rows.x,
-                rows.weights,
+                weights,
                 standardizer.limits,
                 n_components,
                 init,
@@ -528,7 +538,7 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
         """Where flows may start, and the likeliest Gaussians by themselves."""
         leasts = [0.0]
         if self.n_transforms > 0 and len(rows.held_out):
-            n_rows, n_columns = len(rows.train), rows.x.shape[1]
+            n_rows, n_columns = rows.counts[rows.train].sum(), rows.x.shape[1]
             leasts += least_strengths(n_rows, n_columns, responsibilities.shape[1])
         fits = Gaussians.fit_each(
             rows.x,
@@ -547,7 +557,7 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
         return starts or [plain], plain
 
     def _fit_candidate(
-        self, rows, X, sample_weight, seen, warm, device, start, random_state, context
+        self, rows, everything, seen, warm, device, start, random_state, context
     ):
         """Train one restart; its epochs are the tasks that callbacks see."""
         context.call_on_fit_task_begin(estimator=self, **seen)
@@ -567,7 +577,7 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
             fitted = self._fitted_attributes(candidate, rows)
             shown = copy.copy(self)
             shown.__dict__.update(fitted)
-            return fitted | shown._summary(X, sample_weight)
+            return fitted | shown._summary(*everything)
 
         def on_epoch(record, make_candidate):
             epoch = context.subcontext(f"{record['phase']} epoch")
@@ -597,7 +607,7 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
         if not (warm or self._start_is_given()):
             candidate.sort()
             if self.weight_concentration_prior is not None:
-                candidate.drop_unused(len(rows.x))
+                candidate.drop_unused(rows.counts.sum())
         candidate.stopped |= context.call_on_fit_task_end(
             estimator=self,
             reconstruction_attributes=lambda: attributes(candidate),
@@ -639,10 +649,10 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
             "_sample_seeds": LockedSeeds(0),
         }
 
-    def _summary(self, X, sample_weight):
+    def _summary(self, different, places, sample_weight):
         """Labels and the bound on all training rows, in one pass."""
-        answers = self._evaluate(X, MixtureOfFlows.label_bound_and_log_prob)
-        labels, elbo, log_prob = answers.astype(np.float64).T
+        answers = self._evaluate(different, MixtureOfFlows.label_bound_and_log_prob)
+        labels, elbo, log_prob = answers[places].astype(np.float64).T
         bound = float(np.average(elbo, weights=sample_weight))
         return {
             "labels_": labels.astype(np.int64),

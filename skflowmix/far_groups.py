@@ -4,6 +4,7 @@ import numpy as np
 from scipy.cluster.hierarchy import linkage
 from scipy.spatial.distance import cdist, pdist
 
+from skflowmix.data import row_counts
 from skflowmix.graphs import draw_rows, nearest
 
 __all__ = ["far_groups"]
@@ -40,21 +41,23 @@ def far_groups(x, sample_weight, far, random_state):
     """
     groups = np.full(len(x), -1)
     rows, bulk = np.flatnonzero(far), np.flatnonzero(~far)
-    if len(rows) < 2:
+    if not len(rows):
         return groups
     seen = rows[draw_rows(sample_weight[rows], MAX_ROWS, random_state)]
     others = bulk[draw_rows(sample_weight[bulk], MAX_ROWS, random_state)]
     to_bulk = np.full(len(seen), np.inf)
     if len(others):
         to_bulk = cdist(x[seen], x[others]).min(axis=1)
-    labels = _separated(linkage(pdist(x[seen]), "single"), to_bulk)
-    weight = sample_weight[rows].sum() * np.bincount(labels) / len(seen)
+    labels = np.zeros(1, dtype=int)
+    if len(seen) > 1:
+        labels = _separated(linkage(pdist(x[seen]), "single"), to_bulk)
+    counts = row_counts(sample_weight)
+    size = counts[rows].sum() * np.bincount(labels) / len(seen)
     if len(seen) == len(rows):
-        weight = np.bincount(labels, sample_weight[rows])
-    least = max(MIN_ROWS * sample_weight.mean(), MIN_SHARE * sample_weight.sum())
-    large = np.flatnonzero(weight >= least)
-    number = np.full(len(weight), -1)
-    number[large[np.argsort(-weight[large], kind="stable")]] = np.arange(len(large))
+        size = np.bincount(labels, counts[rows])
+    large = np.flatnonzero(size >= max(MIN_ROWS, MIN_SHARE * counts.sum()))
+    number = np.full(len(size), -1)
+    number[large[np.argsort(-size[large], kind="stable")]] = np.arange(len(large))
     groups[seen] = number[labels]
     rest = np.setdiff1d(rows, seen)
     if len(rest):

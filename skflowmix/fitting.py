@@ -23,9 +23,9 @@ from skflowmix.objectives import (
     clearly_gains,
     robust_gain,
 )
+from skflowmix.rows import N_NEAREST, TrainingRows
 from skflowmix.settings import FitSettings
 from skflowmix.training import AdamW, Objective, Outcome, TrainingConfig, train
-from skflowmix.training_rows import N_NEAREST, TrainingRows
 
 __all__ = [
     "Candidate",
@@ -43,6 +43,9 @@ MAX_HELD_OUT = 4096
 # size.
 FINAL_EPOCHS = 8
 FINAL_RATE = 0.25
+
+# Of fewer rows per component no flow can learn its shape.
+LEAST_ROWS_PER_COMPONENT = 5
 
 # Largest number of epochs of the last fit of q(z|x).
 POSTERIOR_EPOCHS = 50
@@ -80,7 +83,7 @@ class Candidate:
         """Order the components by decreasing weight."""
         self._take(self.model.log_weights.argsort(descending=True, stable=True))
 
-    def drop_unused(self, n_rows: int) -> None:
+    def drop_unused(self, n_rows: float) -> None:
         """Drop components that expect less than one of so many rows."""
         log_weights = self.model.log_weights
         used = log_weights.exp() * n_rows >= 1
@@ -143,7 +146,14 @@ class _Fit:
             widths = torch.from_numpy(rows.repeat_widths[index]).to(x)
         # A weight that the dtype cannot hold is still a weight.
         weights = weights.clamp(min=torch.finfo(weights.dtype).tiny)
-        return Rows(x, weights, responsibilities, allowed, repeat_widths=widths)
+        return Rows(
+            x,
+            weights,
+            responsibilities,
+            allowed,
+            repeat_widths=widths,
+            n_counted=float(rows.counts[index].sum()),
+        )
 
     def let_move(self, rows: Rows, index, neighbors: np.ndarray) -> None:
         """Tell rows, by their numbers, where noise may move them."""
@@ -190,6 +200,12 @@ class _Fit:
             noise,
         )
 
+    def config(self, max_epochs: int, n_drops: int, rows: Rows) -> TrainingConfig:
+        """Return how to train one phase on some rows."""
+        return self.settings.training_config(
+            max_epochs, n_drops, rows.x, rows.n_counted
+        )
+
     def run(
         self,
         phase: str,
@@ -229,7 +245,7 @@ class _Fit:
         train(
             objective,
             AdamW(list(self.working.posterior.parameters())),
-            self.settings.training_config(POSTERIOR_EPOCHS, 1, self.train_rows.x),
+            self.config(POSTERIOR_EPOCHS, 1, self.train_rows),
             torch_generator(random_state, self.working.means.device),
         )
 
@@ -247,9 +263,7 @@ class _Fit:
         self.run(
             M_STEP,
             MStepObjective(self.working, self.train_rows, self.held_out, noise),
-            self.settings.training_config(
-                self.settings.n_iter_init, 0, self.train_rows.x
-            ),
+            self.config(self.settings.n_iter_init, 0, self.train_rows),
             random_state,
             on_epoch,
         )
@@ -268,7 +282,7 @@ class _Fit:
             self.run(
                 ELBO,
                 self.elbo(self.train_rows, hottest, self.noise(random_state)),
-                settings.training_config(settings.max_iter, 2, self.train_rows.x),
+                self.config(settings.max_iter, 2, self.train_rows),
                 random_state,
                 on_epoch,
             )
@@ -343,9 +357,7 @@ class _Fit:
         if settings.input_noise > 0:
             neighbors = nearest_others(self.rows.x[every], N_NEAREST)
             self.let_move(every_row, every, neighbors)
-        config = settings.training_config(
-            min(FINAL_EPOCHS, settings.max_iter), 0, every_row.x
-        )
+        config = self.config(min(FINAL_EPOCHS, settings.max_iter), 0, every_row)
         epochs = (record for record in self.history if record["phase"] == ELBO)
         best = max(epochs, key=lambda r: r["score"], default=self.history[-1])
         noise = self.noise(random_state, best["learning_rate"] / settings.learning_rate)
@@ -405,8 +417,8 @@ def fit_candidate(
     Flows are judged by rows that neither they nor the Gaussians they start from have
     seen. Of several starts the one that is better after the M-step goes on. Unless what
     came of it is clearly better than the plain Gaussians, training starts again from
-    these. Where no flow pays off, they are the model; otherwise training ends with a
-    few epochs on all rows.
+    these. Where no flow pays off, or rows per component are too few for any, they are
+    the model; otherwise training ends with a few epochs on all rows.
 
     Parameters
     ----------
@@ -461,6 +473,9 @@ def fit_candidate(
         )
         return prepare(model, seen)
 
+    if len(rows.train) < LEAST_ROWS_PER_COMPONENT * responsibilities.shape[1]:
+        settings = replace(settings, n_transforms=0, n_shared_transforms=0)
+        starts = [plain]
     if warm is not None:
         fit = prepare(warm, plain)
         fit.train(random_state, on_epoch, warm=True)

@@ -3,8 +3,10 @@
 from typing import NamedTuple
 
 import numpy as np
-from scipy.linalg import solve_triangular
+from scipy.linalg import lu_factor, lu_solve, solve_triangular
 from scipy.special import logsumexp
+
+from skflowmix.data import row_counts
 
 __all__ = [
     "Gaussians",
@@ -41,7 +43,13 @@ FARTHEST_MEAN = 1e4
 # Variances are due to rounding below the square of such a share of the values.
 ROUNDING = 1e-12
 
+# With less than this nothing is inverted by matrices of rows: it would be rounding.
+LEAST_REG_COVAR = 1e-9
+
 MAX_ROWS = 2000
+
+# Rows that repeat and weigh more than this are divided among the folds.
+HEAVY_SHARE = 0.05
 
 # Components are blended only where there are fewer rows per component and column, and
 # for a gain of so many nats per row.
@@ -102,6 +110,7 @@ class Gaussians:
         if sample_variances is None:
             sample_variances = np.diagonal(covariances, axis1=1, axis2=2)
         self.sample_variances = sample_variances
+        self._are_flat = None
 
     def __getitem__(self, index):
         """Return the Gaussians of some components."""
@@ -148,7 +157,7 @@ class Gaussians:
         x : ndarray of shape (n_samples, n_features)
             Standardised rows.
         sample_weight : ndarray of shape (n_samples,)
-            Positive weights.
+            Positive weights, that of a row being one.
         responsibilities : ndarray of shape (n_samples, n_components)
             Share of each row that belongs to each component.
         reg_covar : float
@@ -289,9 +298,12 @@ class Gaussians:
 
     def are_flat(self):
         """Whether one has next to no variance in some direction, save `reg_covar`."""
-        scales = self.scales()
-        correlations = self.covariances / (scales[:, :, None] * scales[:, None, :])
-        return np.linalg.eigvalsh(correlations).min() - self._reg_covar < FLAT
+        if self._are_flat is None:  # asked in every phase of a fit
+            scales = self.scales()
+            correlations = self.covariances / (scales[:, :, None] * scales[:, None, :])
+            least = np.linalg.eigvalsh(correlations).min()
+            self._are_flat = bool(least - self._reg_covar < FLAT)
+        return self._are_flat
 
     def are_small(self):
         """Whether one is small beside the rows, whose columns have unit variance."""
@@ -382,11 +394,17 @@ def _weights(totals):
     return weights / weights.sum()
 
 
-def _moments(x, sample_weight, responsibilities):
+def _shares_of_components(sample_weight, responsibilities):
+    """Total weight of each component, and the rows' shares of it (n, K)."""
     shares = responsibilities * sample_weight[:, None]
     totals = shares.sum(0)
     shares[:, totals < 1e-10 * totals.sum()] = sample_weight[:, None]
     shares /= shares.sum(0)
+    return totals, shares
+
+
+def _moments(x, sample_weight, responsibilities):
+    totals, shares = _shares_of_components(sample_weight, responsibilities)
     means = shares.T @ x
     covariances = np.empty((len(totals), x.shape[1], x.shape[1]))
     for k, mean in enumerate(means):
@@ -399,21 +417,26 @@ def _shrink(totals, covariances, strength, diagonality, reg_covar):
     pooled = np.tensordot(totals / totals.sum(), covariances, axes=1)
     prior = (1 - diagonality) * pooled + diagonality * np.diag(np.diag(pooled))
     share = (strength / (totals + strength))[:, None, None]
-    size = (totals * _sizes(covariances, pooled) + 1) / (totals + 1)
-    shrunk = (1 - share) * covariances + share * size[:, None, None] * prior
-    diagonal = np.diagonal(shrunk, axis1=1, axis2=2)
-    unit = np.where(diagonal > ROUNDING**2, diagonal, 1.0)
-    shrunk[:, *np.diag_indices(len(pooled))] += reg_covar * unit
+    variances = np.diagonal(covariances, axis1=1, axis2=2)
+    sizes = _sizes(totals, variances, np.diag(pooled))[:, None, None]
+    shrunk = (1 - share) * covariances + share * sizes * prior
+    added = _added(reg_covar, np.diagonal(shrunk, axis1=1, axis2=2))
+    shrunk[:, *np.diag_indices(len(pooled))] += added
     return shrunk
 
 
-def _sizes(covariances, pooled):
-    """Mean ratios of the components' variances to the pooled ones."""
-    variances, of_all = np.diagonal(covariances, axis1=1, axis2=2), np.diag(pooled)
-    varies = of_all > 0
+def _added(reg_covar, variances):
+    """Return what `reg_covar` adds to variances, in units of these if there are any."""
+    return reg_covar * np.where(variances > ROUNDING**2, variances, 1.0)
+
+
+def _sizes(totals, variances, pooled):
+    """Mean ratios of variances (K, D) to pooled ones, and one more row of ratio 1."""
+    varies = pooled > 0
     if not varies.any():
-        return np.ones(len(covariances))
-    return np.mean(variances[:, varies] / of_all[varies], axis=1)
+        return np.ones(len(totals))
+    ratios = np.mean(variances[:, varies] / pooled[varies], axis=1)
+    return (totals * ratios + 1) / (totals + 1)
 
 
 def _blend(responsibilities, sample_weight, share):
@@ -425,13 +448,13 @@ def _blend(responsibilities, sample_weight, share):
 def _choose_shrinkages(x, sample_weight, responsibilities, reg_covar, leasts):
     """For each least strength the shrinkage with the best cross-validated likelihood.
 
-    Rows come in a random order already (`merge_identical_rows`), so that every
-    `N_FOLDS`-th one makes a fold.
+    Rows come in a random order already (`merge_identical_rows`).
     """
-    n_rows, n_columns = x.shape
+    n_columns = x.shape[1]
+    n_rows = row_counts(sample_weight).sum()
     strengths = [s for s in STRENGTHS if s >= min(leasts)]
     grid = [(s * n_columns, a) for s in strengths for a in DIAGONALITIES]
-    if n_rows < 2 * N_FOLDS:
+    if np.count_nonzero(_parts_of_rows(sample_weight)) < 2 * N_FOLDS:
         return [Shrinkage(*grid[-1], 0.0, reg_covar)] * len(leasts)
     few = n_rows < FEW_ROWS * n_columns * responsibilities.shape[1]
     x, sample_weight = x[:MAX_ROWS], sample_weight[:MAX_ROWS]
@@ -444,6 +467,7 @@ def _choose_shrinkages(x, sample_weight, responsibilities, reg_covar, leasts):
             _blend(responsibilities, sample_weight, blend),
             grid,
             reg_covar,
+            _parts_of_rows(sample_weight),
         )
         for blend in blends
     ]
@@ -467,7 +491,7 @@ def cross_validated_scores(x, sample_weight, responsibilities, grid, reg_covar):
     Parameters
     ----------
     x, sample_weight, responsibilities, reg_covar
-        As for `Gaussians.fit`; rows in a random order, every fifth makes a fold.
+        As for `Gaussians.fit`; rows in a random order.
     grid : sequence of (float, float)
         Strengths and diagonalities to compare.
 
@@ -476,7 +500,11 @@ def cross_validated_scores(x, sample_weight, responsibilities, grid, reg_covar):
     scores : ndarray of shape (n_settings,)
         In nats per row, see `bounded_means`.
     """
-    log_prob = _cross_validate(x, sample_weight, responsibilities, grid, reg_covar)
+    # A cluster that is one value must not be foretold by that value.
+    folds = _whole_rows(len(x))
+    log_prob = _cross_validate(
+        x, sample_weight, responsibilities, grid, reg_covar, folds
+    )
     return bounded_means(log_prob, sample_weight, x.shape[1])
 
 
@@ -502,18 +530,80 @@ def bounded_means(log_prob, sample_weight, n_columns):
     return np.maximum(log_prob, floor) @ sample_weight / sample_weight.sum()
 
 
-def _cross_validate(x, sample_weight, responsibilities, grid, reg_covar):
+def _whole_rows(n_rows):
+    """Share of each row that each fold holds out (N_FOLDS, n): every fifth row."""
+    folds = np.arange(N_FOLDS)[:, None]
+    return (np.arange(n_rows) % N_FOLDS == folds).astype(float)
+
+
+def _parts_of_rows(sample_weight):
+    """Shares as `_whole_rows` gives them, save for rows that stand for many others.
+
+    Where the table would be another one without such a row, it has a part in each fold,
+    as it would have if it were not merged.
+    """
+    shares = _whole_rows(len(sample_weight))
+    heavy = sample_weight > HEAVY_SHARE * sample_weight.sum()
+    shares[:, heavy & (row_counts(sample_weight) >= N_FOLDS)] = 1 / N_FOLDS
+    return shares
+
+
+def _cross_validate(x, sample_weight, responsibilities, grid, reg_covar, folds):
     """Log-densities of the mixture, one row for each setting, one column for each x."""
-    log_prob = np.empty((len(grid), len(x)))
-    for fold in range(N_FOLDS):
-        held_out = np.arange(len(x)) % N_FOLDS == fold
-        totals, means, covariances = _moments(
-            x[~held_out], sample_weight[~held_out], responsibilities[~held_out]
-        )
-        for i, (strength, diagonality) in enumerate(grid):
-            shrunk = _shrink(totals, covariances, strength, diagonality, reg_covar)
-            log_joint = Gaussians(_weights(totals), means, shrunk).log_joint(
-                x[held_out]
-            )
-            log_prob[i, held_out] = logsumexp(log_joint, axis=1)
+    log_prob = np.zeros((len(grid), len(x)))
+    by_rows = len(x) < x.shape[1] and reg_covar > LEAST_REG_COVAR
+    log_joints = _log_joints_by_rows if by_rows else _log_joints
+    for shares in folds:
+        held_out, seen = shares > 0, shares < 1
+        fold = x[seen], (sample_weight * (1 - shares))[seen], responsibilities[seen]
+        for i, log_joint in enumerate(log_joints(*fold, x[held_out], grid, reg_covar)):
+            log_prob[i, held_out] += shares[held_out] * logsumexp(log_joint, axis=1)
     return log_prob
+
+
+def _log_joints(x, sample_weight, responsibilities, new, grid, reg_covar):
+    """Log-densities of new rows with each component (n_new, K), for each setting."""
+    totals, means, covariances = _moments(x, sample_weight, responsibilities)
+    for strength, diagonality in grid:
+        shrunk = _shrink(totals, covariances, strength, diagonality, reg_covar)
+        yield Gaussians(_weights(totals), means, shrunk).log_joint(new)
+
+
+def _log_joints_by_rows(x, sample_weight, responsibilities, new, grid, reg_covar):
+    r"""`_log_joints` where rows are fewer than columns, by matrices of rows.
+
+    A covariance is :math:`\Delta + A^T M A` then, with :math:`\Delta` diagonal and the
+    rows A, so that by the identities of Woodbury and Sylvester only
+    :math:`I + A \Delta^{-1} A^T M` has to be inverted.
+    """
+    totals, shares = _shares_of_components(sample_weight, responsibilities)
+    center = np.average(x, axis=0, weights=sample_weight)
+    rows, new = x - center, new - center
+    weights = _weights(totals)
+    scatters = [np.diag(own) - np.outer(own, own) for own in shares.T]
+    pooled = np.tensordot(totals / totals.sum(), scatters, axes=1)
+    variances = np.stack([np.einsum("ij,ij->j", rows, s @ rows) for s in scatters])
+    of_all = totals / totals.sum() @ variances
+    sizes = _sizes(totals, variances, of_all)
+    both = np.concatenate((rows, new))
+    for strength, diagonality in grid:
+        log_joint = np.empty((len(new), len(weights)))
+        for k, own in enumerate(shares.T):
+            share = strength / (totals[k] + strength)
+            prior = share * sizes[k]
+            middle = (1 - share) * scatters[k] + prior * (1 - diagonality) * pooled
+            diagonal = prior * diagonality * of_all
+            diagonal += _added(reg_covar, (1 - share) * variances[k] + prior * of_all)
+            products = (both / diagonal) @ both.T
+            among, across = products[: len(x), : len(x)], products[len(x) :, : len(x)]
+            inner = lu_factor(np.eye(len(x)) + among @ middle)
+            # Products of what lies between the new rows and the mean.
+            to_rows = across - own @ among
+            squares = products.diagonal()[len(x) :] - across @ own - to_rows @ own
+            squares -= np.einsum(
+                "ij,ji->i", to_rows @ middle, lu_solve(inner, to_rows.T)
+            )
+            log_det = np.log(np.abs(inner[0].diagonal())).sum()
+            log_det += np.log(diagonal).sum()
+            log_joint[:, k] = np.log(weights[k]) - 0.5 * (squares + log_det)
+        yield log_joint - 0.5 * x.shape[1] * np.log(2 * np.pi)

@@ -18,7 +18,7 @@ from sklearn.metrics import adjusted_rand_score
 from sklearn.mixture import GaussianMixture
 from sklearn.utils.validation import has_fit_parameter
 
-from skflowmix.data import plane_of, repeat_widths
+from skflowmix.data import plane_of, repeat_widths, row_counts
 from skflowmix.gaussians import Gaussians, Shrinkage
 from skflowmix.graphs import (
     MAX_GRAPH_ROWS,
@@ -61,6 +61,8 @@ SMALLEST_REPEAT_WIDTH, LARGEST_REPEAT_WIDTH = 0.15, 1.0
 # clearly separated, if it cuts off at most this share of neighbours.
 CLEAR_SEPARATION = 2.0
 MAX_CUT = 0.05
+# Of so large a share of the weight, rows that repeat could be a cluster, however near.
+HEAVY_ROW = 0.02
 
 
 @dataclass(frozen=True, eq=False)
@@ -205,7 +207,9 @@ def _spread_repeats(x, sample_weight, random_state):
     widths = repeat_widths(x, sample_weight, LARGEST_REPEAT_WIDTH)
     if widths is None:
         return x, sample_weight, origin
-    widths[widths < SMALLEST_REPEAT_WIDTH] = 0.0
+    heavy = sample_weight > HEAVY_ROW * sample_weight.sum()
+    heavy &= row_counts(sample_weight) > 1
+    widths[(widths < SMALLEST_REPEAT_WIDTH) & ~heavy[:, None]] = 0.0
     is_discrete = np.all((widths > 0) | (np.ptp(x, axis=0) == 0), axis=1)
     unit = max(sample_weight.min(), sample_weight.sum() / MAX_GRAPH_ROWS)
     copies = np.maximum(np.round(sample_weight / unit), 1).astype(int)

@@ -72,6 +72,8 @@ class Rows:
         False where a known class rules a component out.
     mean_weight : Tensor of shape (), optional
         Mean weight of all rows that these are a batch of.
+    n_counted : float, optional
+        How many rows they stand for; N by default.
     repeat_widths : Tensor of shape (N, D), optional
         Standard deviations of noise on values that repeat.
     neighbors : Tensor of shape (N, k), optional
@@ -94,11 +96,13 @@ class Rows:
         neighbors: Tensor | None = None,
         movable: Tensor | None = None,
         thickness: Tensor | None = None,
+        n_counted: float | None = None,
     ):
         self.x, self.weights, self.responsibilities = x, weights, responsibilities
         self.allowed, self.repeat_widths = allowed, repeat_widths
         self.neighbors, self.movable, self.thickness = neighbors, movable, thickness
         self.mean_weight = weights.mean() if mean_weight is None else mean_weight
+        self.n_counted = len(x) if n_counted is None else n_counted
 
     def __len__(self):
         return len(self.x)
@@ -248,7 +252,7 @@ def clearly_gains(rows: Rows, log_prob: Tensor, reference: Tensor) -> bool:
     gains = _bounded_gains(rows, log_prob, reference)
     mean = rows.mean(gains)
     error = torch.linalg.vector_norm(rows.weights * (gains - mean)) / rows.weights.sum()
-    return bool(mean > error * (1 + FEW_ROWS_TO_JUDGE / len(rows)))
+    return bool(mean > error * (1 + FEW_ROWS_TO_JUDGE / rows.n_counted))
 
 
 def _bounded_gains(rows: Rows, log_prob: Tensor, reference: Tensor) -> Tensor:
@@ -391,7 +395,7 @@ class _Objective(ABC):
             name: rows.mean(term) for name, term in zip(names, terms, strict=True)
         }
         log_joint = log_prob + model.log_weights
-        expected_rows = model.log_weights.exp() * self.n_rows
+        expected_rows = model.log_weights.exp() * self.train.n_counted
         return {
             "train_log_likelihood": rows.mean(log_joint.logsumexp(1)),
             "elbo": torch.stack([*figures.values()]).double().sum(),
@@ -617,5 +621,5 @@ class ElboObjective(_Objective):
             loss = loss - batch.batch_mean(log_class)
         if self.concentration != 1:
             log_dirichlet = (self.concentration - 1) * log_weights.sum()
-            loss = loss - log_dirichlet / self.n_rows
+            loss = loss - log_dirichlet / self.train.n_counted
         return loss

@@ -50,15 +50,18 @@ class FitSettings:
         return cls(**values)
 
     def training_config(
-        self, max_epochs: int, n_drops: int, x: Tensor
+        self, max_epochs: int, n_drops: int, x: Tensor, n_counted: float | None = None
     ) -> TrainingConfig:
-        """Return the settings of one training phase on rows x."""
+        """Return the settings of one training phase on rows x.
+
+        They may stand for more rows, `n_counted`.
+        """
         n_rows, n_columns = x.shape
         batch_size, weight_decay = self.batch_size, self.weight_decay
         if batch_size == "auto":
             batch_size = int(2 ** np.clip(np.round(np.log2(n_rows / 16)), 7, 10))
         if weight_decay == "auto":
-            weight_decay = min(1.0, ROWS_TO_DECAY * n_columns / n_rows)
+            weight_decay = min(1.0, ROWS_TO_DECAY * n_columns / (n_counted or n_rows))
         return TrainingConfig(
             max_epochs=max_epochs,
             batch_size=int(batch_size),

@@ -17,6 +17,7 @@ from skflowmix.data import (
     outside_spikes,
     plane_of,
     repeat_widths,
+    row_counts,
     split_rows,
     weighted_quantile,
 )
@@ -78,6 +79,32 @@ def test_merging_makes_weight_equal_repetition(data):
     for one, other in zip(weighted[:2], repeated[:2], strict=True):
         np.testing.assert_array_equal(one, other)
     np.testing.assert_array_equal(np.repeat(weighted[2], counts), repeated[2])
+
+
+@given(
+    hnp.arrays(np.int64, st.integers(1, 20), elements=st.integers(1, 300)),
+    st.floats(1e-3, 1e3),
+    st.integers(1, 5),
+)
+def test_rows_are_counted_in_the_common_divisor_of_their_weights(counts, factor, times):
+    """Whatever their scale, and however often the table is given."""
+    X = np.arange(len(counts))[:, None]
+    X, weights = np.tile(X, (times, 1)), np.tile(factor * counts, times)
+    rows, merged, _ = merge_identical_rows(X, weights)
+    expected = counts[rows[:, 0].astype(int)] / np.gcd.reduce(counts)
+    np.testing.assert_array_equal(row_counts(merged), expected)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_rows_of_real_weights_count_once(dtype):
+    weights = np.random.default_rng(0).random(50, dtype=dtype).astype(float)
+    np.testing.assert_array_equal(row_counts(weights), np.ones(50))
+    np.testing.assert_array_equal(row_counts(np.array([1e-300, 1.0])), np.ones(2))
+
+
+def test_a_million_rows_of_few_values_are_counted():
+    counts = np.array([1.0, 7.0, 499_979.0, 500_013.0])
+    np.testing.assert_array_equal(row_counts(counts / counts.mean()), counts)
 
 
 def test_negative_zero_equals_zero():

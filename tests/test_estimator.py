@@ -317,6 +317,7 @@ def test_small_tables_with_few_rows_per_column_have_two_starts():
         rows = SimpleNamespace(
             x=X,
             weights=np.ones(len(X)),
+            counts=np.ones(len(X)),
             train=np.arange(len(X) - 10),
             held_out=np.arange(10),
         )
@@ -362,8 +363,13 @@ def test_of_two_starts_the_better_one_goes_on(n_components, worse, monkeypatch):
 def test_weights_decay_less_where_rows_are_many():
     def decay(n_rows, n_columns, **parameters):
         chosen = FitSettings.of(FlowMixture(3, **parameters))
-        config = chosen.training_config(1, 0, torch.zeros(n_rows, n_columns))
-        return config.weight_decay
+        configs = (
+            chosen.training_config(1, 0, torch.zeros(n_rows, n_columns)),
+            chosen.training_config(1, 0, torch.zeros(20, n_columns), n_rows),
+        )
+        merged, counted = (config.weight_decay for config in configs)
+        assert merged == counted
+        return merged
 
     assert decay(50, 2) == decay(1000, 2) == decay(5000, 10) == 1
     assert decay(10_000, 2) == pytest.approx(0.1)
@@ -575,6 +581,90 @@ def test_bad_weights(weights):
         small(2).fit(moons(), sample_weight=weights)
     with pytest.raises(ValueError, match=match):
         small(2).fit(moons()).score(moons(), sample_weight=weights)
+
+
+def few_values(kind, n_rows=10_000):
+    """Rows of two groups with few distinct values."""
+    rng = np.random.default_rng(0)
+    group = rng.integers(0, 2, n_rows)
+    if kind == "ages":
+        ages = rng.normal(np.array([25, 70])[group], np.array([4, 12])[group])
+        return np.rint(ages[:, None] / 5) * 5
+    if kind == "counts":
+        return rng.poisson(np.array([2, 15])[group])[:, None].astype(float)
+    if kind == "two columns":
+        means, sds = np.array([[3, 8], [12, 6]]), np.array([[1, 2], [3, 1.5]])
+        return np.rint(rng.normal(means[group], sds[group]))
+    colours = np.array([[200, 60, 50], [40, 120, 180]])[group]
+    return np.rint(rng.normal(colours, 12) / 8) * 8
+
+
+@pytest.mark.parametrize("kind", ["ages", "counts", "two columns", "colours"])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_covariances_of_many_rows_of_few_values_are_theirs(kind, weighted):
+    X = few_values(kind)
+    model = FlowMixture(2, n_transforms=0, tol=10.0, random_state=0)
+    if weighted:
+        values, counts = np.unique(X, axis=0, return_counts=True)
+        model.fit(values, sample_weight=0.1 * counts)
+    else:
+        model.fit(X)
+    expected = GaussianMixture(2, random_state=0).fit(X)
+    scales = [
+        np.sqrt(np.diagonal(fitted.covariances_, axis1=1, axis2=2))[
+            np.argsort(fitted.means_[:, 0])
+        ]
+        for fitted in (model, expected)
+    ]
+    assert_allclose(*scales, rtol=0.1)
+
+
+@pytest.mark.parametrize("n_rows", [1000, 10_000])
+def test_three_groups_of_few_values_are_found(n_rows):
+    """Values so near to each other that rows of one could pass for a cluster."""
+    rng = np.random.default_rng(1)
+    group = rng.integers(0, 3, n_rows)
+    values = rng.normal(np.array([20, 50, 90])[group], np.array([3, 6, 12])[group])
+    X = np.rint(values / 5)[:, None] * 5
+    model = FlowMixture(3, n_transforms=0, tol=10.0, random_state=0)
+    assert adjusted_rand_score(group, model.fit_predict(X)) > 0.9
+
+
+def test_components_in_use_expect_a_row_of_those_that_are_merged():
+    """A hundredth of ten thousand rows, but less than one of ten distinct ones."""
+    X = np.r_[np.arange(9901) % 9, np.full(100, 100)][:, None].astype(float)
+    model = small(2, init_params=KMeans(2), weight_concentration_prior=1.0).fit(X)
+    assert model.n_components_in_use_ == 2
+
+
+def test_distinct_rows_are_evaluated_once(monkeypatch):
+    X = np.r_[moons(30), moons(30), moons(40)]
+    weights = np.ones(100)
+    weights[[0, 99]] = 0
+    evaluated = []
+    evaluate = FlowMixture._evaluate
+
+    def recording(model, X, question):
+        evaluated.append(len(X))
+        return evaluate(model, X, question)
+
+    monkeypatch.setattr(FlowMixture, "_evaluate", recording)
+    model = small(2).fit(X, sample_weight=weights)
+    distinct = len(np.unique(X[weights > 0], axis=0))
+    assert evaluated == [distinct + 2]
+    assert_array_equal(model.labels_, model.predict(X))
+    assert model.lower_bound_ == pytest.approx(
+        np.average(model.elbo(X), weights=weights)
+    )
+
+
+def test_components_of_few_rows_have_no_flows():
+    X = moons(100)
+    flows = [
+        trained(k, init_params="kmeans").fit(X).module_.architecture["n_transforms"]
+        for k in (2, 30)
+    ]
+    assert flows[0] > 0 == flows[1]
 
 
 # What else leaves the model unchanged.

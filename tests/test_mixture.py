@@ -12,6 +12,7 @@ from scipy import stats
 from sklearn.mixture import GaussianMixture
 
 from skflowmix import FlowMixture
+from skflowmix import gaussians as gaussians_module
 from skflowmix.flows import FLOWS
 from skflowmix.gaussians import (
     BLENDS,
@@ -405,6 +406,39 @@ def test_shrinkage_helps_where_rows_are_few():
         )
         gains.append((found - raw).mean())
     assert min(gains) > 0.5
+
+
+@pytest.mark.parametrize("reg_covar", [1e-6, 1e-2])
+@pytest.mark.parametrize("constant", [False, True])
+def test_rows_fewer_than_columns_are_scored_by_matrices_of_rows(
+    constant, reg_covar, monkeypatch
+):
+    """To the same densities as by matrices of columns."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(30, 50)) * rng.uniform(0.5, 2, 50)
+    if constant:
+        x[:, 0] = 1.0
+    weights, shares = rng.uniform(0.5, 2, 30), rng.dirichlet(np.ones(3), 30)
+    grid = list(itertools.product([1.0, 10.0, 500.0], DIAGONALITIES))
+    data = x, weights, shares, grid, reg_covar
+    by_rows = cross_validated_scores(*data)
+    monkeypatch.setattr(gaussians_module, "LEAST_REG_COVAR", math.inf)
+    np.testing.assert_allclose(by_rows, cross_validated_scores(*data), rtol=1e-6)
+
+
+@pytest.mark.parametrize("n_rows", [20_000, 100_000])
+def test_many_rows_of_few_values_are_not_shrunk(n_rows):
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, n_rows)
+    rounded = np.rint(rng.normal(labels * 12, 1 + labels * 2))
+    x, values, counts = np.unique(rounded, return_inverse=True, return_counts=True)
+    order = rng.permutation(len(x))
+    shares = np.stack([np.bincount(values, labels == k) for k in (0, 1)], 1)
+    shares = (shares / counts[:, None])[order]
+    x, counts = x[order, None], counts[order].astype(float)
+    fitted = Gaussians.fit(x, counts, shares, reg_covar=1e-6)
+    raw = [np.cov(x.T, aweights=counts * own, ddof=0) for own in shares.T]
+    np.testing.assert_allclose(np.sqrt(fitted.covariances).ravel(), np.sqrt(raw), 0.05)
 
 
 @pytest.mark.parametrize("turned", [False, True])

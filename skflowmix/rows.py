@@ -1,4 +1,4 @@
-"""Rows of one fit: distinct, standardised, weighted, split."""
+"""The rows of one fit, and what training needs to know of them."""
 
 from functools import cached_property
 
@@ -10,6 +10,7 @@ from skflowmix.data import (
     outside_spikes,
     plane_of,
     repeat_widths,
+    row_counts,
     split_rows,
 )
 from skflowmix.graphs import nearest_others
@@ -28,7 +29,7 @@ class TrainingRows:
     rows : ndarray of shape (n_distinct, n_features)
         In data units.
     weights : ndarray of shape (n_distinct,)
-        Positive, of mean one.
+        Positive; those kept add up to the number of rows counted, see `row_counts`.
     standardizer : Standardizer
         Location and scale of the columns.
     validation_fraction : float
@@ -51,7 +52,8 @@ class TrainingRows:
         self.standardizer = standardizer
         self.x = standardizer.transform(rows, TRAINING_BOUND)
         self.far = standardizer.far(self.x).any(axis=1)
-        self.weights = weights
+        self.counts = row_counts(weights)
+        self.weights = weights * (self.counts.sum() / weights.sum())
         self.allowed = allowed
         self.repeat_widths: np.ndarray | None = None
         self.plane: np.ndarray | None = None
