@@ -4,13 +4,10 @@ import numpy as np
 from scipy.cluster.hierarchy import linkage
 from scipy.spatial.distance import cdist, pdist
 
-from skflowmix.data import row_counts
 from skflowmix.graphs import draw_rows, nearest
+from skflowmix.robust import MIN_ROWS, MIN_SHARE
 
 __all__ = ["far_groups"]
-
-# A group has so many rows, and as large a share of all rows.
-MIN_ROWS, MIN_SHARE = 5, 0.005
 
 # It is so many times as far from all others as its rows from each other: a tail is not.
 MIN_SEPARATION = 3.0
@@ -19,7 +16,7 @@ MIN_SEPARATION = 3.0
 MAX_ROWS = 1500
 
 
-def far_groups(x, sample_weight, far, random_state):
+def far_groups(x, sample_weight, counts, far, random_state):
     """Find groups among far rows, by single linkage.
 
     Parameters
@@ -28,6 +25,8 @@ def far_groups(x, sample_weight, far, random_state):
         Standardised rows.
     sample_weight : ndarray of shape (n,)
         Positive weights.
+    counts : ndarray of shape (n,)
+        How many rows each stands for.
     far : ndarray of shape (n,), bool
         Rows that are far from the bulk.
     random_state : RandomState
@@ -36,8 +35,7 @@ def far_groups(x, sample_weight, far, random_state):
     Returns
     -------
     groups : ndarray of shape (n,), int
-        Number of the group of every far row, 0 for the heaviest; -1 for stray rows and
-        for the bulk.
+        Number of the group of every far row; -1 for stray rows and for the bulk.
     """
     groups = np.full(len(x), -1)
     rows, bulk = np.flatnonzero(far), np.flatnonzero(~far)
@@ -51,13 +49,11 @@ def far_groups(x, sample_weight, far, random_state):
     labels = np.zeros(1, dtype=int)
     if len(seen) > 1:
         labels = _separated(linkage(pdist(x[seen]), "single"), to_bulk)
-    counts = row_counts(sample_weight)
     size = counts[rows].sum() * np.bincount(labels) / len(seen)
     if len(seen) == len(rows):
         size = np.bincount(labels, counts[rows])
-    large = np.flatnonzero(size >= max(MIN_ROWS, MIN_SHARE * counts.sum()))
-    number = np.full(len(size), -1)
-    number[large[np.argsort(-size[large], kind="stable")]] = np.arange(len(large))
+    is_large = size >= max(MIN_ROWS, MIN_SHARE * counts.sum())
+    number = np.where(is_large, np.cumsum(is_large) - 1, -1)
     groups[seen] = number[labels]
     rest = np.setdiff1d(rows, seen)
     if len(rest):

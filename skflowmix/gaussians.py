@@ -37,6 +37,9 @@ SMALL_TABLE = 25_000
 FLAT = 1e-4
 SMALL = 0.01
 
+# The prior of a component of fewer rows is as large as the pooled covariance.
+ROWS_OF_POOLED_SIZE = 100
+
 # Means of so many of their component's standard deviations ask for float64.
 FARTHEST_MEAN = 1e4
 
@@ -145,7 +148,7 @@ class Gaussians:
 
         the posterior mean under an inverse Wishart prior around the pooled
         covariance, as large as the component is: :math:`\lambda_k` is the mean ratio
-        of its variances to the pooled ones, with one more row for which it is 1. The
+        of its variances to the pooled ones, to the power :math:`n_k / (n_k + 100)`. The
         strength :math:`\nu` and :math:`a` are those with the largest
         cross-validated likelihood of the mixture. Where rows are few, means come
         nearer to each other as well if that is likelier: then a share of every row
@@ -398,7 +401,8 @@ def _shares_of_components(sample_weight, responsibilities):
     """Total weight of each component, and the rows' shares of it (n, K)."""
     shares = responsibilities * sample_weight[:, None]
     totals = shares.sum(0)
-    shares[:, totals < 1e-10 * totals.sum()] = sample_weight[:, None]
+    is_empty = totals <= 1e-10 * sample_weight.sum()
+    shares[:, is_empty] = sample_weight[:, None]
     shares /= shares.sum(0)
     return totals, shares
 
@@ -431,12 +435,12 @@ def _added(reg_covar, variances):
 
 
 def _sizes(totals, variances, pooled):
-    """Mean ratios of variances (K, D) to pooled ones, and one more row of ratio 1."""
-    varies = pooled > 0
+    """Mean ratios of variances (K, D) to pooled ones, as if some rows had ratio 1."""
+    varies = pooled > ROUNDING**2
     if not varies.any():
         return np.ones(len(totals))
     ratios = np.mean(variances[:, varies] / pooled[varies], axis=1)
-    return (totals * ratios + 1) / (totals + 1)
+    return np.maximum(ratios, ROUNDING**2) ** (totals / (totals + ROWS_OF_POOLED_SIZE))
 
 
 def _blend(responsibilities, sample_weight, share):

@@ -11,12 +11,11 @@ from torch import Tensor, nn
 from skflowmix.flows import FlowStack
 from skflowmix.gaussians import Gaussians
 from skflowmix.nn import PosteriorNet, Recorded
+from skflowmix.pairs import AllPairs, Support
 from skflowmix.tails import Ball, norm
 
 __all__ = [
-    "AllPairs",
     "MixtureOfFlows",
-    "Support",
     "elbo_terms",
     "log_softmax",
 ]
@@ -33,96 +32,11 @@ WHITENING = ("means", "scales", "whitening", "unwhitening", "log_constant")
 # On the CPU flows are not evaluated on rows outside their ball where so many pairs are.
 SPARSE_SHARE = 0.8
 
+# Share of a component that no flow shapes.
+BASE_SHARE = 0.01
+
 # Radii are no smaller where they divide.
 TINY = 1e-30
-
-
-class Support:
-    """Pairs (row, component) to evaluate, packed into a (K, C) table.
-
-    Parameters
-    ----------
-    chosen : Tensor of shape (N, K), bool
-        The pairs.
-    capacity : int, optional
-        Largest number C of rows of a component; those beyond are left out. By default
-        all have room, which a GPU would have to be asked for and waited for.
-
-    Attributes
-    ----------
-    kept : Tensor of shape (N, K), bool
-        The pairs that found room.
-    rows : Tensor of shape (K, C)
-        Row numbers, padded with zeros.
-    valid : Tensor of shape (K, C), bool
-        False on the padding.
-    """
-
-    def __init__(self, chosen: Tensor, capacity: int | None = None):
-        by_component = chosen.T
-        counts = by_component.sum(1)
-        if capacity is None:
-            capacity = int(counts.max())
-        slots = torch.arange(capacity, device=counts.device)
-        self.valid = slots < counts.unsqueeze(1)
-        # Slot 0 takes what is not in the table.
-        slots = by_component.cumsum(1, dtype=torch.int64)
-        fits = by_component & (slots <= capacity)
-        self.kept = fits.T
-        numbers = torch.arange(len(chosen), device=counts.device)
-        table = slots.new_zeros(len(counts), capacity + 1)
-        table.scatter_(1, slots.mul_(fits), numbers.expand_as(slots))
-        self.rows = table[:, 1:].contiguous()
-
-    def gather(self, table: Tensor) -> Tensor:
-        """Entries (K, C) of a table (K, N), zero on the padding."""
-        return table.gather(1, self.rows).mul_(self.valid)
-
-    def scatter(self, entries: Tensor, n_rows: int) -> Tensor:
-        """Table (K, N) of entries (K, C), zero elsewhere."""
-        table = entries.new_zeros(len(entries), n_rows)
-        return table.scatter_add_(1, self.rows, entries * self.valid)
-
-    def spread(self, columns: Tensor) -> Tensor:
-        """Copy columns (D, N) to the components whose pairs they are in: (K, D, C)."""
-        rows = self.rows.unsqueeze(1).expand(-1, len(columns), -1)
-        return columns.expand(len(rows), -1, -1).gather(2, rows)
-
-    def collect(self, parts: Tensor, n_rows: int) -> Tensor:
-        """Add up over components what `spread` copied: (K, D, C) to (D, N)."""
-        n_columns = parts.shape[1]
-        flat = parts.transpose(0, 1).flatten(1)
-        rows = self.rows.flatten().expand(n_columns, -1)
-        return parts.new_zeros(n_columns, n_rows).scatter_add_(1, rows, flat)
-
-
-class AllPairs:
-    """Every row with every component: a `Support` that leaves out nothing.
-
-    Parameters
-    ----------
-    n_components : int
-        Number K of components.
-    """
-
-    def __init__(self, n_components: int):
-        self.n_components = n_components
-
-    def gather(self, table: Tensor) -> Tensor:
-        """See `Support`."""
-        return table
-
-    def scatter(self, entries: Tensor, n_rows: int) -> Tensor:
-        """See `Support`."""
-        return entries
-
-    def spread(self, columns: Tensor) -> Tensor:
-        """See `Support`."""
-        return columns.expand(self.n_components, -1, -1)
-
-    def collect(self, parts: Tensor, n_rows: int) -> Tensor:
-        """See `Support`."""
-        return parts.sum(0)
 
 
 def log_softmax(logits: Tensor) -> Tensor:
@@ -202,22 +116,28 @@ class _InBall:
         log_prob = log_prob + shrunk.log_det
         for part in parts:
             log_prob += part
+        of_base, slope_of_base = self.ball.base.log_prob(self.r)
         if not self.all_in_core:
             log_prob += self.stretch.log_det
-            outside, slope_outside = self.ball.base.log_prob(self.r)
-            log_prob = torch.where(self.inside, log_prob, outside)
+            log_prob = torch.where(self.inside, log_prob, of_base)
+        log_prob += math.log1p(-BASE_SHARE)
+        of_base += math.log(BASE_SHARE)
+        both = torch.logaddexp(log_prob, of_base)
+        of_flows = (log_prob - both).exp()
 
         def backward(grad):
-            within = grad
-            on_radius = None
+            within = grad * of_flows
+            on_radius = grad * (1 - of_flows) * slope_of_base
             if not self.all_in_core:
-                within = torch.where(self.inside, grad, 0.0)
-                of_stretch = self.stretch.log_det_slope
-                on_radius = grad * torch.where(self.inside, of_stretch, slope_outside)
+                of_stretch = torch.where(
+                    self.inside, self.stretch.log_det_slope, slope_of_base
+                )
+                on_radius += within * of_stretch
+                within = torch.where(self.inside, within, 0.0)
             on_rho = within * (slope * shrunk.slope + shrunk.log_det_slope)
             return z * (on_rho / rho.clamp(min=TINY)), within.contiguous(), on_radius
 
-        return log_prob, backward
+        return both, backward
 
     def backward(self, grad: Tensor, on_radius: Tensor | None, shifted: bool) -> Tensor:
         """Gradient of the whitened rows.
@@ -225,18 +145,20 @@ class _InBall:
         `grad` is that of the moved rows or, where these were `shifted` in units of the
         columns, that of the shifted ones, which also reaches the rows directly.
         """
-        if self.ball is None or self.all_in_core:
-            return torch.zeros_like(self.white) if shifted else grad
+        if self.ball is None:
+            return grad
+        direction = self.white / self.r.clamp(min=TINY)
+        if self.all_in_core:
+            on_white = direction * on_radius
+            return on_white if shifted else on_white + grad
         on_moved = grad
         if shifted:
             on_moved = torch.bmm(self.unwhitening.transpose(1, 2), grad)
-        direction = self.white / self.r.clamp(min=TINY)
         along = (on_moved * direction).sum(1, keepdim=True)
         on_white = on_moved * self.factor
         on_white += direction * (along * (self.stretch.slope - self.factor))
         on_white = torch.where(self.inside, on_white, 0.0)
-        if on_radius is not None:
-            on_white += direction * on_radius
+        on_white += direction * on_radius
         return on_white - on_moved if shifted else on_white
 
 
@@ -303,7 +225,9 @@ class MixtureOfFlows(nn.Module):
     not decide a fit. They act within a ball of the Mahalanobis distance to
     :math:`N(\mu_k, \Sigma_k)` (`skflowmix.tails.Ball`, which stretches x before the
     first and shrinks z after the last of them); beyond it the density falls with that
-    distance and has elliptical contours. All methods take standardised rows.
+    distance and has elliptical contours. A hundredth of every component is left as it
+    starts: where flows leave next to no density, it still falls with the distance. All
+    methods take standardised rows.
 
     Parameters
     ----------
@@ -629,7 +553,8 @@ class MixtureOfFlows(nn.Module):
         if self.ball is not None:
             t = z.norm(dim=2, keepdim=True).clamp(min=TINY)
             r = self.ball.base.radius(t)
-            inside = r < self.ball.radius
+            of_flows = torch.rand(r.shape, generator=generator, dtype=r.dtype).to(r)
+            inside = (r < self.ball.radius) & (of_flows >= BASE_SHARE)
             rho = self.ball.stretch(r.clamp(max=self.ball.radius)).radius
             moved = z * torch.where(inside, rho / t, 0.0)
             moved = self.shared.inverse(moved.flatten(0, 1).unsqueeze(0)).view_as(z)

@@ -7,14 +7,9 @@ from collections.abc import Hashable, Sequence
 import torch
 from torch import Tensor
 
-from skflowmix.mixture import (
-    AllPairs,
-    MixtureOfFlows,
-    Support,
-    elbo_terms,
-    log_softmax,
-)
+from skflowmix.mixture import MixtureOfFlows, elbo_terms, log_softmax
 from skflowmix.nn import Recorded
+from skflowmix.pairs import AllPairs, Support
 
 __all__ = [
     "ElboObjective",

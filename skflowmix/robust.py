@@ -2,7 +2,14 @@
 
 import numpy as np
 
-__all__ = ["usual_interval", "weighted_quantile"]
+__all__ = [
+    "MIN_ROWS",
+    "MIN_SHARE",
+    "beyond_gaps",
+    "lone_heaps",
+    "usual_interval",
+    "weighted_quantile",
+]
 
 # Up to a quarter of the weight can be far values.
 CORE_SHARE = 0.75
@@ -18,6 +25,17 @@ BULK_WIDTHS = 4.0
 # so many times as large, and in any case beyond so many standard deviations.
 LARGEST_INFLATION = 3.0
 FARTHEST = 30.0
+
+# Fewer rows, or a smaller share of them, make no group.
+MIN_ROWS, MIN_SHARE = 5, 0.005
+
+# A group is beyond a gap that is wider than the core by this factor, if it is no larger
+# than this share.
+GAP_WIDTHS, MAX_BEYOND = 1.5, 0.05
+
+# Heaps have no more than this share of the rows each; half of the rows have other
+# values, so many of which are distinct.
+MAX_HEAP, MIN_DISTINCT = 0.25, 0.95
 
 
 def weighted_quantile(x, weights, levels):
@@ -132,3 +150,65 @@ def _winsorized_moments(column, weights):
     if high > low and spread > 4 * np.finfo(float).eps * np.abs(column).max():
         return center, spread
     return low, 0.0
+
+
+def beyond_gaps(column, counts):
+    """Tell which values of a column form a small group beyond a gap, on either side.
+
+    Parameters
+    ----------
+    column : ndarray of shape (n_samples,)
+        Values.
+    counts : ndarray of shape (n_samples,)
+        How many rows each of them stands for.
+
+    Returns
+    -------
+    is_beyond : ndarray of shape (n_samples,), bool
+        True for at most a twentieth of the rows on each side.
+    """
+    values, index = np.unique(column, return_inverse=True)
+    weights = np.bincount(index, counts)
+    found = np.zeros(len(values), dtype=bool)
+    low, high = _core(values, weights)
+    wide = np.diff(values) > GAP_WIDTHS * (high - low)
+    below = np.cumsum(weights)[:-1]
+    above = weights.sum() - below
+    is_group = [_is_group(size, weights, MAX_BEYOND) for size in (below, above)]
+    gaps = np.flatnonzero(wide & (values[1:] <= low) & is_group[0])
+    if len(gaps):
+        found[: gaps[-1] + 1] = True
+    gaps = np.flatnonzero(wide & (values[:-1] >= high) & is_group[1])
+    if len(gaps):
+        found[gaps[0] + 1 :] = True
+    return found[index]
+
+
+def lone_heaps(column, counts):
+    """Give numbers to values that repeat where nearly all others are distinct.
+
+    Parameters
+    ----------
+    column : ndarray of shape (n_samples,)
+        Values.
+    counts : ndarray of shape (n_samples,)
+        How many rows each of them stands for.
+
+    Returns
+    -------
+    heaps : ndarray of shape (n_samples,), int
+        From 0; -1 for other values.
+    """
+    index = np.unique(column, return_inverse=True)[1]
+    weights = np.bincount(index, counts)
+    heavy = _is_group(weights, weights, MAX_HEAP)
+    others = weights[~heavy].sum()
+    is_continuous = np.count_nonzero(~heavy) >= MIN_DISTINCT * others
+    if 2 * others < weights.sum() or not is_continuous:
+        heavy[:] = False
+    return np.where(heavy, np.cumsum(heavy) - 1, -1)[index]
+
+
+def _is_group(sizes, weights, largest):
+    total = weights.sum()
+    return (sizes >= max(MIN_ROWS, MIN_SHARE * total)) & (sizes <= largest * total)

@@ -20,6 +20,9 @@ __all__ = ["N_NEAREST", "TrainingRows"]
 # Noise in training moves a row towards so many of its nearest ones, and away.
 N_NEAREST = 2
 
+# More rows than this share are not far, whatever the weights of the others.
+MOST_FAR = 0.5
+
 
 class TrainingRows:
     """Distinct rows, standardised, with weights and a split.
@@ -52,6 +55,8 @@ class TrainingRows:
         self.standardizer = standardizer
         self.x = standardizer.transform(rows, TRAINING_BOUND)
         self.far = standardizer.far(self.x).any(axis=1)
+        if self.far.mean() > MOST_FAR:
+            self.far[:] = False
         self.counts = row_counts(weights)
         self.weights = weights * (self.counts.sum() / weights.sum())
         self.allowed = allowed

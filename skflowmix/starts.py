@@ -3,6 +3,7 @@
 import numpy as np
 
 from skflowmix.counting import MIN_CONTACT, contact
+from skflowmix.data import row_counts
 from skflowmix.far_groups import far_groups
 from skflowmix.graphs import Landmarks, nearest
 from skflowmix.initialization import propose_partitions, rescale_columns
@@ -11,11 +12,15 @@ from skflowmix.partition_scores import (
     choose_shrinkage,
     kernel_score,
 )
+from skflowmix.robust import beyond_gaps, lone_heaps
 
 __all__ = ["propose_starts"]
 
 # At most so many groups of far rows have components of their own.
 MAX_GROUPS = 4
+
+# The bulk has at least this share of the distinct rows.
+MIN_BULK = 0.5
 
 # Nats per row by which Gaussians of more clusters have to be likelier.
 CLEARLY_LIKELIER = 0.05
@@ -63,11 +68,13 @@ def propose_starts(
         )
         return [proposal.responsibilities for proposal in proposals]
 
-    far = ((x < limits[0]) | (x > limits[1])).any(axis=1)
+    counts = row_counts(sample_weight)
+    far, groups = _unusual_rows(x, sample_weight, counts, limits, random_state)
     bulk = np.flatnonzero(~far)
-    if not (far.any() and isinstance(init, str)) or len(bulk) < n_components:
+    if not (far.any() and isinstance(init, str)) or len(bulk) < max(
+        n_components, MIN_BULK * len(x)
+    ):
         return propose(np.arange(len(x)), n_components)
-    groups = far_groups(x, sample_weight, far, random_state)
     n_groups = min(groups.max() + 1, n_components - 1, MAX_GROUPS)
     parts = propose(bulk, n_components - n_groups)
     if n_groups:
@@ -79,7 +86,7 @@ def propose_starts(
             if _is_supported(landmarks, finer[0], parts[0]):
                 parts, n_groups = finer, n_own
                 break
-    pulled_in = np.clip(x, *limits)
+    pulled_in = np.clip(x, x[bulk].min(axis=0), x[bulk].max(axis=0))
     strays = np.flatnonzero(far & ((groups < 0) | (groups >= n_groups)))
     owner = nearest(pulled_in[bulk], pulled_in[strays], 1)[:, 0] if len(strays) else []
     own = np.flatnonzero((groups >= 0) & (groups < n_groups))
@@ -92,6 +99,29 @@ def propose_starts(
         start[own, n_parts + groups[own]] = 1.0
         starts.append(start)
     return starts
+
+
+def _unusual_rows(x, sample_weight, counts, limits, random_state):
+    """Rows with a value far from the others or in a heap, and groups among them.
+
+    Groups have numbers from 0, the heaviest first; other rows have -1.
+    """
+    far = ((x < limits[0]) | (x > limits[1])).any(axis=1)
+    for column in x.T:
+        far |= beyond_gaps(column, counts)
+    groups = far_groups(x, sample_weight, counts, far, random_state)
+    unusual = far.copy()
+    for column in x.T:
+        heaps = np.where(unusual, -1, lone_heaps(column, counts))
+        in_heap = heaps >= 0
+        groups[in_heap] = groups.max() + 1 + heaps[in_heap]
+        unusual |= in_heap
+    numbers, index = np.unique(groups[groups >= 0], return_inverse=True)
+    sizes = np.bincount(index, counts[groups >= 0], minlength=len(numbers))
+    place = np.empty(len(numbers), dtype=int)
+    place[np.argsort(-sizes, kind="stable")] = np.arange(len(numbers))
+    groups[groups >= 0] = place[index]
+    return unusual, groups
 
 
 def _landmarks(x, sample_weight, column_scales, random_state):

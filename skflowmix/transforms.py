@@ -9,7 +9,7 @@ from torch import Tensor
 
 from skflowmix.nn import Recorded
 
-__all__ = ["Affine", "ElementwiseMap", "LogTail", "RationalQuadraticSpline"]
+__all__ = ["Affine", "ElementwiseMap", "RationalQuadraticSpline"]
 
 ONE = torch.ones(())
 
@@ -40,50 +40,6 @@ class ElementwiseMap(Protocol):
     def inverse(self, z: Tensor, parameters: Tensor) -> Tensor:
         """Return the x whose value is z."""
         ...
-
-
-class LogTail:
-    r"""The identity up to `bound`, logarithmic beyond; no parameters.
-
-    .. math:: t(x) = \mathrm{sign}(x) \bigl(b + \log(1 + |x| - b)\bigr),
-        \quad |x| > b
-
-    Under a Gaussian base, a point 80 standard deviations out costs about 31 nats
-    instead of 3200; the density stays continuous and decreases in the tails.
-
-    Parameters
-    ----------
-    bound : float, default=3.0
-        Where the tails begin, in standard deviations.
-    """
-
-    def __init__(self, bound: float = 3.0):
-        self.bound = bound
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Value and log-slope, both shaped as x."""
-        return Recorded.apply(self.record, x)
-
-    def record(self, x: Tensor):
-        """`forward` without autograd, and its backward."""
-        largest = torch.finfo(x.dtype).max  # where the maps before it overflow
-        excess = torch.sub(x.abs(), ONE, alpha=self.bound).clamp_(0, largest)
-        log_stretch = excess.log1p()
-        kept = x.clamp(-self.bound, self.bound)
-
-        def backward(grad_value: Tensor, grad_log: Tensor):
-            # Inside the bound the slope is one, and its logarithm does not move.
-            beyond = (x - kept).sign_()
-            on_x = torch.addcmul(grad_value, grad_log, beyond, value=-1)
-            return (on_x.div_(ONE + excess),)
-
-        return kept + torch.copysign(log_stretch, x), log_stretch.neg_(), backward
-
-    def inverse(self, z: Tensor) -> Tensor:
-        """Return the x whose value is z."""
-        largest = math.log(torch.finfo(z.dtype).max) / 2  # leaves room to unwhiten
-        beyond = (z.abs() - self.bound).clamp_(0, largest).expm1_()
-        return z.clamp(-self.bound, self.bound) + torch.copysign(beyond, z)
 
 
 class Affine:

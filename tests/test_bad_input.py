@@ -410,7 +410,7 @@ def test_divergence_is_caught(flow, learning_rate):
 )
 def test_a_model_that_is_too_large_is_not_tried(parameters, monkeypatch):
     monkeypatch.setattr("skflowmix.fitting.MixtureOfFlows", None)
-    monkeypatch.setattr("skflowmix.estimator.propose_partitions", None)
+    monkeypatch.setattr("skflowmix.estimator.propose_starts", None)
     X = np.random.RandomState(0).normal(size=(10_000, 3))
     with pytest.raises(MemoryError, match=r"too large.* GiB; the machine has"):
         FlowMixture(**parameters).fit(X)

@@ -336,7 +336,7 @@ def test_every_start_has_its_own_folds():
     """A fit may start twice, from Gaussians that are shrunk by different amounts."""
     x, classes = moons(), sides()
     shares, weights = np.eye(2)[classes], np.ones(len(x))
-    rows = SimpleNamespace(x=x, weights=weights)
+    rows = SimpleNamespace(x=x, weights=weights, without_far=lambda shares: shares)
     mixture = _ClassMixture(2)._know(classes, 1)
     mixture._shares = shares
     for least in (1.0, 0.0):

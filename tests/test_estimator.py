@@ -320,6 +320,7 @@ def test_small_tables_with_few_rows_per_column_have_two_starts():
             counts=np.ones(len(X)),
             train=np.arange(len(X) - 10),
             held_out=np.arange(10),
+            without_far=lambda shares: shares,
         )
         shares = np.eye(2)[np.arange(len(X)) % 2]
         starts, plain = trained(2, **parameters)._first_gaussians(rows, shares)
@@ -644,9 +645,9 @@ def test_distinct_rows_are_evaluated_once(monkeypatch):
     evaluated = []
     evaluate = FlowMixture._evaluate
 
-    def recording(model, X, question):
+    def recording(model, X, *question):
         evaluated.append(len(X))
-        return evaluate(model, X, question)
+        return evaluate(model, X, *question)
 
     monkeypatch.setattr(FlowMixture, "_evaluate", recording)
     model = small(2).fit(X, sample_weight=weights)

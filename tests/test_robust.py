@@ -1,4 +1,4 @@
-"""Location and scale hold with a quarter of the values far off, and only then differ."""
+"""Location and scale of a column hold with a quarter of its values far off."""
 
 import numpy as np
 import pytest
@@ -61,8 +61,8 @@ def test_codes_beside_a_heap(name):
     x = USUAL[name](np.random.default_rng(2))
     x[:40] = -999.0
     low, high, _, spread = usual_interval(x, np.ones(N))
-    assert low > -999.0 and high >= x.max()
-    assert_allclose(spread, x[40:].std(), rtol=0.2)
+    assert low > -999.0 and np.mean(x > high) < 0.01
+    assert_allclose(spread, x[40:].std(), rtol=0.3)
 
 
 def test_codes_on_both_sides():

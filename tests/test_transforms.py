@@ -9,7 +9,7 @@ import zuko
 from torch.autograd import gradcheck
 
 from skflowmix.flows import FLOWS
-from skflowmix.transforms import Affine, LogTail, RationalQuadraticSpline
+from skflowmix.transforms import Affine, RationalQuadraticSpline
 
 MAPS = sorted({family.elementwise for family in FLOWS.values()}, key=str)
 each_map = pytest.mark.parametrize("make_map", MAPS, ids=lambda m: m.__name__)
@@ -261,65 +261,3 @@ def test_slopes_stay_within_their_bounds():
     _, log_slope = forward(spline, 0 * raw, parameters)
     assert log_slope.abs().max() < limit
     torch.testing.assert_close(log_slope[::3], raw.sign()[::3] * limit)
-
-
-# The tail.
-
-
-@pytest.mark.parametrize("bound", [1.0, 3.0, 5.0])
-@each_dtype
-def test_tail_is_exactly_the_identity_within_its_bound(bound, dtype):
-    x = torch.linspace(-bound, bound, 2001, dtype=dtype)
-    tail = LogTail(bound)
-    value, log_slope = tail.forward(x)
-    assert torch.equal(value, x)
-    assert torch.equal(log_slope, torch.zeros_like(x))
-    assert torch.equal(tail.inverse(x), x)
-
-
-def test_tail_is_logarithmic_beyond_its_bound():
-    distance = torch.tensor([0.1, 1.0, 77.0, 1e6], dtype=torch.float64)
-    x = torch.cat((-3 - distance, 3 + distance))
-    value, log_slope = LogTail(3.0).forward(x)
-    expected = x.sign() * (3 + (1 + distance).log().repeat(2))
-    torch.testing.assert_close(value, expected, rtol=1e-14, atol=0)
-    torch.testing.assert_close(log_slope, -(1 + distance).log().repeat(2))
-
-
-def test_inverse_of_the_tail_undoes_it():
-    magnitudes = torch.logspace(-6, 12, 500, dtype=torch.float64)
-    x = torch.cat((-magnitudes, magnitudes))
-    tail = LogTail(3.0)
-    back = tail.inverse(tail.forward(x)[0])
-    torch.testing.assert_close(back, x, rtol=1e-12, atol=1e-12)
-    z = torch.linspace(-30, 30, 1001, dtype=torch.float64)
-    forth, _ = tail.forward(tail.inverse(z))
-    torch.testing.assert_close(forth, z, rtol=1e-12, atol=1e-12)
-
-
-def test_value_and_slope_of_the_tail_are_continuous():
-    tail = LogTail(3.0)
-    for edge in (-3.0, 3.0):
-        x = edge + torch.tensor([-1e-9, 0.0, 1e-9], dtype=torch.float64)
-        value, log_slope = tail.forward(x)
-        torch.testing.assert_close(value.diff(), x.diff(), rtol=1e-6, atol=0)
-        assert log_slope.abs().max() < 1e-8
-
-
-def test_slope_of_the_tail_is_autograds():
-    """Also at zero and at the bounds, where pieces of the formula meet."""
-    tail = LogTail(3.0)
-    special = torch.tensor([-3.0, -0.0, 0.0, 3.0], dtype=torch.float64)
-    x = torch.cat((torch.linspace(-100, 100, 777, dtype=torch.float64), special))
-    slope = slope_of(lambda x: tail.forward(x)[0], x)
-    torch.testing.assert_close(slope, tail.forward(x)[1].exp(), rtol=1e-12, atol=0)
-    inverse_slope = slope_of(tail.inverse, x.clamp(-30, 30))
-    log_slope = tail.forward(tail.inverse(x.clamp(-30, 30)))[1]
-    torch.testing.assert_close(inverse_slope, (-log_slope).exp(), rtol=1e-12, atol=0)
-
-
-def test_eighty_deviations_cost_what_the_tail_promises():
-    """The docstring's figure: about 40 nats where a Gaussian takes 3200."""
-    value, log_slope = LogTail().forward(torch.tensor(80.0, dtype=torch.float64))
-    cost = 0.5 * value**2 - log_slope
-    assert 25 < cost < 40
