@@ -79,6 +79,7 @@ class _InBall:
         self.white, self.ball = white, model.ball
         self.unwhitening = model.unwhitening
         self.moved = white
+        self.all_in_core = True
         if self.ball is None:
             return
         self.r = norm(white)

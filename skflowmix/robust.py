@@ -17,13 +17,15 @@ CORE_SHARE = 0.75
 # A value that holds as much of the weight is a heap.
 HEAP_SHARE = 0.2
 
-# The core with so many of its widths on either side holds the bulk of a column: of a
-# Gaussian ten standard deviations.
-BULK_WIDTHS = 4.0
+# The gap between the bulk and far values, in widths of the core.
+BULK_GAP = 4.0
 
-# Values beyond the bulk are far if they make a column's standard deviation more than
-# so many times as large, and in any case beyond so many standard deviations.
-LARGEST_INFLATION = 3.0
+# Far values make a column's standard deviation more than so many times as large: codes,
+# of which few are distinct, and others.
+CODES_INFLATION, LARGEST_INFLATION = 3.0, 30.0
+FEW_DISTINCT = 0.1
+
+# In any case values are far beyond so many standard deviations.
 FARTHEST = 30.0
 
 # Fewer rows, or a smaller share of them, make no group.
@@ -90,12 +92,12 @@ def _core(values, weights):
 def usual_interval(column, weights):
     r"""Interval outside which the values of a column are far.
 
-    With the core [a, b], the shortest interval that holds three quarters of the weight
-    (of a column with a heap, the heap and three quarters of the others), the bulk is
-    :math:`[a - 4 (b - a), b + 4 (b - a)]`. Values beyond are far if the
-    standard deviation of all, those beyond the 0.5 % and 99.5 % quantiles pulled in, is
-    more than three times that of the bulk; otherwise they are tails, and far from 30
-    standard deviations on.
+    The core [a, b] is the shortest interval that holds three quarters of the weight (of
+    a column with a heap, the heap and three quarters of the others). What is beyond a
+    gap, wider than four cores and than all from the core to the gap, is far if it makes
+    the standard deviation thirty times as large, or three times where it is a few
+    values that repeat, as codes do; otherwise it is a group or a tail. Without such
+    gaps values are far from 30 standard deviations on.
 
     Parameters
     ----------
@@ -109,25 +111,41 @@ def usual_interval(column, weights):
     low, high : float
         Ends of the interval.
     center, spread : float
-        Mean and standard deviation of the values within, tails pulled in. The spread
-        of a constant column is zero.
+        Mean and standard deviation of the values within, those beyond the 0.5 % and
+        99.5 % quantiles pulled in. The spread of a constant column is zero.
     """
     center, spread = _winsorized_moments(column, weights)
     if spread > 0:
-        values, index = np.unique(column, return_inverse=True)
-        low, high = _core(values, np.bincount(index, weights))
-        margin = BULK_WIDTHS * (high - low)
-        low, high = low - margin, high + margin
-        bulk = (column >= low) & (column <= high)
-        inner = _moments(column[bulk], weights[bulk])
-        if spread > LARGEST_INFLATION * inner[1]:
+        low, high = _ends_at_gaps(column, weights)
+        far = (column < low) | (column > high)
+        inner = _winsorized_moments(column[~far], weights[~far])
+        repeat = len(np.unique(column[far])) <= max(2, FEW_DISTINCT * far.sum())
+        largest = CODES_INFLATION if repeat else LARGEST_INFLATION
+        if spread > largest * inner[1] > 0:
             return low, high, *inner
     return center - FARTHEST * spread, center + FARTHEST * spread, center, spread
 
 
-def _moments(column, weights):
-    center = np.average(column, weights=weights)
-    return center, np.sqrt(np.average((column - center) ** 2, weights=weights))
+def _ends_at_gaps(column, weights):
+    """Find the middles of the first wide gaps on both sides of the core."""
+    values, index = np.unique(column, return_inverse=True)
+    core_low, core_high = _core(values, np.bincount(index, weights))
+    gaps = np.diff(values)
+    least = BULK_GAP * (core_high - core_low)
+    above = (values[:-1] >= core_high) & (
+        gaps > np.maximum(least, values[:-1] - core_low)
+    )
+    below = (values[1:] <= core_low) & (
+        gaps > np.maximum(least, core_high - values[1:])
+    )
+    low, high = -np.inf, np.inf
+    if above.any():
+        first = above.argmax()
+        high = values[first] + gaps[first] / 2
+    if below.any():
+        last = np.flatnonzero(below)[-1]
+        low = values[last] + gaps[last] / 2
+    return low, high
 
 
 def _winsorized_moments(column, weights):
