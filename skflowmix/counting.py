@@ -8,7 +8,7 @@ from sklearn.cluster import KMeans
 from skflowmix.graphs import Landmarks
 from skflowmix.initialization import rescale_columns
 
-__all__ = ["MIN_CONTACT", "contact", "count_clusters"]
+__all__ = ["contact", "count_clusters"]
 
 # Two groups are one where the rows between them are no sparser than this: one less the
 # mean rank, from 0 to 1, of the distances to their tenth neighbours in their groups.

@@ -110,7 +110,7 @@ class _InBall:
             log_prob = z.square().sum(1, keepdim=True).mul_(-0.5)
             for part in parts:
                 log_prob += part
-            return log_prob, lambda grad: (-grad * z, grad, None)
+            return log_prob, lambda grad: (-grad * z, grad, grad)
         rho = norm(z)
         shrunk = self.ball.shrink(rho)
         log_prob, slope = self.ball.base.log_prob(shrunk.radius)
@@ -140,7 +140,7 @@ class _InBall:
 
         return both, backward
 
-    def backward(self, grad: Tensor, on_radius: Tensor | None, shifted: bool) -> Tensor:
+    def backward(self, grad: Tensor, on_radius: Tensor, shifted: bool) -> Tensor:
         """Gradient of the whitened rows.
 
         `grad` is that of the moved rows or, where these were `shifted` in units of the

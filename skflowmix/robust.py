@@ -22,7 +22,7 @@ BULK_GAP = 4.0
 
 # Far values make a column's standard deviation more than so many times as large: codes,
 # of which few are distinct, and others.
-CODES_INFLATION, LARGEST_INFLATION = 3.0, 30.0
+CODES_INFLATION, LARGEST_INFLATION = 3.0, 1000.0
 FEW_DISTINCT = 0.1
 
 # In any case values are far beyond so many standard deviations.
@@ -95,7 +95,7 @@ def usual_interval(column, weights):
     The core [a, b] is the shortest interval that holds three quarters of the weight (of
     a column with a heap, the heap and three quarters of the others). What is beyond a
     gap, wider than four cores and than all from the core to the gap, is far if it makes
-    the standard deviation thirty times as large, or three times where it is a few
+    the standard deviation a thousand times as large, or three times where it is a few
     values that repeat, as codes do; otherwise it is a group or a tail. Without such
     gaps values are far from 30 standard deviations on.
 

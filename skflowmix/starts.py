@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from skflowmix.counting import MIN_CONTACT, contact
+from skflowmix.counting import contact
 from skflowmix.data import row_counts
 from skflowmix.far_groups import far_groups
 from skflowmix.graphs import Landmarks, nearest
@@ -18,6 +18,9 @@ __all__ = ["propose_starts"]
 
 # At most so many groups of far rows have components of their own.
 MAX_GROUPS = 4
+
+# Clusters of the bulk touch less densely than this, halves of one more, see `contact`.
+LARGEST_CONTACT = 0.15
 
 # The bulk has at least this share of the distinct rows.
 MIN_BULK = 0.5
@@ -143,4 +146,4 @@ def _is_supported(landmarks, finer, coarser):
         contact(landmarks, part.argmax(axis=1), part.shape[1]).max()
         for part in (finer, coarser)
     ]
-    return touching[0] <= max(MIN_CONTACT, touching[1])
+    return touching[0] <= max(LARGEST_CONTACT, touching[1])
