@@ -89,8 +89,10 @@ def _absorb_fragments(landmarks, labels, n_groups):
     return labels
 
 
-def contact(landmarks, labels, n_groups):
+def contact(landmarks, labels, n_groups, n_pairs=MIN_CONTACT_PAIRS):
     """How densely each two groups touch: (n_groups, n_groups), from 0 to 1.
+
+    Less where fewer than `n_pairs` neighbours meet.
 
     A far row has neighbours in other clusters, but is none of theirs.
     """
@@ -114,4 +116,4 @@ def contact(landmarks, labels, n_groups):
     np.add.at(ranks, groups, weight * (rank[row] + rank[neighbor]) / 2)
     pairs, ranks = pairs + pairs.T, ranks + ranks.T
     density = 1.0 - ranks / np.where(pairs > 0, pairs, 1.0)
-    return density * np.minimum(pairs / MIN_CONTACT_PAIRS, 1.0)
+    return density * np.minimum(pairs / n_pairs, 1.0)

@@ -27,6 +27,9 @@ FALSE_ALARMS = 0.01
 TAIL_BEGIN = 0.2
 MAX_ROUNDS = 50
 
+# Below the inliers the threshold leaves room for so many scales of their tail.
+GAP_TAILS = 3.0
+
 # A neighbourhood is larger than a group of all outliers by this factor, but no larger
 # than half of the rows.
 NEIGHBORHOOD = 1.5
@@ -401,19 +404,30 @@ def _threshold(scores, sample_weight, contamination):
     with_ties = np.average(~above, weights=sample_weight)
     without_ties = np.average(below, weights=sample_weight)
     if with_ties - share <= share - without_ties + 1e-9:
-        threshold = (last + scores[above].min()) / 2 if above.any() else last
+        threshold = last
+        if above.any():
+            # New rows that lie between are outliers, but for a tail of the others.
+            least = scores[above].min()
+            tail = GAP_TAILS * _tail_scale(scores[above], sample_weight[above], 0.0)
+            threshold = least - min(tail, (least - last) / 2)
     else:
         threshold = (last + scores[below].max()) / 2 if below.any() else last - tie
     return float(threshold)
+
+
+def _tail_scale(scores, sample_weight, share):
+    """Scale of the exponential tail of all scores above that share, in nats."""
+    levels = share + (1 - share) * np.array([TAIL_BEGIN, 0.5])
+    begin, median = weighted_quantile(scores, sample_weight, levels)
+    return (median - begin) / np.log(0.5 / TAIL_BEGIN)
 
 
 def _share_of_outliers(scores, sample_weight):
     """Share of the rows beyond an exponential tail."""
     beyond, share = 0.0, ASSUMED_CONTAMINATION
     for _ in range(MAX_ROUNDS):  # outliers found so far do not shape the tail
-        levels = share + (1 - share) * np.array([TAIL_BEGIN, 0.5])
-        begin, median = weighted_quantile(scores, sample_weight, levels)
-        scale = (median - begin) / np.log(0.5 / TAIL_BEGIN)
+        (median,) = weighted_quantile(scores, sample_weight, [0.5 + share / 2])
+        scale = _tail_scale(scores, sample_weight, share)
         end = median - scale * np.log(0.5 / FALSE_ALARMS)
         beyond = float(np.average(scores < end, weights=sample_weight))
         former = share

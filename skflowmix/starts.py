@@ -20,7 +20,7 @@ __all__ = ["propose_starts"]
 MAX_GROUPS = 4
 
 # Clusters of the bulk touch less densely than this, halves of one more, see `contact`.
-LARGEST_CONTACT = 0.15
+LARGEST_CONTACT = 0.1
 
 # The bulk has at least this share of the distinct rows.
 MIN_BULK = 0.5
@@ -143,7 +143,7 @@ def _is_supported(landmarks, finer, coarser):
     if likelihood + GAUSSIAN_TOLERANCE > kernel_score(landmarks):
         return likelihood - choose_shrinkage(landmarks, coarser)[1] > CLEARLY_LIKELIER
     touching = [
-        contact(landmarks, part.argmax(axis=1), part.shape[1]).max()
+        contact(landmarks, part.argmax(axis=1), part.shape[1], n_pairs=1).max()
         for part in (finer, coarser)
     ]
     return touching[0] <= max(LARGEST_CONTACT, touching[1])

@@ -9,9 +9,11 @@ from torch import Tensor
 __all__ = ["Ball", "RadialBase", "Stretch", "norm"]
 
 # Flows act on rows up to this Mahalanobis distance, in many columns to that many roots
-# of their number: a Gaussian has its rows at one root.
+# of their number: a Gaussian has its rows at one root. Up to this share of the radius
+# rows stay where they are.
 RADIUS = 10.0
-RADIUS_PER_ROOT = 1.8
+RADIUS_PER_ROOT = 2.5
+CORE_SHARE = 0.8
 
 
 def norm(x: Tensor) -> Tensor:
@@ -110,14 +112,14 @@ class Ball:
     Parameters
     ----------
     n_features : int
-        D. The radius R is 10, or :math:`1.8 \sqrt D` where that is more (D > 30); the
-        core c, which stays as it is, 5 or :math:`\sqrt D + 2`.
+        D. The radius R is 10, or :math:`2.5 \sqrt D` where that is more (D > 16); the
+        core, which stays as it is, has the radius c = 0.8 R.
     """
 
     def __init__(self, n_features: int):
         self.n_features = n_features
         self.radius = max(RADIUS, RADIUS_PER_ROOT * math.sqrt(n_features))
-        self.core = max(RADIUS / 2, math.sqrt(n_features) + 2.0)
+        self.core = CORE_SHARE * self.radius
         self.base = RadialBase(n_features)
 
     def stretch(self, r: Tensor) -> Stretch:
