@@ -40,6 +40,11 @@ SMALL = 0.01
 # The prior of a component of fewer rows is as large as the pooled covariance.
 ROWS_OF_POOLED_SIZE = 100
 
+# Flows act up to so many times the distance of a component's outermost row, and within
+# these limits.
+ROOM = 1.25
+RADIUS, RADIUS_PER_ROOT, LEAST_ROOM = 10.0, 2.5, 3.5
+
 # Means of so many of their component's standard deviations ask for float64.
 FARTHEST_MEAN = 1e4
 
@@ -94,6 +99,9 @@ class Gaussians:
         How the covariances were shrunk.
     sample_variances : ndarray of shape (n_components, n_features), optional
         Variances of the columns before that.
+    radius : ndarray of shape (n_components,), optional
+        Mahalanobis distances within which flows may change a component; by default the
+        largest ones.
     """
 
     def __init__(
@@ -104,6 +112,7 @@ class Gaussians:
         axes=None,
         shrinkage=None,
         sample_variances=None,
+        radius=None,
     ):
         self.weights = weights
         self.means = means
@@ -113,6 +122,9 @@ class Gaussians:
         if sample_variances is None:
             sample_variances = np.diagonal(covariances, axis1=1, axis2=2)
         self.sample_variances = sample_variances
+        if radius is None:
+            radius = np.full(len(weights), largest_radius(means.shape[1]))
+        self.radius = radius
         self._are_flat = None
 
     def __getitem__(self, index):
@@ -124,6 +136,7 @@ class Gaussians:
             None if self.axes is None else self.axes[index],
             self.shrinkage,
             self.sample_variances[index],
+            self.radius[index],
         )
 
     @classmethod
@@ -216,6 +229,7 @@ class Gaussians:
             x, sample_weight, responsibilities, reg_covar, least_strengths
         ):
             gaussians = cls.shrunk(x, sample_weight, responsibilities, shrinkage)
+            gaussians.radius = gaussians._radius_of(x, responsibilities)
             if turned:
                 shares = _blend(responsibilities, sample_weight, shrinkage.blend)
                 gaussians.axes = _principal_axes(
@@ -260,7 +274,9 @@ class Gaussians:
         )
 
     def refit(self, x, sample_weight, responsibilities):
-        """Return the Gaussians of other rows, shrunk as much, with the same axes.
+        """Return the Gaussians of other rows, shrunk as much.
+
+        With the same axes, and radii.
 
         Axes that these rows did not choose whiten the variances along them only.
 
@@ -275,8 +291,19 @@ class Gaussians:
             The fitted moments.
         """
         other = self.shrunk(x, sample_weight, responsibilities, self.shrinkage)
-        other.axes = self.axes
+        other.axes, other.radius = self.axes, self.radius
         return other
+
+    def _radius_of(self, x, responsibilities):
+        """Radii that hold the rows of the components, with some room."""
+        n_columns = x.shape[1]
+        radius = np.full(len(self.means), np.sqrt(n_columns) + LEAST_ROOM)
+        for k, factor in enumerate(np.linalg.cholesky(self.covariances)):
+            own = x[responsibilities[:, k] >= 0.5]
+            if len(own):
+                z = solve_triangular(factor, (own - self.means[k]).T, lower=True)
+                radius[k] = max(radius[k], ROOM * np.sqrt((z**2).sum(axis=0).max()))
+        return np.minimum(radius, largest_radius(n_columns))
 
     def log_joint(self, x):
         """Log-densities of rows with each component, log p(k) + log N(x; k).
@@ -354,6 +381,15 @@ class Gaussians:
             return self.axes * scales[:, None, :] / spread[:, :, None]
         correlations = self.covariances / (scales[:, :, None] * scales[:, None, :])
         return np.linalg.inv(np.linalg.cholesky(correlations))
+
+
+def largest_radius(n_columns):
+    """Return the largest Mahalanobis distance within which flows act.
+
+    It is 10, in more than 16 columns 2.5 times the root of their number: at that root
+    lie the rows of a Gaussian.
+    """
+    return max(RADIUS, RADIUS_PER_ROOT * np.sqrt(n_columns))
 
 
 def least_strengths(n_rows, n_columns, n_components):

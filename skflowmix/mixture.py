@@ -12,7 +12,7 @@ from skflowmix.flows import FlowStack
 from skflowmix.gaussians import Gaussians
 from skflowmix.nn import PosteriorNet, Recorded
 from skflowmix.pairs import AllPairs, Support
-from skflowmix.tails import Ball, norm
+from skflowmix.tails import Ball, RadialBase, norm
 
 __all__ = [
     "MixtureOfFlows",
@@ -27,13 +27,13 @@ POSTERIOR_BOUND = 10.0
 LEAST_LOG_POSTERIOR = -10.0
 
 # Buffers that hold where components whiten.
-WHITENING = ("means", "scales", "whitening", "unwhitening", "log_constant")
+WHITENING = ("means", "scales", "whitening", "unwhitening", "radius", "log_constant")
 
 # On the CPU flows are not evaluated on rows outside their ball where so many pairs are.
 SPARSE_SHARE = 0.8
 
-# Share of a component that no flow shapes.
-BASE_SHARE = 0.01
+# Log-density of flows where they have none.
+NO_DENSITY = -1e30
 
 # Radii are no smaller where they divide.
 TINY = 1e-30
@@ -76,25 +76,26 @@ class _InBall:
     """
 
     def __init__(self, model: "MixtureOfFlows", white: Tensor):
-        self.white, self.ball = white, model.ball
+        self.white, self.base = white, model.base
         self.unwhitening = model.unwhitening
         self.moved = white
         self.all_in_core = True
-        if self.ball is None:
+        if self.base is None:
             return
+        self.ball = Ball(model.n_features, model.radius.view(-1, 1, 1))
         self.r = norm(white)
         self.inside = self.r < self.ball.radius
         # On a GPU the answer would have to be waited for.
         self.all_in_core = not white.is_cuda and bool((self.r <= self.ball.core).all())
         if not self.all_in_core:
-            self.stretch = self.ball.stretch(self.r.clamp(max=self.ball.radius))
-            self.factor = self.stretch.radius / self.r.clamp(min=self.ball.core)
-            self.factor = torch.where(self.r > self.ball.core, self.factor, 1.0)
+            self.stretch = self.ball.stretch(self.r)
+            beyond = self.r > self.ball.core
+            self.factor = torch.where(beyond, self.stretch.radius / self.r, 1.0)
             self.moved = torch.where(self.inside, white * self.factor, 0.0)
 
     def scaled(self, centred: Tensor) -> Tensor:
         """Stretch the rows before they are whitened; those outside go to the centre."""
-        if self.ball is None or self.all_in_core:
+        if self.base is None or self.all_in_core:
             return centred
         shift = torch.bmm(self.unwhitening, self.moved - self.white)
         return torch.where(self.inside, centred + shift, 0.0)
@@ -106,23 +107,26 @@ class _InBall:
         whitened rows.
         """
         parts = [part.sum(1, keepdim=True) for part in log_slopes]
-        if self.ball is None:
+        if self.base is None:
             log_prob = z.square().sum(1, keepdim=True).mul_(-0.5)
             for part in parts:
                 log_prob += part
             return log_prob, lambda grad: (-grad * z, grad, grad)
         rho = norm(z)
         shrunk = self.ball.shrink(rho)
-        log_prob, slope = self.ball.base.log_prob(shrunk.radius)
-        log_prob = log_prob + shrunk.log_det
+        log_prob, slope = self.base.log_prob(shrunk.radius)
+        log_share, log_rest, share_slope = self.ball.base_share(shrunk.radius)
+        slope = slope - (log_share - log_rest).exp() * share_slope
+        log_prob = log_prob + shrunk.log_det + log_rest
         for part in parts:
             log_prob += part
-        of_base, slope_of_base = self.ball.base.log_prob(self.r)
+        of_base, slope_of_base = self.base.log_prob(self.r)
         if not self.all_in_core:
             log_prob += self.stretch.log_det
-            log_prob = torch.where(self.inside, log_prob, of_base)
-        log_prob += math.log1p(-BASE_SHARE)
-        of_base += math.log(BASE_SHARE)
+            log_prob = torch.where(self.inside, log_prob, NO_DENSITY)
+        log_share, _, share_slope = self.ball.base_share(self.r)
+        of_base += log_share
+        slope_of_base = slope_of_base + share_slope
         both = torch.logaddexp(log_prob, of_base)
         of_flows = (log_prob - both).exp()
 
@@ -130,11 +134,8 @@ class _InBall:
             within = grad * of_flows
             on_radius = grad * (1 - of_flows) * slope_of_base
             if not self.all_in_core:
-                of_stretch = torch.where(
-                    self.inside, self.stretch.log_det_slope, slope_of_base
-                )
-                on_radius += within * of_stretch
                 within = torch.where(self.inside, within, 0.0)
+                on_radius += within * self.stretch.log_det_slope
             on_rho = within * (slope * shrunk.slope + shrunk.log_det_slope)
             return z * (on_rho / rho.clamp(min=TINY)), within.contiguous(), on_radius
 
@@ -146,7 +147,7 @@ class _InBall:
         `grad` is that of the moved rows or, where these were `shifted` in units of the
         columns, that of the shifted ones, which also reaches the rows directly.
         """
-        if self.ball is None:
+        if self.base is None:
             return grad
         direction = self.white / self.r.clamp(min=TINY)
         if self.all_in_core:
@@ -226,9 +227,10 @@ class MixtureOfFlows(nn.Module):
     not decide a fit. They act within a ball of the Mahalanobis distance to
     :math:`N(\mu_k, \Sigma_k)` (`skflowmix.tails.Ball`, which stretches x before the
     first and shrinks z after the last of them); beyond it the density falls with that
-    distance and has elliptical contours. A hundredth of every component is left as it
-    starts: where flows leave next to no density, it still falls with the distance. All
-    methods take standardised rows.
+    distance and has elliptical contours. A share of the base distribution, from a
+    hundredth in the centre to all of it at the edge of the ball, stays as it is: where
+    flows leave next to no density, it still falls with the distance. All methods take
+    standardised rows.
 
     Parameters
     ----------
@@ -260,6 +262,7 @@ class MixtureOfFlows(nn.Module):
     scales: Tensor
     whitening: Tensor
     unwhitening: Tensor
+    radius: Tensor
     log_constant: Tensor
     temperature: Tensor
 
@@ -315,7 +318,7 @@ class MixtureOfFlows(nn.Module):
             stacks.append(stack)
             position += n_layers
         self.common, self.inner, self.outer, self.shared = stacks
-        self.ball = Ball(n_features) if n_transforms else None
+        self.base = RadialBase(n_features) if n_transforms else None
         self.posterior = PosteriorNet(
             n_features, n_components, posterior_units, generator=generator
         )
@@ -338,6 +341,7 @@ class MixtureOfFlows(nn.Module):
             "scales": torch.from_numpy(scales),
             "whitening": torch.from_numpy(whitening),
             "unwhitening": torch.from_numpy(np.linalg.inv(whitening)),
+            "radius": torch.from_numpy(gaussians.radius),
             "log_constant": torch.from_numpy(log_constant),
         }
 
@@ -442,14 +446,14 @@ class MixtureOfFlows(nn.Module):
         log_prob : Tensor of shape (N, K)
             log p(x|k), in nats.
         """
-        if self.ball is None or x.is_cuda or torch.is_grad_enabled():
+        if self.base is None or x.is_cuda or torch.is_grad_enabled():
             return self._log_prob_of(x, AllPairs(self.n_components)).T
         r = self._mahalanobis(x)
-        inside = (r < self.ball.radius).squeeze(1).T
+        inside = (r.squeeze(1) < self.radius.unsqueeze(1)).T
         capacity = int(inside.sum(0).max())
         if capacity > SPARSE_SHARE * len(x):
             return self._log_prob_of(x, AllPairs(self.n_components)).T
-        log_prob = self.ball.base.log_prob(r)[0].squeeze(1)
+        log_prob = self.base.log_prob(r)[0].squeeze(1)
         log_prob += self.log_constant.unsqueeze(1)
         if capacity:
             support = Support(inside, capacity)
@@ -551,12 +555,13 @@ class MixtureOfFlows(nn.Module):
         )
         unwhitening = self.unwhitening[present].transpose(1, 2)
         white = z
-        if self.ball is not None:
+        if self.base is not None:
+            ball = Ball(self.n_features, self.radius[present].view(-1, 1, 1))
             t = z.norm(dim=2, keepdim=True).clamp(min=TINY)
-            r = self.ball.base.radius(t)
+            r = self.base.radius(t)
             of_flows = torch.rand(r.shape, generator=generator, dtype=r.dtype).to(r)
-            inside = (r < self.ball.radius) & (of_flows >= BASE_SHARE)
-            rho = self.ball.stretch(r.clamp(max=self.ball.radius)).radius
+            inside = (r < ball.radius) & (of_flows.log() >= ball.base_share(r)[0])
+            rho = ball.stretch(r).radius
             moved = z * torch.where(inside, rho / t, 0.0)
             moved = self.shared.inverse(moved.flatten(0, 1).unsqueeze(0)).view_as(z)
             moved = outer.inverse(moved)
@@ -565,7 +570,7 @@ class MixtureOfFlows(nn.Module):
             y = self.common.inverse(y.unsqueeze(0)).view_as(z)
             moved = torch.bmm((y - means) / scales, self.whitening[present].mT)
             rho = moved.norm(dim=2, keepdim=True).clamp(min=TINY)
-            white = moved * (self.ball.shrink(rho).radius / rho)
+            white = moved * (ball.shrink(rho).radius / rho)
             white = torch.where(inside, white, z * (r / t))
         points = torch.addcmul(means, torch.bmm(white, unwhitening), scales)
         x = points.new_empty(len(component), self.n_features)

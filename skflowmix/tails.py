@@ -8,12 +8,12 @@ from torch import Tensor
 
 __all__ = ["Ball", "RadialBase", "Stretch", "norm"]
 
-# Flows act on rows up to this Mahalanobis distance, in many columns to that many roots
-# of their number: a Gaussian has its rows at one root. Up to this share of the radius
-# rows stay where they are.
-RADIUS = 10.0
-RADIUS_PER_ROOT = 2.5
+# Up to this share of a ball's radius rows stay where they are.
 CORE_SHARE = 0.8
+
+# Share of the base distribution that flows leave as it is in the centre of a ball, and
+# what is taken for all of it.
+LEAST_SHARE, MOST_SHARE = 0.01, 1 - 1e-6
 
 
 def norm(x: Tensor) -> Tensor:
@@ -97,7 +97,7 @@ class Stretch(NamedTuple):
 
 
 class Ball:
-    r"""A ball in D dimensions, stretched so that it fills the space.
+    r"""Balls in D dimensions, stretched so that each fills the space.
 
     .. math::
 
@@ -112,23 +112,50 @@ class Ball:
     Parameters
     ----------
     n_features : int
-        D. The radius R is 10, or :math:`2.5 \sqrt D` where that is more (D > 16); the
-        core, which stays as it is, has the radius c = 0.8 R.
+        D.
+    radius : Tensor
+        Radii R, which broadcast with those of rows. The core, which stays as it is, has
+        the radius c = 0.8 R.
     """
 
-    def __init__(self, n_features: int):
+    def __init__(self, n_features: int, radius: Tensor):
         self.n_features = n_features
-        self.radius = max(RADIUS, RADIUS_PER_ROOT * math.sqrt(n_features))
-        self.core = CORE_SHARE * self.radius
-        self.base = RadialBase(n_features)
+        self.radius = radius
+        self.core = CORE_SHARE * radius
 
-    def stretch(self, r: Tensor) -> Stretch:
-        """Radii inside the ball under the map, which leaves those in its core.
+    def base_share(self, r: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        r"""Share of the base distribution at radius r that stays as it is.
+
+        .. math:: \log \delta(r) = (1 - s) \log 0.01, \quad
+            s = \frac{r - \sqrt D - 1}{R - \sqrt D - 1} \in [0, 1]
+
+        Flows move the rest of it. So a component that they leave next to no density
+        outside its rows still falls there as its base distribution does.
 
         Parameters
         ----------
         r : Tensor
-            Radii, clipped to just inside the ball.
+            Radii.
+
+        Returns
+        -------
+        log_share, log_rest, slope : Tensor shaped as r
+            Logarithms of the share and of the rest, and the derivative of the first.
+        """
+        start = math.sqrt(self.n_features) + 1.0
+        rate = math.log(LEAST_SHARE) / (self.radius - start)
+        s = ((r - start) * rate).clamp_(max=0).neg_().clamp_(max=-math.log(LEAST_SHARE))
+        log_share = s + math.log(LEAST_SHARE)
+        log_rest = torch.log1p(-log_share.exp().clamp(max=MOST_SHARE))
+        return log_share, log_rest, -rate * ((r > start) & (r < self.radius))
+
+    def stretch(self, r: Tensor) -> Stretch:
+        """Map radii inside the ball.
+
+        Parameters
+        ----------
+        r : Tensor
+            Radii, those beyond the ball taken for just inside.
 
         Returns
         -------
@@ -139,20 +166,21 @@ class Ball:
         width = self.radius - self.core
         least = 8 * torch.finfo(r.dtype).eps * self.radius
         excess = (r - self.core).clamp_(min=0)
-        left = (width - excess).clamp_(min=least)
+        left = torch.maximum(width - excess, least)
         beyond = (excess > 0).to(r)
+        excess = width - left
         growth = width / left
-        rho = r.clamp(max=self.core) + excess * growth
+        core = torch.minimum(r, self.core)
+        rho = core + excess * growth
         slope = growth.square()
         log_det = 2 * growth.log()
         log_det_slope = 2 / left
         if self.n_features > 1:
-            safe = r.clamp(min=self.core)
+            inside = torch.maximum(core + excess, self.core)
+            outside = torch.maximum(rho, self.core)
             others = self.n_features - 1
-            log_ratio = (rho.clamp(min=self.core) / safe).log()
-            log_det = log_det + others * log_ratio
-            change = slope / rho.clamp(min=self.core) - 1 / safe
-            log_det_slope = log_det_slope + others * change
+            log_det = log_det + others * (outside / inside).log()
+            log_det_slope = log_det_slope + others * (slope / outside - 1 / inside)
         return Stretch(rho, slope, log_det, log_det_slope * beyond)
 
     def shrink(self, rho: Tensor) -> Stretch:
@@ -174,13 +202,13 @@ class Ball:
         beyond = (excess > 0).to(rho)
         share = width / (width + excess)
         # Not excess * share, which can round to the radius.
-        r = rho.clamp(max=self.core) + width * (1 - share)
+        r = torch.minimum(rho, self.core) + width * (1 - share)
         slope = share.square()
         log_det = 2 * share.log()
         log_det_slope = -2 / (width + excess)
         if self.n_features > 1:
-            safe, others = rho.clamp(min=self.core), self.n_features - 1
-            safe_r = r.clamp(min=self.core)
-            log_det = log_det + others * (safe_r / safe).log()
-            log_det_slope = log_det_slope + others * (slope / safe_r - 1 / safe)
+            outside, inside = (torch.maximum(radius, self.core) for radius in (rho, r))
+            others = self.n_features - 1
+            log_det = log_det + others * (inside / outside).log()
+            log_det_slope = log_det_slope + others * (slope / inside - 1 / outside)
         return Stretch(r, slope, log_det, log_det_slope * beyond)

@@ -108,7 +108,7 @@ def grid(n_features, n_points):
     return x, volumes.prod(1)
 
 
-N_POINTS = {1: 4001, 2: 301}
+N_POINTS = {1: 4001, 2: 451}
 
 
 # It is a Gaussian mixture before anything is learned.
