@@ -99,9 +99,9 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
         Initial means, in data units: rows start in the component of the nearest one.
         Overrides `init_params`.
     reg_covar : float, default=1e-6
-        Added to the variances of every component, as a share of these; of a column
-        that is constant everywhere, as a share of one. At 0 a constant or duplicated
-        column is an error, from 0.01 on correlations are lost.
+        Added to the variances of every component, as a share of these; where a column
+        is constant in a component, of the others' variances. At 0 a constant or
+        duplicated column is an error, from 0.01 on correlations are lost.
     temperature : float, default=1.0
         The logits of q(z|x) are divided by a temperature that starts here.
     temperature_decay : float, default=1e-3

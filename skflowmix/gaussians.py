@@ -34,16 +34,11 @@ SMALL_TABLE = 25_000
 
 # A component is flat with less variance in some direction, once its columns have unit
 # variance, and small with standard deviations of such a share of those of all rows.
-FLAT = 1e-4
+FLAT = 3e-4
 SMALL = 0.01
 
 # The prior of a component of fewer rows is as large as the pooled covariance.
 ROWS_OF_POOLED_SIZE = 100
-
-# Flows act up to so many times the distance of a component's outermost row, and within
-# these limits.
-ROOM = 1.25
-RADIUS, RADIUS_PER_ROOT, LEAST_ROOM = 10.0, 2.5, 3.5
 
 # Means of so many of their component's standard deviations ask for float64.
 FARTHEST_MEAN = 1e4
@@ -99,9 +94,6 @@ class Gaussians:
         How the covariances were shrunk.
     sample_variances : ndarray of shape (n_components, n_features), optional
         Variances of the columns before that.
-    radius : ndarray of shape (n_components,), optional
-        Mahalanobis distances within which flows may change a component; by default the
-        largest ones.
     """
 
     def __init__(
@@ -112,7 +104,6 @@ class Gaussians:
         axes=None,
         shrinkage=None,
         sample_variances=None,
-        radius=None,
     ):
         self.weights = weights
         self.means = means
@@ -122,9 +113,6 @@ class Gaussians:
         if sample_variances is None:
             sample_variances = np.diagonal(covariances, axis1=1, axis2=2)
         self.sample_variances = sample_variances
-        if radius is None:
-            radius = np.full(len(weights), largest_radius(means.shape[1]))
-        self.radius = radius
         self._are_flat = None
 
     def __getitem__(self, index):
@@ -136,7 +124,6 @@ class Gaussians:
             None if self.axes is None else self.axes[index],
             self.shrinkage,
             self.sample_variances[index],
-            self.radius[index],
         )
 
     @classmethod
@@ -177,7 +164,7 @@ class Gaussians:
         responsibilities : ndarray of shape (n_samples, n_components)
             Share of each row that belongs to each component.
         reg_covar : float
-            Added to the diagonals, in units of these.
+            Added to the diagonals, in units of these, see `_added`.
         least_strength : float, default=0.0
             Covariances lean to the pooled one at least as much as if this had been
             seen on so many rows per column.
@@ -229,7 +216,6 @@ class Gaussians:
             x, sample_weight, responsibilities, reg_covar, least_strengths
         ):
             gaussians = cls.shrunk(x, sample_weight, responsibilities, shrinkage)
-            gaussians.radius = gaussians._radius_of(x, responsibilities)
             if turned:
                 shares = _blend(responsibilities, sample_weight, shrinkage.blend)
                 gaussians.axes = _principal_axes(
@@ -274,9 +260,7 @@ class Gaussians:
         )
 
     def refit(self, x, sample_weight, responsibilities):
-        """Return the Gaussians of other rows, shrunk as much.
-
-        With the same axes, and radii.
+        """Return the Gaussians of other rows, shrunk as much, with the same axes.
 
         Axes that these rows did not choose whiten the variances along them only.
 
@@ -291,19 +275,8 @@ class Gaussians:
             The fitted moments.
         """
         other = self.shrunk(x, sample_weight, responsibilities, self.shrinkage)
-        other.axes, other.radius = self.axes, self.radius
+        other.axes = self.axes
         return other
-
-    def _radius_of(self, x, responsibilities):
-        """Radii that hold the rows of the components, with some room."""
-        n_columns = x.shape[1]
-        radius = np.full(len(self.means), np.sqrt(n_columns) + LEAST_ROOM)
-        for k, factor in enumerate(np.linalg.cholesky(self.covariances)):
-            own = x[responsibilities[:, k] >= 0.5]
-            if len(own):
-                z = solve_triangular(factor, (own - self.means[k]).T, lower=True)
-                radius[k] = max(radius[k], ROOM * np.sqrt((z**2).sum(axis=0).max()))
-        return np.minimum(radius, largest_radius(n_columns))
 
     def log_joint(self, x):
         """Log-densities of rows with each component, log p(k) + log N(x; k).
@@ -383,15 +356,6 @@ class Gaussians:
         return np.linalg.inv(np.linalg.cholesky(correlations))
 
 
-def largest_radius(n_columns):
-    """Return the largest Mahalanobis distance within which flows act.
-
-    It is 10, in more than 16 columns 2.5 times the root of their number: at that root
-    lie the rows of a Gaussian.
-    """
-    return max(RADIUS, RADIUS_PER_ROOT * np.sqrt(n_columns))
-
-
 def least_strengths(n_rows, n_columns, n_components):
     """Least strengths of the shrinkage of Gaussians that flows may start from.
 
@@ -460,14 +424,19 @@ def _shrink(totals, covariances, strength, diagonality, reg_covar):
     variances = np.diagonal(covariances, axis1=1, axis2=2)
     sizes = _sizes(totals, variances, np.diag(pooled))[:, None, None]
     shrunk = (1 - share) * covariances + share * sizes * prior
-    added = _added(reg_covar, np.diagonal(shrunk, axis1=1, axis2=2))
+    diagonal = np.diagonal(shrunk, axis1=1, axis2=2)
+    added = _added(reg_covar, diagonal, variances, np.diag(pooled))
     shrunk[:, *np.diag_indices(len(pooled))] += added
     return shrunk
 
 
-def _added(reg_covar, variances):
-    """Return what `reg_covar` adds to variances, in units of these if there are any."""
-    return reg_covar * np.where(variances > ROUNDING**2, variances, 1.0)
+def _added(reg_covar, shrunk, variances, pooled):
+    """Return what `reg_covar` adds to shrunk variances.
+
+    In units of these; where a component's own variance is none, of the pooled one.
+    """
+    unit = np.where(variances > ROUNDING * pooled, shrunk, pooled)
+    return reg_covar * np.where(unit > ROUNDING**2, unit, 1.0)
 
 
 def _sizes(totals, variances, pooled):
@@ -633,7 +602,8 @@ def _log_joints_by_rows(x, sample_weight, responsibilities, new, grid, reg_covar
             prior = share * sizes[k]
             middle = (1 - share) * scatters[k] + prior * (1 - diagonality) * pooled
             diagonal = prior * diagonality * of_all
-            diagonal += _added(reg_covar, (1 - share) * variances[k] + prior * of_all)
+            shrunk = (1 - share) * variances[k] + prior * of_all
+            diagonal += _added(reg_covar, shrunk, variances[k], of_all)
             products = (both / diagonal) @ both.T
             among, across = products[: len(x), : len(x)], products[len(x) :, : len(x)]
             inner = lu_factor(np.eye(len(x)) + among @ middle)

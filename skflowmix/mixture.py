@@ -27,13 +27,13 @@ POSTERIOR_BOUND = 10.0
 LEAST_LOG_POSTERIOR = -10.0
 
 # Buffers that hold where components whiten.
-WHITENING = ("means", "scales", "whitening", "unwhitening", "radius", "log_constant")
+WHITENING = ("means", "scales", "whitening", "unwhitening", "log_constant")
 
 # On the CPU flows are not evaluated on rows outside their ball where so many pairs are.
 SPARSE_SHARE = 0.8
 
-# Log-density of flows where they have none.
-NO_DENSITY = -1e30
+# Share of a component that no flow shapes.
+BASE_SHARE = 0.01
 
 # Radii are no smaller where they divide.
 TINY = 1e-30
@@ -82,7 +82,7 @@ class _InBall:
         self.all_in_core = True
         if self.base is None:
             return
-        self.ball = Ball(model.n_features, model.radius.view(-1, 1, 1))
+        self.ball = Ball(model.n_features)
         self.r = norm(white)
         self.inside = self.r < self.ball.radius
         # On a GPU the answer would have to be waited for.
@@ -115,18 +115,16 @@ class _InBall:
         rho = norm(z)
         shrunk = self.ball.shrink(rho)
         log_prob, slope = self.base.log_prob(shrunk.radius)
-        log_share, log_rest, share_slope = self.ball.base_share(shrunk.radius)
-        slope = slope - (log_share - log_rest).exp() * share_slope
-        log_prob = log_prob + shrunk.log_det + log_rest
+        log_prob = log_prob + shrunk.log_det
         for part in parts:
             log_prob += part
         of_base, slope_of_base = self.base.log_prob(self.r)
         if not self.all_in_core:
             log_prob += self.stretch.log_det
-            log_prob = torch.where(self.inside, log_prob, NO_DENSITY)
-        log_share, _, share_slope = self.ball.base_share(self.r)
-        of_base += log_share
-        slope_of_base = slope_of_base + share_slope
+            log_prob = torch.where(self.inside, log_prob, of_base)
+        # Outside both are the same.
+        log_prob += math.log1p(-BASE_SHARE)
+        of_base += math.log(BASE_SHARE)
         both = torch.logaddexp(log_prob, of_base)
         of_flows = (log_prob - both).exp()
 
@@ -134,8 +132,11 @@ class _InBall:
             within = grad * of_flows
             on_radius = grad * (1 - of_flows) * slope_of_base
             if not self.all_in_core:
+                of_stretch = self.stretch.log_det_slope
+                on_radius += within * torch.where(
+                    self.inside, of_stretch, slope_of_base
+                )
                 within = torch.where(self.inside, within, 0.0)
-                on_radius += within * self.stretch.log_det_slope
             on_rho = within * (slope * shrunk.slope + shrunk.log_det_slope)
             return z * (on_rho / rho.clamp(min=TINY)), within.contiguous(), on_radius
 
@@ -227,10 +228,9 @@ class MixtureOfFlows(nn.Module):
     not decide a fit. They act within a ball of the Mahalanobis distance to
     :math:`N(\mu_k, \Sigma_k)` (`skflowmix.tails.Ball`, which stretches x before the
     first and shrinks z after the last of them); beyond it the density falls with that
-    distance and has elliptical contours. A share of the base distribution, from a
-    hundredth in the centre to all of it at the edge of the ball, stays as it is: where
-    flows leave next to no density, it still falls with the distance. All methods take
-    standardised rows.
+    distance and has elliptical contours. A hundredth of every component stays as it
+    starts: where flows leave next to no density, it still falls with the distance. All
+    methods take standardised rows.
 
     Parameters
     ----------
@@ -262,7 +262,6 @@ class MixtureOfFlows(nn.Module):
     scales: Tensor
     whitening: Tensor
     unwhitening: Tensor
-    radius: Tensor
     log_constant: Tensor
     temperature: Tensor
 
@@ -341,7 +340,6 @@ class MixtureOfFlows(nn.Module):
             "scales": torch.from_numpy(scales),
             "whitening": torch.from_numpy(whitening),
             "unwhitening": torch.from_numpy(np.linalg.inv(whitening)),
-            "radius": torch.from_numpy(gaussians.radius),
             "log_constant": torch.from_numpy(log_constant),
         }
 
@@ -449,7 +447,7 @@ class MixtureOfFlows(nn.Module):
         if self.base is None or x.is_cuda or torch.is_grad_enabled():
             return self._log_prob_of(x, AllPairs(self.n_components)).T
         r = self._mahalanobis(x)
-        inside = (r.squeeze(1) < self.radius.unsqueeze(1)).T
+        inside = (r < Ball(self.n_features).radius).squeeze(1).T
         capacity = int(inside.sum(0).max())
         if capacity > SPARSE_SHARE * len(x):
             return self._log_prob_of(x, AllPairs(self.n_components)).T
@@ -556,11 +554,11 @@ class MixtureOfFlows(nn.Module):
         unwhitening = self.unwhitening[present].transpose(1, 2)
         white = z
         if self.base is not None:
-            ball = Ball(self.n_features, self.radius[present].view(-1, 1, 1))
+            ball = Ball(self.n_features)
             t = z.norm(dim=2, keepdim=True).clamp(min=TINY)
             r = self.base.radius(t)
             of_flows = torch.rand(r.shape, generator=generator, dtype=r.dtype).to(r)
-            inside = (r < ball.radius) & (of_flows.log() >= ball.base_share(r)[0])
+            inside = (r < ball.radius) & (of_flows >= BASE_SHARE)
             rho = ball.stretch(r).radius
             moved = z * torch.where(inside, rho / t, 0.0)
             moved = self.shared.inverse(moved.flatten(0, 1).unsqueeze(0)).view_as(z)

@@ -76,9 +76,9 @@ class FlowMixtureOutlierDetector(OutlierMixin, CallbackSupportMixin, BaseEstimat
     init_params : str or clusterer, default="auto"
         Where the components start, see `FlowMixture`.
     reg_covar : float, default=1e-6
-        Added to the variances of every component, as a share of these; of a column
-        that is constant everywhere, as a share of one. At 0 a constant or duplicated
-        column is an error, from 0.01 on correlations are lost.
+        Added to the variances of every component, as a share of these; where a column
+        is constant in a component, of the others' variances. At 0 a constant or
+        duplicated column is an error, from 0.01 on correlations are lost.
     temperature : float, default=1.0
         The logits of q(z|x) are divided by a temperature that starts here.
     temperature_decay : float, default=1e-3
@@ -411,7 +411,8 @@ def _threshold(scores, sample_weight, contamination):
             # New rows that lie between are outliers, but for a tail of the others.
             least = scores[above].min()
             tail = GAP_TAILS * _tail_scale(scores[above], sample_weight[above], 0.0)
-            threshold = least - min(tail, (least - last) / 2)
+            half = (least - last) / 2
+            threshold = least - (min(tail, half) if tail > 0 else half)
     else:
         threshold = (last + scores[below].max()) / 2 if below.any() else last - tie
     return float(threshold)

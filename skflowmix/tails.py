@@ -8,12 +8,12 @@ from torch import Tensor
 
 __all__ = ["Ball", "RadialBase", "Stretch", "norm"]
 
-# Up to this share of a ball's radius rows stay where they are.
+# Flows act on rows up to this Mahalanobis distance, in many columns to that many roots
+# of their number: a Gaussian has its rows at one root. Up to this share of the radius
+# rows stay where they are.
+RADIUS = 10.0
+RADIUS_PER_ROOT = 2.5
 CORE_SHARE = 0.8
-
-# Share of the base distribution that flows leave as it is in the centre of a ball, and
-# what is taken for all of it.
-LEAST_SHARE, MOST_SHARE = 0.01, 1 - 1e-6
 
 
 def norm(x: Tensor) -> Tensor:
@@ -97,7 +97,7 @@ class Stretch(NamedTuple):
 
 
 class Ball:
-    r"""Balls in D dimensions, stretched so that each fills the space.
+    r"""A ball in D dimensions, stretched so that it fills the space.
 
     .. math::
 
@@ -113,41 +113,14 @@ class Ball:
     ----------
     n_features : int
         D.
-    radius : Tensor
-        Radii R, which broadcast with those of rows. The core, which stays as it is, has
-        the radius c = 0.8 R.
+        The radius R is 10, or :math:`2.5 \sqrt D` where that is more (D > 16); the
+        core, which stays as it is, has the radius c = 0.8 R.
     """
 
-    def __init__(self, n_features: int, radius: Tensor):
+    def __init__(self, n_features: int):
         self.n_features = n_features
-        self.radius = radius
-        self.core = CORE_SHARE * radius
-
-    def base_share(self, r: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        r"""Share of the base distribution at radius r that stays as it is.
-
-        .. math:: \log \delta(r) = (1 - s) \log 0.01, \quad
-            s = \frac{r - \sqrt D - 1}{R - \sqrt D - 1} \in [0, 1]
-
-        Flows move the rest of it. So a component that they leave next to no density
-        outside its rows still falls there as its base distribution does.
-
-        Parameters
-        ----------
-        r : Tensor
-            Radii.
-
-        Returns
-        -------
-        log_share, log_rest, slope : Tensor shaped as r
-            Logarithms of the share and of the rest, and the derivative of the first.
-        """
-        start = math.sqrt(self.n_features) + 1.0
-        rate = math.log(LEAST_SHARE) / (self.radius - start)
-        s = ((r - start) * rate).clamp_(max=0).neg_().clamp_(max=-math.log(LEAST_SHARE))
-        log_share = s + math.log(LEAST_SHARE)
-        log_rest = torch.log1p(-log_share.exp().clamp(max=MOST_SHARE))
-        return log_share, log_rest, -rate * ((r > start) & (r < self.radius))
+        self.radius = max(RADIUS, RADIUS_PER_ROOT * math.sqrt(n_features))
+        self.core = CORE_SHARE * self.radius
 
     def stretch(self, r: Tensor) -> Stretch:
         """Map radii inside the ball.
@@ -166,18 +139,18 @@ class Ball:
         width = self.radius - self.core
         least = 8 * torch.finfo(r.dtype).eps * self.radius
         excess = (r - self.core).clamp_(min=0)
-        left = torch.maximum(width - excess, least)
+        left = (width - excess).clamp_(min=least)
         beyond = (excess > 0).to(r)
         excess = width - left
         growth = width / left
-        core = torch.minimum(r, self.core)
+        core = r.clamp(max=self.core)
         rho = core + excess * growth
         slope = growth.square()
         log_det = 2 * growth.log()
         log_det_slope = 2 / left
         if self.n_features > 1:
-            inside = torch.maximum(core + excess, self.core)
-            outside = torch.maximum(rho, self.core)
+            inside = (core + excess).clamp(min=self.core)
+            outside = rho.clamp(min=self.core)
             others = self.n_features - 1
             log_det = log_det + others * (outside / inside).log()
             log_det_slope = log_det_slope + others * (slope / outside - 1 / inside)
@@ -202,12 +175,12 @@ class Ball:
         beyond = (excess > 0).to(rho)
         share = width / (width + excess)
         # Not excess * share, which can round to the radius.
-        r = torch.minimum(rho, self.core) + width * (1 - share)
+        r = rho.clamp(max=self.core) + width * (1 - share)
         slope = share.square()
         log_det = 2 * share.log()
         log_det_slope = -2 / (width + excess)
         if self.n_features > 1:
-            outside, inside = (torch.maximum(radius, self.core) for radius in (rho, r))
+            outside, inside = (radius.clamp(min=self.core) for radius in (rho, r))
             others = self.n_features - 1
             log_det = log_det + others * (inside / outside).log()
             log_det_slope = log_det_slope + others * (slope / inside - 1 / outside)

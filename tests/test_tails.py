@@ -85,13 +85,9 @@ def test_eighty_deviations_cost_tens_of_nats():
         assert 10 < log_prob[0] - log_prob[1] < 60
 
 
-def balls(n_features, dtype=torch.float64):
-    return Ball(n_features, torch.tensor([[6.0], [20.0]], dtype=dtype))
-
-
 @each_dimension
 def test_stretch_and_shrink_undo_each_other(n_features):
-    ball = balls(n_features)
+    ball = Ball(n_features)
     r = ball.radius * radii(0.0, 0.9999) + 1.234e-6
     stretched = ball.stretch(r)
     shrunk = ball.shrink(stretched.radius)
@@ -114,26 +110,12 @@ def test_stretch_and_shrink_undo_each_other(n_features):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @each_dimension
 def test_shrink_stays_in_the_ball(n_features, dtype):
-    ball = balls(n_features, dtype)
+    ball = Ball(n_features)
     rho = torch.logspace(0, 15, 200).to(dtype)
     shrunk = ball.shrink(rho)
     assert (shrunk.radius <= ball.radius).all()
     for value in shrunk:
         assert torch.isfinite(value).all()
-
-
-@each_dimension
-def test_share_of_the_base_grows_to_all_of_it(n_features):
-    ball = Ball(n_features, torch.tensor(30.0, dtype=torch.float64))
-    r = radii(0.0, 40.0) + 1.234e-6
-    log_share, log_rest, slope = ball.base_share(r)
-    inside = r < 0.99 * ball.radius
-    share, rest = log_share.exp(), log_rest.exp()
-    torch.testing.assert_close((share + rest)[inside], torch.ones_like(r[inside]))
-    assert (share.diff() > -1e-12).all() and share[0] == pytest.approx(0.01)
-    torch.testing.assert_close(share[r >= ball.radius].log().abs().max().item(), 0.0)
-    found = derivative(lambda r: ball.base_share(r)[0], r)
-    torch.testing.assert_close(slope.to(found), found)
 
 
 def test_norm_of_huge_rows_is_finite():
