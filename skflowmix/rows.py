@@ -5,6 +5,7 @@ from functools import cached_property
 import numpy as np
 
 from skflowmix.data import (
+    MIN_HELD_OUT,
     TRAINING_BOUND,
     Standardizer,
     outside_spikes,
@@ -19,6 +20,10 @@ __all__ = ["N_NEAREST", "TrainingRows"]
 
 # Noise in training moves a row towards so many of its nearest ones, and away.
 N_NEAREST = 2
+
+# A row of a larger share of the weight, a heap of one column, is not held out: without
+# it flows would be trained on another table.
+HEAVIEST_HELD_OUT = 0.05
 
 # More rows than this share are not far, whatever the weights of the others.
 MOST_FAR = 0.5
@@ -65,6 +70,10 @@ class TrainingRows:
         self.train, self.held_out = split_rows(
             len(rows), validation_fraction, random_state
         )
+        heavy = self.weights[self.held_out] > HEAVIEST_HELD_OUT * self.weights.sum()
+        if heavy.any() and np.count_nonzero(~heavy) >= MIN_HELD_OUT:
+            self.train = np.concatenate((self.train, self.held_out[heavy]))
+            self.held_out = self.held_out[~heavy]
 
     @cached_property
     def neighbors_in_training(self) -> np.ndarray:

@@ -303,7 +303,10 @@ def test_scoring(cls):
                 answer = getattr(model, name)(new)
                 only_bad = getattr(model, name)(new[bad])
             assert_array_equal(answer[bad], only_bad)
-            assert_array_equal(answer[~bad], getattr(model, name)(filled)[~bad])
+            # Products are rounded by the number of rows that flows act on.
+            expected = getattr(model, name)(filled)[~bad]
+            rtol = 1e-12 if dtype == np.float64 else 1e-4
+            assert_allclose(answer[~bad], expected, rtol=rtol, atol=rtol)
             if name == "predict":
                 expected = weights.argmax()
                 if cls is FlowMixtureOutlierDetector:
