@@ -113,9 +113,15 @@ class _InBall:
                 log_prob += part
             return log_prob, lambda grad: (-grad * z, grad, grad)
         rho = norm(z)
-        shrunk = self.ball.shrink(rho)
-        log_prob, slope = self.base.log_prob(shrunk.radius)
-        log_prob = log_prob + shrunk.log_det
+        # Most batches stay in the core, where nothing has to be shrunk.
+        shrinks = z.is_cuda or not bool((rho <= self.ball.core).all())
+        if shrinks:
+            shrunk = self.ball.shrink(rho)
+            log_prob, slope = self.base.log_prob(shrunk.radius)
+            log_prob += shrunk.log_det
+            slope = slope * shrunk.slope + shrunk.log_det_slope
+        else:
+            log_prob, slope = self.base.log_prob(rho)
         for part in parts:
             log_prob += part
         of_base, slope_of_base = self.base.log_prob(self.r)
@@ -137,7 +143,7 @@ class _InBall:
                     self.inside, of_stretch, slope_of_base
                 )
                 within = torch.where(self.inside, within, 0.0)
-            on_rho = within * (slope * shrunk.slope + shrunk.log_det_slope)
+            on_rho = within * slope
             return z * (on_rho / rho.clamp(min=TINY)), within.contiguous(), on_radius
 
         return both, backward
