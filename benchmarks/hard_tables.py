@@ -1,6 +1,6 @@
 """What real tables hold: codes, far groups, ties, and scores far from the data.
 
-Made data; every line is printed as soon as it is there.
+Made data and sets of scikit-learn; every line is printed as soon as it is there.
 
 - ``codes``: adjusted Rand index and the log-likelihood of the rows without a code,
   beside `GaussianMixture`, where 1 to 20 % of one or two columns hold a code; with a

@@ -219,11 +219,10 @@ class _ClassMixture(FlowMixture):
                 proposal = propose_starts(
                     rows.x[own],
                     rows.weights[own],
-                    standardizer.limits,
+                    standardizer,
                     n_per_class,
                     self.init_params,
                     random_state,
-                    column_scales=standardizer.scale,
                 )[0]
                 mass = rows.weights[own] @ proposal
                 weighted = (proposal * rows.weights[own, None]).T @ rows.x[own]

@@ -198,7 +198,7 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
         or "all rows"), `epoch`, `learning_rate`, `train_loss`,
         `train_log_likelihood`, `validation_log_likelihood`, `elbo` with its terms
         `elbo_reconstruction`, `elbo_prior` and `elbo_entropy`, `temperature`,
-        `n_components_in_use` (expecting at least one distinct row) and `score`, the
+        `n_components_in_use` (expecting at least one row) and `score`, the
         held-out gain. All but the loss are those of the parameters' running average.
         Log-likelihoods are those of standardised rows, in nats; in the last phase
         training has seen the validation rows.
@@ -519,12 +519,11 @@ class FlowMixture(FittedMixture, CallbackSupportMixin, DensityMixin, BaseEstimat
             return propose_starts(
                 rows.x,
                 weights,
-                standardizer.limits,
+                standardizer,
                 n_components,
                 init,
                 random_state,
                 self.n_init,
-                column_scales=standardizer.scale,
             )
         given = check_start("init_params", init, (len(kept), self.n_components))
         if (given < 0).any() or not np.allclose(given.sum(1), 1, atol=1e-4):

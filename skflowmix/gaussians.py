@@ -37,7 +37,8 @@ SMALL_TABLE = 25_000
 FLAT = 3e-4
 SMALL = 0.01
 
-# The prior of a component of fewer rows is as large as the pooled covariance.
+# Components of fewer rows have a prior whose size is nearer to the pooled covariance's
+# than to their own.
 ROWS_OF_POOLED_SIZE = 100
 
 # Means of so many of their component's standard deviations ask for float64.

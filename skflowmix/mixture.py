@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from skflowmix.flows import FlowStack
 from skflowmix.gaussians import Gaussians
 from skflowmix.nn import PosteriorNet, Recorded
-from skflowmix.pairs import AllPairs, Support
+from skflowmix.pairs import SPARSE_SHARE, AllPairs, Support
 from skflowmix.tails import Ball, RadialBase, norm
 
 __all__ = [
@@ -28,9 +28,6 @@ LEAST_LOG_POSTERIOR = -10.0
 
 # Buffers that hold where components whiten.
 WHITENING = ("means", "scales", "whitening", "unwhitening", "log_constant")
-
-# On the CPU flows are not evaluated on rows outside their ball where so many pairs are.
-SPARSE_SHARE = 0.8
 
 # Share of a component that no flow shapes.
 BASE_SHARE = 0.01

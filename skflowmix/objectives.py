@@ -9,7 +9,7 @@ from torch import Tensor
 
 from skflowmix.mixture import MixtureOfFlows, elbo_terms, log_softmax
 from skflowmix.nn import Recorded
-from skflowmix.pairs import AllPairs, Support
+from skflowmix.pairs import SPARSE_SHARE, AllPairs, Support
 
 __all__ = [
     "ElboObjective",
@@ -28,9 +28,6 @@ MIN_POSTERIOR = 1e-3
 # Added to the logarithm of q for pairs that are left out: a share of zero, without
 # infinities, whose products with it would be undefined.
 LEFT_OUT = -1e4
-
-# The sparse path is taken when it evaluates at most this share of all pairs.
-SPARSE_SHARE = 0.8
 
 # So often a step is dense, for components that q has given up to recover.
 DENSE_EVERY = 16

@@ -3,7 +3,10 @@
 import torch
 from torch import Tensor
 
-__all__ = ["AllPairs", "Support"]
+__all__ = ["SPARSE_SHARE", "AllPairs", "Support"]
+
+# A support pays when it holds at most this share of all pairs.
+SPARSE_SHARE = 0.8
 
 
 class Support:

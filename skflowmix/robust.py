@@ -207,10 +207,8 @@ def lone_heaps(column, counts):
 
     Parameters
     ----------
-    column : ndarray of shape (n_samples,)
-        Values.
-    counts : ndarray of shape (n_samples,)
-        How many rows each of them stands for.
+    column, counts : ndarray of shape (n_samples,)
+        As for `beyond_gaps`.
 
     Returns
     -------

@@ -32,26 +32,25 @@ CLEARLY_LIKELIER = 0.05
 def propose_starts(
     x,
     sample_weight,
-    limits,
+    standardizer,
     n_components,
     init,
     random_state,
     n_init=1,
-    column_scales=None,
 ):
     """Propose first responsibilities, in which far rows do not decide.
 
     The bulk, rows without a far value, is partitioned by itself. Groups of far rows
     have components of their own, the heaviest first, unless the bulk falls into as many
     clusters as there are components. All other far rows join the component of the
-    nearest row of the bulk, far values clipped to the limits.
+    nearest row of the bulk, far values clipped to the range of the bulk.
 
     Parameters
     ----------
-    x, sample_weight, n_components, init, random_state, n_init, column_scales
+    x, sample_weight, n_components, init, random_state, n_init
         As for `propose_partitions`.
-    limits : ndarray of shape (2, D)
-        Values outside are far.
+    standardizer : Standardizer
+        What the rows were standardised by; it tells which values are far.
 
     Returns
     -------
@@ -67,12 +66,12 @@ def propose_starts(
             init,
             random_state,
             n_init,
-            column_scales,
+            standardizer.scale,
         )
         return [proposal.responsibilities for proposal in proposals]
 
     counts = row_counts(sample_weight)
-    far, groups = _unusual_rows(x, sample_weight, counts, limits, random_state)
+    far, groups = _unusual_rows(x, sample_weight, counts, standardizer, random_state)
     bulk = np.flatnonzero(~far)
     if not (far.any() and isinstance(init, str)) or len(bulk) < max(
         n_components, MIN_BULK * len(x)
@@ -81,9 +80,8 @@ def propose_starts(
     n_groups = min(groups.max() + 1, n_components - 1, MAX_GROUPS)
     parts = propose(bulk, n_components - n_groups)
     if n_groups:
-        landmarks = _landmarks(
-            x[bulk], sample_weight[bulk], column_scales, random_state
-        )
+        rescaled = rescale_columns(x[bulk], sample_weight[bulk], standardizer.scale)
+        landmarks = Landmarks(rescaled, sample_weight[bulk], random_state)
         for n_own in range(n_groups):
             finer = propose(bulk, n_components - n_own)
             if _is_supported(landmarks, finer[0], parts[0]):
@@ -104,12 +102,12 @@ def propose_starts(
     return starts
 
 
-def _unusual_rows(x, sample_weight, counts, limits, random_state):
+def _unusual_rows(x, sample_weight, counts, standardizer, random_state):
     """Rows with a value far from the others or in a heap, and groups among them.
 
     Groups have numbers from 0, the heaviest first; other rows have -1.
     """
-    far = ((x < limits[0]) | (x > limits[1])).any(axis=1)
+    far = standardizer.far(x).any(axis=1)
     for column in x.T:
         far |= beyond_gaps(column, counts)
     groups = far_groups(x, sample_weight, counts, far, random_state)
@@ -125,11 +123,6 @@ def _unusual_rows(x, sample_weight, counts, limits, random_state):
     place[np.argsort(-sizes, kind="stable")] = np.arange(len(numbers))
     groups[groups >= 0] = place[index]
     return unusual, groups
-
-
-def _landmarks(x, sample_weight, column_scales, random_state):
-    x = rescale_columns(x, sample_weight, column_scales)
-    return Landmarks(x, sample_weight, random_state)
 
 
 def _is_supported(landmarks, finer, coarser):

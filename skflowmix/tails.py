@@ -15,16 +15,15 @@ RADIUS = 10.0
 RADIUS_PER_ROOT = 2.5
 CORE_SHARE = 0.8
 
+# Standard deviations over which the tail of the base distribution bends: the fewer, the
+# heavier it is.
+TAIL_SCALE = 0.3
+
 
 def norm(x: Tensor) -> Tensor:
     """Lengths (K, 1, N) of vectors x (K, D, N), bounded so that squares are finite."""
     largest = math.sqrt(torch.finfo(x.dtype).max) / 2 / math.sqrt(x.shape[1])
     return torch.linalg.vector_norm(x.clamp(-largest, largest), dim=1, keepdim=True)
-
-
-# Standard deviations over which the tail of the base distribution bends: the fewer, the
-# heavier it is.
-TAIL_SCALE = 0.3
 
 
 class RadialBase:
@@ -112,8 +111,7 @@ class Ball:
     Parameters
     ----------
     n_features : int
-        D.
-        The radius R is 10, or :math:`2.5 \sqrt D` where that is more (D > 16); the
+        D. The radius R is 10, or :math:`2.5 \sqrt D` where that is more (D > 16); the
         core, which stays as it is, has the radius c = 0.8 R.
     """
 

@@ -47,11 +47,10 @@ def labels_of_start(X, n_components):
     start = propose_starts(
         standardizer.transform(rows, 1e8),
         weights,
-        standardizer.limits,
+        standardizer,
         n_components,
         "auto",
         np.random.RandomState(0),
-        column_scales=standardizer.scale,
     )[0]
     assert start.shape == (len(rows), n_components)
     np.testing.assert_allclose(start.sum(axis=1), 1)
