@@ -35,7 +35,7 @@ from sklearn.metrics import adjusted_rand_score, roc_auc_score
 from sklearn.mixture import GaussianMixture
 
 from skflowmix import FlowMixture, FlowMixtureOutlierDetector
-from skflowmix.flows import FLOWS
+from skflowmix.model.flows import FLOWS
 
 
 def blobs(rng, n=1000):

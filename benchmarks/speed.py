@@ -53,10 +53,10 @@ from sklearn.exceptions import ConvergenceWarning
 from torch import nn
 
 from skflowmix._arrays import evaluate_in_chunks
-from skflowmix.gaussians import Gaussians
-from skflowmix.mixture import MixtureOfFlows
-from skflowmix.objectives import DENSE_EVERY, ElboObjective, Rows, Temperature
-from skflowmix.training import (
+from skflowmix.model.mixture import MixtureOfFlows
+from skflowmix.starts.gaussians import Gaussians
+from skflowmix.training.objectives import DENSE_EVERY, ElboObjective, Rows, Temperature
+from skflowmix.training.trainer import (
     AdamW,
     TrainingConfig,
     _Steps,
@@ -271,7 +271,7 @@ class Loop(nn.Module):
 
 
 class Ours:
-    """`MixtureOfFlows` trained as `skflowmix.training.train` does it."""
+    """`MixtureOfFlows` trained as `skflowmix.training.trainer.train` does it."""
 
     def __init__(self, preset, x, labels, *, decided, replayed=True):
         k, d = preset.n_components, preset.n_features

@@ -10,7 +10,7 @@ import torch
 from sklearn.utils import check_random_state
 from torch import Tensor
 
-from skflowmix.replays import Replays
+from skflowmix.cuda_graphs import Replays
 
 __all__ = [
     "LockedSeeds",

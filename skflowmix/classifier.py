@@ -14,17 +14,17 @@ from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 
-from skflowmix.checks import check_weights
-from skflowmix.data import merge_identical_rows
 from skflowmix.delegation import fit_with_callbacks, mixture_of, shared_constraints
 from skflowmix.estimator import FlowMixture
-from skflowmix.graphs import N_NEIGHBORS, normalized_graph
-from skflowmix.initialization import (
+from skflowmix.parameter_checks import check_weights
+from skflowmix.starts.knn import N_NEIGHBORS, normalized_graph
+from skflowmix.starts.partitions import (
     INIT_METHODS,
     nearest_mean_responsibilities,
     rescale_columns,
 )
-from skflowmix.starts import propose_starts
+from skflowmix.starts.preprocessing import merge_identical_rows
+from skflowmix.starts.proposals import propose_starts
 from skflowmix.validation import check_rows, warn_of_codes
 
 __all__ = ["FlowMixtureClassifier", "spread_labels"]

@@ -19,24 +19,24 @@ from skflowmix._arrays import (
     numpy_generator,
     resolve_device,
 )
-from skflowmix.checks import check_parameters, check_start, check_weights
-from skflowmix.counting import count_clusters
-from skflowmix.data import (
+from skflowmix.fitting import best_candidate, fit_candidate
+from skflowmix.model.flows import FLOWS
+from skflowmix.model.mixture import MixtureOfFlows
+from skflowmix.parameter_checks import check_parameters, check_start, check_weights
+from skflowmix.prediction import FittedMixture
+from skflowmix.restarts import fit_restarts
+from skflowmix.starts.cluster_count import count_clusters
+from skflowmix.starts.gaussians import Gaussians, component_weights, least_strengths
+from skflowmix.starts.partitions import INIT_METHODS, nearest_mean_responsibilities
+from skflowmix.starts.preprocessing import (
     SCORING_BOUND,
     Standardizer,
     different_rows,
     merge_identical_rows,
 )
-from skflowmix.fitting import best_candidate, fit_candidate
-from skflowmix.flows import FLOWS
-from skflowmix.gaussians import Gaussians, component_weights, least_strengths
-from skflowmix.inference import FittedMixture
-from skflowmix.initialization import INIT_METHODS, nearest_mean_responsibilities
-from skflowmix.mixture import MixtureOfFlows
-from skflowmix.restarts import fit_restarts
-from skflowmix.rows import TrainingRows
-from skflowmix.settings import FitSettings
-from skflowmix.starts import propose_starts
+from skflowmix.starts.proposals import propose_starts
+from skflowmix.training.settings import FitSettings
+from skflowmix.training.table import TrainingRows
 from skflowmix.validation import check_rows, warn_of_codes
 
 __all__ = ["FlowMixture"]

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from skflowmix._arrays import own_arithmetic, rows_per_chunk, torch_generator
-from skflowmix.gaussians import Gaussians
-from skflowmix.graphs import nearest_others
-from skflowmix.mixture import MixtureOfFlows
-from skflowmix.objectives import (
+from skflowmix.model.mixture import MixtureOfFlows
+from skflowmix.starts.gaussians import Gaussians
+from skflowmix.starts.knn import nearest_others
+from skflowmix.training.objectives import (
     ElboObjective,
     MStepObjective,
     Noise,
@@ -23,9 +23,9 @@ from skflowmix.objectives import (
     clearly_gains,
     robust_gain,
 )
-from skflowmix.rows import N_NEAREST, TrainingRows
-from skflowmix.settings import FitSettings
-from skflowmix.training import AdamW, Objective, Outcome, TrainingConfig, train
+from skflowmix.training.settings import FitSettings
+from skflowmix.training.table import N_NEAREST, TrainingRows
+from skflowmix.training.trainer import AdamW, Objective, Outcome, TrainingConfig, train
 
 __all__ = [
     "Candidate",

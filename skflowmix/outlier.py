@@ -9,11 +9,11 @@ from sklearn.callback import CallbackSupportMixin
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
-from skflowmix.checks import check_weights
 from skflowmix.delegation import fit_with_callbacks, mixture_of, shared_constraints
-from skflowmix.initialization import INIT_METHODS
-from skflowmix.neighbors import NeighborDensity
-from skflowmix.robust import weighted_quantile
+from skflowmix.distance_to_measure import NeighborDensity
+from skflowmix.parameter_checks import check_weights
+from skflowmix.starts.partitions import INIT_METHODS
+from skflowmix.starts.robust import weighted_quantile
 from skflowmix.validation import check_rows, warn_of_codes
 
 __all__ = ["FlowMixtureOutlierDetector"]

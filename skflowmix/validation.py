@@ -8,7 +8,7 @@ from sklearn import config_context, get_config
 from sklearn.utils import check_array
 from sklearn.utils.validation import validate_data
 
-from skflowmix.data import merge_identical_rows
+from skflowmix.starts.preprocessing import merge_identical_rows
 
 __all__ = ["check_rows", "find_codes", "rows_not_finite", "warn_of_codes"]
 

@@ -12,8 +12,8 @@ from sklearn.utils._param_validation import InvalidParameterError, make_constrai
 from small_models import answers, assert_same_answers, moons, small
 
 from skflowmix import FlowMixture, FlowMixtureOutlierDetector
-from skflowmix.checks import check_parameters
-from skflowmix.flows import FLOWS
+from skflowmix.model.flows import FLOWS
+from skflowmix.parameter_checks import check_parameters
 
 each_flow = pytest.mark.parametrize("flow", FLOWS)
 # scikit-learn sums the rows first to see whether they are finite.

@@ -29,7 +29,7 @@ from small_models import moons
 
 from skflowmix import FlowMixture, FlowMixtureClassifier
 from skflowmix.classifier import _ClassMixture, spread_labels
-from skflowmix.gaussians import Gaussians
+from skflowmix.starts.gaussians import Gaussians
 
 
 def small(**kwargs):

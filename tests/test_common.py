@@ -9,7 +9,7 @@ from sklearn.utils.estimator_checks import (
 from small_models import small
 
 from skflowmix import FlowMixture
-from skflowmix.flows import FLOWS
+from skflowmix.model.flows import FLOWS
 
 
 @parametrize_with_checks(

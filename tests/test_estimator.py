@@ -39,10 +39,10 @@ from small_models import (
 from skflowmix import FlowMixture, _arrays, fitting
 from skflowmix import estimator as estimator_module
 from skflowmix import inference as inference_module
-from skflowmix.flows import FLOWS
-from skflowmix.initialization import INIT_METHODS
-from skflowmix.settings import FitSettings
-from skflowmix.training import train
+from skflowmix.model.flows import FLOWS
+from skflowmix.starts.partitions import INIT_METHODS
+from skflowmix.training.settings import FitSettings
+from skflowmix.training.trainer import train
 
 each_flow = pytest.mark.parametrize("flow", FLOWS)
 

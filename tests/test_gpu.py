@@ -13,9 +13,9 @@ from sklearn.metrics import roc_auc_score
 from small_models import answers, assert_same_answers, moons, small, trained
 
 from skflowmix import FlowMixtureClassifier, FlowMixtureOutlierDetector, _arrays
-from skflowmix.flows import FLOWS
-from skflowmix.replays import Replays
-from skflowmix.training import _Steps
+from skflowmix.cuda_graphs import Replays
+from skflowmix.model.flows import FLOWS
+from skflowmix.training.trainer import _Steps
 
 pytestmark = pytest.mark.cuda
 

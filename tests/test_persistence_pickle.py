@@ -17,7 +17,7 @@ from sklearn.exceptions import InconsistentVersionWarning
 from small_models import assert_same_answers, moons, small
 
 from skflowmix import FlowMixture
-from skflowmix.flows import FLOWS
+from skflowmix.model.flows import FLOWS
 
 
 def through_joblib(model):
@@ -156,7 +156,7 @@ def test_weights_lie_on_the_cpu():
 
 def test_another_version_warns(monkeypatch):
     model = small(2).fit(moons())
-    monkeypatch.setattr("skflowmix.inference.__version__", "0.0.0")
+    monkeypatch.setattr("skflowmix.prediction.__version__", "0.0.0")
     pickled = pickle.dumps(model)
     monkeypatch.undo()
     with pytest.warns(InconsistentVersionWarning, match=r"FlowMixture .* 0\.0\.0") as w:

@@ -1,0 +1,1 @@
+"""The model: stacked flows, their components, the mixture."""

@@ -1,0 +1,488 @@
+"""Flows: conditioners times element-wise maps, stacked over K components."""
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from itertools import chain
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from skflowmix.model.elementwise import Affine, ElementwiseMap, RationalQuadraticSpline
+from skflowmix.model.nn import Recorded, StackedLinear, StackedMLP, autoregressive_masks
+
+__all__ = ["FLOWS", "Autoregressive", "Coupling", "FlowFamily", "FlowStack"]
+
+# Conditioners see no further than this; a map acts on everything.
+CONDITIONER_BOUND = 5.0
+
+# Gradients of the input and of the conditioners' parameters, given those of the output
+# (K, D, N) and of the log-determinant (K, 1, N); the first only if asked for.
+FlowBackward = Callable[[Tensor, Tensor, bool], tuple[Tensor | None, list[Tensor]]]
+
+# The columns as a layer works on them: (K, D, N) in one piece or in two.
+Parts = tuple[Tensor, ...]
+LayerBackward = Callable[[Parts, Tensor, bool], tuple[Parts, list[Tensor]]]
+
+_hardtanh_backward = torch.ops.aten.hardtanh_backward.default
+
+
+def _clamp(x: Tensor) -> Tensor:
+    return x.clamp(-CONDITIONER_BOUND, CONDITIONER_BOUND)
+
+
+def _clamp_backward(grad: Tensor, clamped: Tensor) -> Tensor:
+    bound = CONDITIONER_BOUND
+    return _hardtanh_backward(grad, clamped, -bound, bound)
+
+
+class _Layer(nn.Module, ABC):
+    """A conditioner and its element-wise map; arrays inside are (K, D, N)."""
+
+    conditioner: StackedMLP
+    elementwise: ElementwiseMap
+    split_by: int  # equal in layers that split the columns into the same parts
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Map x (K, N, D) to z (K, N, D) and log-determinants (K, N)."""
+        return _evaluate([self], x)
+
+    def inverse(self, z: Tensor) -> Tensor:
+        """Return the x that `forward` maps to z."""
+        return self.invert(z.transpose(1, 2)).transpose(1, 2)
+
+    @abstractmethod
+    def record(
+        self, parts: Parts, parameters: Sequence[Tensor]
+    ) -> tuple[Parts, Tensor, LayerBackward]:
+        """Map x to z, both in parts, and log-slopes, with a backward by hand.
+
+        `parameters` are the conditioner's. The backward returns no parts unless asked.
+        """
+
+    @abstractmethod
+    def split(self, x: Tensor) -> Parts:
+        """Return the parts of x."""
+
+    @abstractmethod
+    def join(self, parts: Parts) -> Tensor:
+        """Return the columns of all parts in their order."""
+
+    @abstractmethod
+    def invert(self, z: Tensor) -> Tensor:
+        """Return the x that `record` maps to z."""
+
+    def _condition(self, bounded: Tensor) -> Tensor:
+        """Parameters (K, columns, n_parameters, N) of the maps."""
+        outputs = self.conditioner(bounded.transpose(1, 2)).transpose(1, 2)
+        return self._per_column(outputs)
+
+    def _per_column(self, outputs: Tensor) -> Tensor:
+        n_parameters = self.elementwise.n_parameters
+        n_components, n_outputs, n_rows = outputs.shape
+        shape = (n_components, n_outputs // n_parameters, n_parameters, n_rows)
+        return outputs.view(shape)
+
+
+def _regroup(parts: Parts, former: _Layer | None, layer: _Layer | None) -> Parts:
+    """Columns in the parts that a layer works on, after those of another layer.
+
+    Where both split the columns in the same way nothing is copied. None stands for
+    all columns in one piece.
+    """
+    if former and layer and former.split_by == layer.split_by:
+        return parts
+    x = former.join(parts) if former else parts[0]
+    return layer.split(x) if layer else (x,)
+
+
+def _record(
+    layers: Sequence[_Layer],
+    x: Tensor,
+    parameters: Sequence[Sequence[Tensor]],
+    keeps: bool,
+) -> tuple[Tensor, list[Tensor], FlowBackward]:
+    """Images (K, D, N) of x under all layers and their log-slopes, without autograd.
+
+    `parameters` are those of the layers' conditioners. The backward holds on to the
+    activations; without `keeps` it cannot be used.
+    """
+    log_slopes, backwards = [], []
+    parts: Parts = (x,)
+    former: _Layer | None = None
+    for layer, own in zip(layers, parameters, strict=True):
+        parts = _regroup(parts, former, layer)
+        parts, log_slope, layer_backward = layer.record(parts, own)
+        log_slopes.append(log_slope)
+        if keeps:
+            backwards.append(layer_backward)
+        former = layer
+        del layer_backward
+    (z,) = _regroup(parts, former, None)
+
+    def backward(grad, grad_log, needs_input):
+        gradients: list[Tensor] = []
+        parts: Parts = (grad,)
+        later: _Layer | None = None
+        for i in reversed(range(len(backwards))):
+            parts = _regroup(parts, later, layers[i])
+            parts, own = backwards[i](parts, grad_log, needs_input or i > 0)
+            gradients = own + gradients
+            later = layers[i]
+        if not needs_input:
+            return None, gradients
+        return _regroup(parts, later, None)[0], gradients
+
+    return z, log_slopes, backward
+
+
+def _evaluate(layers: Sequence[_Layer], x: Tensor) -> tuple[Tensor, Tensor]:
+    """Images (K, N, D) of x under all layers, and log-determinants (K, N)."""
+    needs_input, keeps = x.requires_grad, torch.is_grad_enabled()
+    parameters = [layer.conditioner.recorded_parameters for layer in layers]
+
+    def record(x, *_parameters):
+        columns = x.transpose(1, 2).contiguous()
+        z, log_slopes, backward = _record(layers, columns, parameters, keeps)
+
+        def by_hand(grad_z, grad_log_det):
+            on_x, gradients = backward(
+                grad_z.transpose(1, 2).contiguous(),
+                grad_log_det.unsqueeze(1).contiguous(),
+                needs_input,
+            )
+            return None if on_x is None else on_x.transpose(1, 2), *gradients
+
+        return z.transpose(1, 2), torch.cat(log_slopes, 1).sum(1), by_hand
+
+    return Recorded.apply(record, x, *chain.from_iterable(parameters))
+
+
+class Coupling(_Layer):
+    """Half of the columns parametrise the map of the other half.
+
+    Layer ``position`` splits the columns by one bit of their index, so that any two
+    columns fall apart in one of the first ``2 log2(D)`` layers. For D = 1 the map has
+    free parameters instead of a network.
+
+    Parameters
+    ----------
+    n_components, n_features : int
+        K and D.
+    elementwise : ElementwiseMap
+        The map applied to the transformed columns.
+    hidden_units : sequence of int
+        Widths of the conditioner's hidden layers.
+    position : int
+        Index of the layer in its stack.
+    generator : torch.Generator
+        Source of the initial weights.
+
+    References
+    ----------
+    L. Dinh, J. Sohl-Dickstein and S. Bengio, Density estimation using Real NVP,
+    ICLR 2017, equations 7-8.
+    """
+
+    given: Tensor
+    changed: Tensor
+    places: Tensor
+
+    def __init__(
+        self,
+        n_components: int,
+        n_features: int,
+        elementwise: ElementwiseMap,
+        hidden_units: Sequence[int],
+        position: int,
+        *,
+        generator: torch.Generator,
+    ):
+        super().__init__()
+        n_bits = max((n_features - 1).bit_length(), 1)
+        self.split_by = position // 2 % n_bits
+        bits = torch.arange(n_features) >> self.split_by & 1
+        changed = bits == position % 2
+        if n_features == 1:
+            changed[:] = True
+        self.register_buffer("given", torch.nonzero(~changed).flatten())
+        self.register_buffer("changed", torch.nonzero(changed).flatten())
+        # Columns split and join without copies where both halves are in one piece.
+        self.changed_first = bool(changed[0])
+        self.sizes = self._in_order(len(self.changed), len(self.given))
+        order = torch.cat(self._in_order(self.changed, self.given))
+        self.in_pieces = bool((order.diff() != 1).any())
+        self.register_buffer("places", order.argsort(), persistent=False)
+        self.elementwise = elementwise
+        self.conditioner = StackedMLP(
+            n_components,
+            len(self.given),
+            len(self.changed) * elementwise.n_parameters,
+            hidden_units,
+            generator=generator,
+        )
+
+    def record(self, parts, parameters):
+        """See `_Layer`."""
+        changed, given = self._in_order(*parts)
+        bounded = _clamp(given)
+        outputs, conditioner_backward = self.conditioner.record(bounded, parameters)
+        maps = self._per_column(outputs)
+        value, log_slope, map_backward = self.elementwise.record(changed, maps)
+
+        def backward(on_parts: Parts, grad_log: Tensor, needs_input: bool):
+            on_changed, on_given = self._in_order(*on_parts)
+            on_changed, on_maps = map_backward(on_changed, grad_log)
+            on_bounded, on_parameters = conditioner_backward(
+                on_maps.flatten(1, 2), needs_input
+            )
+            if not needs_input:
+                return (), on_parameters
+            if on_bounded is not None:
+                on_given = _clamp_backward(on_bounded, bounded).add_(on_given)
+            return self._in_order(on_changed, on_given), on_parameters
+
+        return self._in_order(value, given), log_slope, backward
+
+    def invert(self, z: Tensor) -> Tensor:
+        """See `_Layer`."""
+        changed, given = self._in_order(*self.split(z))
+        maps = self._condition(_clamp(given))
+        changed = self.elementwise.inverse(changed, maps)
+        return self.join(self._in_order(changed, given))
+
+    def split(self, x: Tensor) -> Parts:
+        """Halves of the columns, that of the first column first."""
+        if self.in_pieces:
+            halves = self._in_order(self.changed, self.given)
+            return x.index_select(1, halves[0]), x.index_select(1, halves[1])
+        return x.split_with_sizes(self.sizes, 1)
+
+    def join(self, parts: Parts) -> Tensor:
+        """See `_Layer`."""
+        x = torch.cat(parts, 1)
+        return x.index_select(1, self.places) if self.in_pieces else x
+
+    def _in_order(self, changed, given):
+        """Put the halves in their order, or take them out of it."""
+        return (changed, given) if self.changed_first else (given, changed)
+
+
+class Autoregressive(_Layer):
+    """Each column's map is parametrised by the columns before it.
+
+    Odd layers run through the columns backwards. For D = 1 (and for the first column
+    always) there is nothing to see and the map has free parameters.
+
+    Parameters
+    ----------
+    n_components, n_features, elementwise, hidden_units, position, generator
+        As for `Coupling`.
+
+    References
+    ----------
+    G. Papamakarios, T. Pavlakou and I. Murray, Masked Autoregressive Flow for Density
+    Estimation, NeurIPS 2017, equations 3-4.
+    """
+
+    def __init__(
+        self,
+        n_components: int,
+        n_features: int,
+        elementwise: ElementwiseMap,
+        hidden_units: Sequence[int],
+        position: int,
+        *,
+        generator: torch.Generator,
+    ):
+        super().__init__()
+        order = torch.arange(n_features)
+        if position % 2:
+            order = order.flip(0)
+        n_parameters = elementwise.n_parameters
+        self.split_by = 0
+        self.n_features = n_features
+        self.elementwise = elementwise
+        self.conditioner = StackedMLP(
+            n_components,
+            n_features if n_features > 1 else 0,
+            n_features * n_parameters,
+            hidden_units,
+            masks=autoregressive_masks(order, n_parameters, hidden_units)
+            if n_features > 1
+            else None,
+            generator=generator,
+        )
+
+    def record(self, parts, parameters):
+        """See `_Layer`."""
+        (x,) = parts
+        bounded = _clamp(x)
+        outputs, conditioner_backward = self.conditioner.record(bounded, parameters)
+        maps = self._per_column(outputs)
+        value, log_slope, map_backward = self.elementwise.record(x, maps)
+
+        def backward(on_parts: Parts, grad_log: Tensor, needs_input: bool):
+            on_x, on_maps = map_backward(on_parts[0], grad_log)
+            on_bounded, on_parameters = conditioner_backward(
+                on_maps.flatten(1, 2), needs_input
+            )
+            if on_bounded is not None:
+                on_x.add_(_clamp_backward(on_bounded, bounded))
+            return (on_x,), on_parameters
+
+        return (value,), log_slope, backward
+
+    def split(self, x: Tensor) -> Parts:
+        """All columns in one part."""
+        return (x,)
+
+    def join(self, parts: Parts) -> Tensor:
+        """See `_Layer`."""
+        return parts[0]
+
+    def invert(self, z: Tensor) -> Tensor:
+        """See `_Layer`; column after column, in D passes."""
+        x = torch.zeros_like(z)
+        for _ in range(self.n_features):
+            x = self.elementwise.inverse(z, self._condition(_clamp(x)))
+        return x
+
+
+class FlowFamily(NamedTuple):
+    """A conditioner and the element-wise map that it parametrises."""
+
+    conditioner: type[Coupling] | type[Autoregressive]
+    elementwise: Callable[..., ElementwiseMap]
+
+
+FLOWS: dict[str, FlowFamily] = {
+    "realnvp": FlowFamily(Coupling, Affine),
+    "maf": FlowFamily(Autoregressive, Affine),
+    "nsf": FlowFamily(Coupling, RationalQuadraticSpline),
+    "nsf-ar": FlowFamily(Autoregressive, RationalQuadraticSpline),
+}
+
+
+class FlowStack(nn.Module):
+    """K independent normalizing flows of one family, evaluated together.
+
+    Every parameter has K as its leading axis; each flow starts as the identity.
+
+    Parameters
+    ----------
+    flow : str
+        A key of `FLOWS`.
+    n_components, n_features : int
+        K and D.
+    n_transforms : int
+        Number of layers; 0 gives the identity.
+    hidden_units : sequence of int
+        Widths of the conditioners' hidden layers.
+    first_position : int, default=0
+        Position of the first layer, which decides the columns that it changes.
+    generator : torch.Generator
+        Source of the initial weights.
+
+    Examples
+    --------
+    >>> import torch
+    >>> flows = FlowStack("nsf", 3, 2, 4, (16,), generator=torch.Generator())
+    >>> z, log_det = flows(torch.randn(3, 100, 2))
+    >>> z.shape, log_det.shape
+    (torch.Size([3, 100, 2]), torch.Size([3, 100]))
+    """
+
+    def __init__(
+        self,
+        flow: str,
+        n_components: int,
+        n_features: int,
+        n_transforms: int,
+        hidden_units: Sequence[int],
+        *,
+        first_position: int = 0,
+        generator: torch.Generator,
+    ):
+        super().__init__()
+        family = FLOWS[flow]
+        # Plain lists beside the modules, which are slow to look up.
+        self._layers: list[_Layer] = [
+            family.conditioner(
+                n_components,
+                n_features,
+                family.elementwise(),
+                hidden_units,
+                position,
+                generator=generator,
+            )
+            for position in range(first_position, first_position + n_transforms)
+        ]
+        self.layers = nn.ModuleList(self._layers)
+        self.recorded_parameters = [
+            layer.conditioner.recorded_parameters for layer in self._layers
+        ]
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Map data to latent space.
+
+        Parameters
+        ----------
+        x : Tensor of shape (K, N, D)
+            Points, a set of N for each component.
+
+        Returns
+        -------
+        z : Tensor of shape (K, N, D)
+            Their images.
+        log_abs_det_jacobian : Tensor of shape (K, N)
+            Log-determinants of the Jacobian, in nats.
+        """
+        layers = self._layers
+        return _evaluate(layers, x) if layers else (x, x.new_zeros(x.shape[:2]))
+
+    def record(
+        self, x: Tensor, parameters: Sequence[Sequence[Tensor]], keeps: bool = True
+    ) -> tuple[Tensor, list[Tensor], FlowBackward]:
+        """Map data to latent space without autograd.
+
+        Parameters
+        ----------
+        x : Tensor of shape (K, D, N)
+            Points; rows come last.
+        parameters : sequence of sequence of Tensor
+            The `recorded_parameters`.
+        keeps : bool, default=True
+            Whether to keep what the backward needs.
+
+        Returns
+        -------
+        z : Tensor of shape (K, D, N)
+            Their images.
+        log_slopes : list of Tensor of shape (K, n_columns, N)
+            Their sum over the list and over columns is the log-determinant.
+        backward : callable
+            Gradients of x and of the parameters.
+        """
+        return _record(self._layers, x, parameters, keeps)
+
+    def inverse(self, z: Tensor) -> Tensor:
+        """Map latent points of shape (K, N, D) back to data."""
+        z = z.transpose(1, 2)
+        for layer in reversed(self._layers):
+            z = layer.invert(z)
+        return z.transpose(1, 2)
+
+    @property
+    def n_parameters(self) -> int:
+        """Number of free parameters; connections that a mask cuts do not count."""
+        layers = (m for m in self.modules() if isinstance(m, StackedLinear))
+        return sum(layer.n_parameters for layer in layers)
+
+    def select(self, index: Tensor) -> "FlowStack":
+        """Take the flows of the components in `index`, as a stack of their own."""
+        selected = copy.deepcopy(self)
+        for parameter in selected.parameters():
+            parameter.data = parameter.data[index]
+        return selected

@@ -1,0 +1,316 @@
+"""What a fitted mixture answers: densities, responsibilities, samples."""
+
+import copy
+import warnings
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator
+from sklearn.exceptions import InconsistentVersionWarning
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted
+
+from skflowmix._arrays import (
+    evaluate_in_chunks,
+    own_arithmetic,
+    resolve_device,
+    torch_generator,
+)
+from skflowmix._version import __version__
+from skflowmix.model.mixture import MixtureOfFlows
+from skflowmix.parameter_checks import check_weights
+from skflowmix.starts.preprocessing import SCORING_BOUND
+from skflowmix.validation import check_rows, rows_not_finite
+
+__all__ = ["FittedMixture"]
+
+# Rows drawn at a time.
+SAMPLE_CHUNK = 16384
+
+
+class FittedMixture(BaseEstimator):
+    """Methods of an estimator with a fitted `module_` and `_standardizer`."""
+
+    def _check_rows(self, X):
+        check_is_fitted(self)
+        return check_rows(self, X, dtype=[np.float64, np.float32], fitted=True)
+
+    @property
+    def _log_scale(self):
+        """Log-Jacobian of the standardisation, to subtract from log-densities."""
+        return self._standardizer.log_scale
+
+    def _model_on_device(self, dtype):
+        """Return the module, or a copy, where and in what dtype it shall compute."""
+        device = resolve_device(self.device, fitted=True)
+        if dtype == torch.float64 and device.type == "cpu":
+            return self.module_, device
+        return copy.deepcopy(self.module_).to(device, dtype), device
+
+    def _evaluate(self, X, question, of_others=-np.inf):
+        """Ask the module about checked rows, standardised, in the dtype of X.
+
+        Rows that are not finite, which scikit-learn's `assume_finite` lets through, get
+        the answer `of_others`.
+        """
+        dtype = getattr(torch, X.dtype.name)
+        model, device = self._model_on_device(dtype)
+        bound = SCORING_BOUND[X.dtype]
+        answers = evaluate_in_chunks(
+            lambda x: question(model, x),
+            lambda rows: self._standardizer.transform(rows, bound),
+            X,
+            floats_per_row=model.floats_per_row,
+            dtype=dtype,
+            device=device,
+        )
+        answers[rows_not_finite(X)] = of_others
+        return answers
+
+    def _table(self, X, question, unused):
+        """One column per component; those not in use are not evaluated."""
+        X = self._check_rows(X)
+        n_used = self.module_.n_components
+        # Nothing is known of a row that is not finite: weights, where none is -inf.
+        of_others = self.weights_[:n_used] if unused == 0 else unused
+        table = self._evaluate(X, question, of_others)
+        n_unused = len(self.weights_) - n_used
+        if not n_unused:
+            return table
+        return np.pad(table, ((0, 0), (0, n_unused)), constant_values=unused)
+
+    def component_log_prob(self, X):
+        """Log-density of every component at every row.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        log_prob : ndarray of shape (n_samples, n_components)
+            log p(x|z=k), in nats, for densities in data units; dtype of X. -inf for
+            components that are not in use.
+        """
+        table = self._table(X, MixtureOfFlows.component_log_prob, -np.inf)
+        return table - self._log_scale
+
+    def score_samples(self, X):
+        """Log-likelihood of every row.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        log_prob : ndarray of shape (n_samples,)
+            log p(x), in nats, for densities in data units; dtype of X. Low values
+            are anomalies.
+        """
+        X = self._check_rows(X)
+        return self._evaluate(X, MixtureOfFlows.log_prob) - self._log_scale
+
+    def score(self, X, y=None, sample_weight=None):
+        """Mean log-likelihood of the rows.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+        y : Ignored
+            Present for API consistency.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the rows in the mean.
+
+        Returns
+        -------
+        log_likelihood : float
+            In nats per row.
+        """
+        log_prob = self.score_samples(X)
+        sample_weight = check_weights(sample_weight, log_prob, n_positive=1)
+        kept = sample_weight > 0  # zero times -inf would be NaN
+        return float(np.average(log_prob[kept], weights=sample_weight[kept]))
+
+    def elbo(self, X):
+        """Evidence lower bound of every row.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        elbo : ndarray of shape (n_samples,)
+            In nats, for densities in data units; never above `score_samples`.
+        """
+        X = self._check_rows(X)
+        return self._evaluate(X, MixtureOfFlows.elbo) - self._log_scale
+
+    def predict_proba(self, X):
+        """Exact responsibilities p(z=k|x).
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        responsibilities : ndarray of shape (n_samples, n_components)
+            Rows sum to one; dtype of X.
+        """
+        return self._table(X, MixtureOfFlows.responsibilities, 0.0)
+
+    def posterior_proba(self, X):
+        """Amortised posterior q(z=k|x): one small network, no flow.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        q : ndarray of shape (n_samples, n_components)
+            Rows sum to one; dtype of X.
+        """
+        return self._table(X, MixtureOfFlows.posterior_proba, 0.0)
+
+    def predict(self, X):
+        """Most probable component of every row.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        labels : ndarray of shape (n_samples,)
+            Integers below `n_components`.
+        """
+        X = self._check_rows(X)
+        return self._evaluate(X, MixtureOfFlows.predict, int(self.weights_.argmax()))
+
+    def sample(self, n_samples=1, *, component=None, random_state=None):
+        """Draw rows from the fitted density.
+
+        Parameters
+        ----------
+        n_samples : int, default=1
+            Number of rows.
+        component : int, default=None
+            Draw from this component only.
+        random_state : int, RandomState instance or None, default=None
+            None goes on with the estimator's own stream, so that two calls differ;
+            an int gives the same rows every time.
+
+        Returns
+        -------
+        X : ndarray of shape (n_samples, n_features)
+            Rows, those of one component after those of another.
+        labels : ndarray of shape (n_samples,)
+            Their components.
+
+        Raises
+        ------
+        ValueError
+            If `n_samples` is not positive or no such component is in use.
+        """
+        check_is_fitted(self)
+        if type(n_samples) is bool or not (
+            isinstance(n_samples, (int, np.integer)) and n_samples >= 1
+        ):
+            raise ValueError(
+                f"n_samples must be a positive integer, got {n_samples!r}."
+            )
+        n_components = self.module_.n_components
+        if random_state is None:
+            random_state = self._sample_seeds.next()
+        random_state = check_random_state(random_state)
+        if component is None:
+            weights = self.weights_ / self.weights_.sum()
+            counts = random_state.multinomial(n_samples, weights[:n_components])
+            labels = np.repeat(np.arange(n_components), counts)
+        elif isinstance(component, (int, np.integer)) and 0 <= component < n_components:
+            labels = np.full(n_samples, int(component))
+        else:
+            raise ValueError(
+                f"component must be an integer from 0 to {n_components - 1}, the "
+                f"components in use, or None, got {component!r}."
+            )
+        generator = torch_generator(random_state)
+        model, device = self._model_on_device(torch.float64)
+        rows = np.empty((n_samples, self.n_features_in_))
+        n_chunks = -(-n_samples // SAMPLE_CHUNK)
+        with own_arithmetic(), torch.no_grad():
+            # Strided, so that every chunk has its share of all components.
+            for part in (slice(i, None, n_chunks) for i in range(n_chunks)):
+                component = torch.from_numpy(labels[part]).to(device)
+                rows[part] = model.sample(component, generator).cpu().numpy()
+        return self._standardizer.inverse_transform(rows), labels
+
+    def _n_parameters(self):
+        """Free parameters of the density; q(z|x) does not count."""
+        n_components, n_features = self.module_.n_components, self.n_features_in_
+        of_flows = sum(flows.n_parameters for flows in self.module_.flows())
+        of_gaussians = n_components * (n_features + n_features * (n_features + 1) // 2)
+        return of_flows + of_gaussians + n_components - 1
+
+    def bic(self, X):
+        """Bayesian information criterion; the lower, the better.
+
+        Networks are regularised by early stopping, so that their parameters count
+        for less than this formula says: prefer held-out `score` to choose a model.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        bic : float
+            In nats, doubled.
+        """
+        log_prob = self.score_samples(X)
+        return float(-2 * log_prob.sum() + self._n_parameters() * np.log(len(log_prob)))
+
+    def aic(self, X):
+        """Akaike information criterion; the lower, the better.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        aic : float
+            In nats, doubled. See `bic` for its limits.
+        """
+        return float(-2 * self.score_samples(X).sum() + 2 * self._n_parameters())
+
+    def __sklearn_is_fitted__(self):
+        return hasattr(self, "module_")
+
+    def __getstate__(self):
+        return {**super().__getstate__(), "_skflowmix_version": __version__}
+
+    def __setstate__(self, state):
+        version = state.pop("_skflowmix_version", None)
+        if version not in (None, __version__):
+            warnings.warn(
+                InconsistentVersionWarning(
+                    estimator_name=type(self).__name__,
+                    current_sklearn_version=__version__,
+                    original_sklearn_version=version,
+                ),
+                stacklevel=2,
+            )
+        super().__setstate__(state)

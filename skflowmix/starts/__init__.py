@@ -1,0 +1,1 @@
+"""Before training: rows as NumPy tables, first partitions and Gaussians."""

@@ -1,0 +1,94 @@
+"""Rows far from the bulk: those that form groups of their own, and stray ones."""
+
+import numpy as np
+from scipy.cluster.hierarchy import linkage
+from scipy.spatial.distance import cdist, pdist
+
+from skflowmix.starts.knn import draw_rows, nearest
+from skflowmix.starts.robust import MIN_ROWS, MIN_SHARE
+
+__all__ = ["far_groups"]
+
+# It is so many times as far from all others as its rows from each other: a tail is not.
+MIN_SEPARATION = 3.0
+
+# So many far rows, and so many of the others, are looked at.
+MAX_ROWS = 1500
+
+
+def far_groups(x, sample_weight, counts, far, random_state):
+    """Find groups among far rows, by single linkage.
+
+    Parameters
+    ----------
+    x : ndarray of shape (n, D)
+        Standardised rows.
+    sample_weight : ndarray of shape (n,)
+        Positive weights.
+    counts : ndarray of shape (n,)
+        How many rows each stands for.
+    far : ndarray of shape (n,), bool
+        Rows that are far from the bulk.
+    random_state : RandomState
+        Draws the rows that are looked at where there are many.
+
+    Returns
+    -------
+    groups : ndarray of shape (n,), int
+        Number of the group of every far row; -1 for stray rows and for the bulk.
+    """
+    groups = np.full(len(x), -1)
+    rows, bulk = np.flatnonzero(far), np.flatnonzero(~far)
+    if not len(rows):
+        return groups
+    seen = rows[draw_rows(sample_weight[rows], MAX_ROWS, random_state)]
+    others = bulk[draw_rows(sample_weight[bulk], MAX_ROWS, random_state)]
+    to_bulk = np.full(len(seen), np.inf)
+    if len(others):
+        to_bulk = cdist(x[seen], x[others]).min(axis=1)
+    labels = np.zeros(1, dtype=int)
+    if len(seen) > 1:
+        labels = _separated(linkage(pdist(x[seen]), "single"), to_bulk)
+    size = counts[rows].sum() * np.bincount(labels) / len(seen)
+    if len(seen) == len(rows):
+        size = np.bincount(labels, counts[rows])
+    is_large = size >= max(MIN_ROWS, MIN_SHARE * counts.sum())
+    number = np.where(is_large, np.cumsum(is_large) - 1, -1)
+    groups[seen] = number[labels]
+    rest = np.setdiff1d(rows, seen)
+    if len(rest):
+        groups[rest] = groups[seen[nearest(x[seen], x[rest], 1)[:, 0]]]
+    return groups
+
+
+def _separated(tree, to_bulk):
+    """Labels of the largest clusters of a linkage that are far from all other rows."""
+    n = len(to_bulk)
+    height = np.concatenate((np.zeros(n), tree[:, 2]))
+    nearest_bulk = np.concatenate((to_bulk, np.empty(n - 1)))
+    for i, (a, b) in enumerate(tree[:, :2].astype(int)):
+        nearest_bulk[n + i] = min(nearest_bulk[a], nearest_bulk[b])
+    labels = np.empty(n, dtype=int)
+    n_found = 0
+    open_nodes = [(2 * n - 2, np.inf)]
+    while open_nodes:
+        node, to_others = open_nodes.pop()
+        apart = min(to_others, nearest_bulk[node])
+        if node < n or apart >= MIN_SEPARATION * height[node]:
+            labels[_leaves(tree, node, n)] = n_found
+            n_found += 1
+        else:
+            a, b = tree[node - n, :2].astype(int)
+            open_nodes += [(a, height[node]), (b, height[node])]
+    return labels
+
+
+def _leaves(tree, node, n):
+    leaves, stack = [], [node]
+    while stack:
+        node = stack.pop()
+        if node < n:
+            leaves.append(node)
+        else:
+            stack += tree[node - n, :2].astype(int).tolist()
+    return leaves

@@ -1,0 +1,568 @@
+"""First responsibilities: what the mixture's components look like before training.
+
+Every method partitions the rows with an ordinary clusterer. ``"auto"`` runs several
+that fail on different data, and ranks the partitions they give.
+"""
+
+import warnings
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+from scipy.cluster.hierarchy import cut_tree, linkage
+from scipy.spatial.distance import squareform
+from scipy.special import logsumexp, softmax
+from sklearn.base import clone
+from sklearn.cluster import KMeans, kmeans_plusplus
+from sklearn.metrics import adjusted_rand_score
+from sklearn.mixture import GaussianMixture
+from sklearn.utils.validation import has_fit_parameter
+
+from skflowmix.starts.gaussians import Gaussians, Shrinkage
+from skflowmix.starts.genie import linkage_labels
+from skflowmix.starts.knn import (
+    MAX_GRAPH_ROWS,
+    Landmarks,
+    draw_rows,
+    nearest,
+    nearest_others,
+    one_hot,
+)
+from skflowmix.starts.preprocessing import plane_of, repeat_widths, row_counts
+from skflowmix.starts.scores import (
+    REG_COVAR,
+    believed_or_cut,
+    choose_shrinkage,
+    held_out_likelihood,
+    kernel_score,
+)
+from skflowmix.starts.separation import SeparationTree
+from skflowmix.starts.spectral import spectral_labels
+
+INIT_METHODS = ("auto", "kmeans", "k-means++", "gmm", "spectral", "linkage", "random")
+
+MAX_MODEL_ROWS = 20_000
+SAME_PARTITION_ARI = 0.98
+# Columns whose spreads in data units differ by less than this factor, save the quarter
+# of them that varies least, are taken to be measured in one unit.
+COMMENSURATE_RATIO = 8.0
+# Groups that start merging: so many if there are enough rows, of so many on average.
+MIN_GROUPS = 40
+GROUP_ROWS = 8
+# Iterations of Gaussians, and those by which some that began with few rows go on with
+# more.
+MAX_ITER = 100
+MAX_MORE_ITER = 20
+# Noise on values that repeat, in widths of `repeat_widths`, in standard deviations of a
+# column: smaller widths get none, as values so near to each other make no cluster.
+REPEAT_NOISE = 0.8
+SMALLEST_REPEAT_WIDTH, LARGEST_REPEAT_WIDTH = 0.15, 1.0
+# A partition whose gaps are so many times as long as those within its clusters is
+# clearly separated, if it cuts off at most this share of neighbours.
+CLEAR_SEPARATION = 2.0
+MAX_CUT = 0.05
+# Of so large a share of the weight, rows that repeat could be a cluster, however near.
+HEAVY_ROW = 0.02
+
+
+@dataclass(frozen=True, eq=False)
+class Proposal:
+    """A first partition of the rows.
+
+    Attributes
+    ----------
+    name : str
+        The method that made it.
+    responsibilities : ndarray of shape (n, K)
+        Non-negative, rows sum to one.
+    score : float
+        What `believed_or_cut` says of it, larger is better; NaN where there was
+        nothing to compare it with.
+    """
+
+    name: str
+    responsibilities: np.ndarray
+    score: float = np.nan
+
+
+def propose_partitions(
+    x, sample_weight, n_components, init, random_state, n_init=1, column_scales=None
+) -> list[Proposal]:
+    """Partition the rows into `n_components` groups, in one or several ways.
+
+    Parameters
+    ----------
+    x : ndarray of shape (n, D)
+        Standardised rows, float64, identical rows merged, in a random order.
+    sample_weight : ndarray of shape (n,)
+        Positive, mean one.
+    n_components : int
+        K.
+    init : {"auto", "kmeans", "k-means++", "gmm", "spectral", "linkage", "random"} \
+            or scikit-learn clusterer
+        How. A clusterer is cloned, never changed. ``"auto"`` spreads values that
+        repeat in a column by noise as wide as they are apart, then ranks spectral
+        clustering, tree linkage, and Gaussian mixtures started from these, from
+        k-means and from merged groups, by `believed_or_cut`.
+    random_state : RandomState
+        The only source of randomness.
+    n_init : int, default=1
+        How many proposals to make at most: those of a random method have different
+        seeds, those of ``"auto"`` are its best; ``"linkage"`` and clusterers make one.
+    column_scales : ndarray of shape (D,), optional
+        What each column of `x` was divided by. Distances are then taken in data units
+        where all columns look as if they shared one unit; otherwise, and by default,
+        every column is scaled to unit variance.
+
+    Returns
+    -------
+    list of Proposal
+        Never empty; from ``"auto"`` different partitions, the best one first.
+
+    Raises
+    ------
+    ValueError
+        If a clusterer finds more than `n_components` clusters, or the name is unknown.
+    """
+    n = len(x)
+    name = init if isinstance(init, str) else type(init).__name__
+    if isinstance(init, str) and init not in INIT_METHODS:
+        raise ValueError(f"init_params must be one of {INIT_METHODS}, got {init!r}.")
+    if n_components == 1:
+        return [Proposal(name, np.ones((n, 1)))]
+    if n <= n_components:
+        return [Proposal(name, np.eye(n, n_components))]
+    if name == "auto":
+        x, sample_weight, origin = _spread_repeats(x, sample_weight, random_state)
+    x = rescale_columns(x, sample_weight, column_scales)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if name == "auto":
+            x = _drop_flat_directions(x, sample_weight)
+            proposals = _ranked_candidates(
+                x, sample_weight, n_components, random_state, n_init
+            )
+            return [_of_origins(proposal, origin) for proposal in proposals]
+        if not isinstance(init, str):
+            responsibilities = _from_clusterer(
+                x, sample_weight, n_components, init, random_state
+            )
+            return [Proposal(name, responsibilities)]
+        return [
+            Proposal(name, _METHODS[name](x, sample_weight, n_components, random_state))
+            for _ in range(1 if name == "linkage" else n_init)
+        ]
+
+
+def nearest_mean_responsibilities(x, means):
+    """Assign each row to its nearest mean.
+
+    Parameters
+    ----------
+    x : ndarray of shape (n, D)
+    means : ndarray of shape (K, D)
+
+    Returns
+    -------
+    ndarray of shape (n, K)
+        One-hot rows.
+    """
+    return one_hot(nearest(means, x, 1)[:, 0], len(means))
+
+
+def rescale_columns(x, sample_weight, column_scales=None, left_out=None):
+    """Bring columns to a common scale: data units if plausible, else unit variance.
+
+    Rows that are `left_out`, of shape (n,), do not count.
+    """
+    # Variances, because quartiles jump with the shares of rows in a column's modes;
+    # clipped, so that a few far rows do not set the scale.
+    middle, weight = np.clip(x, -5.0, 5.0), sample_weight
+    if left_out is not None and not left_out.all():
+        middle, weight = middle[~left_out], weight[~left_out]
+    mean = np.average(middle, axis=0, weights=weight)
+    spread = np.sqrt(np.average((middle - mean) ** 2, axis=0, weights=weight))
+    varies = spread > 1e-9
+    scale = np.where(varies, spread, 1.0)
+    if column_scales is not None and varies.any():
+        # Over the largest one: extreme units and their squares overflow.
+        column_scales = column_scales / column_scales.max()
+        in_units = spread[varies] * column_scales[varies]
+        # Pixels at an image's edge hardly vary: a quarter of the columns may not.
+        low = np.quantile(in_units, 0.25, method="lower")
+        if in_units.max() / COMMENSURATE_RATIO <= low:
+            largest = in_units.max()
+            common = np.sqrt(np.mean((in_units / largest) ** 2))
+            scale[varies] = common * (largest / column_scales[varies])
+    return x / scale
+
+
+def _spread_repeats(x, sample_weight, random_state):
+    """Add noise to values that repeat: a cluster must not be one value of a column.
+
+    A row of nothing else, which stands for many, makes several. Returns rows, weights
+    and, for each, the number of the row that it came of.
+    """
+    origin = np.arange(len(x))
+    widths = repeat_widths(x, sample_weight, LARGEST_REPEAT_WIDTH)
+    if widths is None:
+        return x, sample_weight, origin
+    heavy = sample_weight > HEAVY_ROW * sample_weight.sum()
+    heavy &= row_counts(sample_weight) > 1
+    widths[(widths < SMALLEST_REPEAT_WIDTH) & ~heavy[:, None]] = 0.0
+    is_discrete = np.all((widths > 0) | (np.ptp(x, axis=0) == 0), axis=1)
+    unit = max(sample_weight.min(), sample_weight.sum() / MAX_GRAPH_ROWS)
+    copies = np.maximum(np.round(sample_weight / unit), 1).astype(int)
+    copies[~is_discrete] = 1
+    if copies.max() > 1:
+        origin = random_state.permutation(np.repeat(origin, copies))
+        sample_weight = (sample_weight / copies)[origin]
+        sample_weight /= sample_weight.mean()
+    x, widths = x[origin], widths[origin]
+    noise = REPEAT_NOISE * widths * random_state.standard_normal(x.shape)
+    plane = plane_of(x, sample_weight, widths)
+    if plane is not None:
+        noise = noise @ plane
+    return x + noise, sample_weight, origin
+
+
+def _of_origins(proposal, origin):
+    """Mean responsibilities of what came of each row."""
+    if len(origin) == origin.max() + 1:
+        return proposal
+    totals = np.zeros((origin.max() + 1, proposal.responsibilities.shape[1]))
+    np.add.at(totals, origin, proposal.responsibilities)
+    means = totals / np.bincount(origin)[:, None]
+    return replace(proposal, responsibilities=means)
+
+
+def _drop_flat_directions(x, sample_weight):
+    """Leave out directions in which rows do not differ: a density there means nothing.
+
+    Columns that are constant, copies or sums of others would decide how believable
+    Gaussians are. Rows do differ where nearest rows do: groups that are small beside
+    their distances are flat only in the large.
+    """
+    covariance = np.atleast_2d(np.cov(x.T, aweights=sample_weight, ddof=0))
+    variances, axes = np.linalg.eigh(covariance)
+    differ = variances > REG_COVAR
+    if differ.all() or not differ.any():
+        return x
+    steps = (x - x[nearest_others(x, 1)[:, 0]]) @ axes
+    lengths = np.sum(steps**2, axis=1)
+    lengths[lengths == 0] = 1.0
+    differ |= np.mean(steps**2 / lengths[:, None], axis=0) > REG_COVAR
+    return x @ axes[:, differ]
+
+
+def _is_constant(sample_weight):
+    return np.ptp(sample_weight) < 1e-9
+
+
+def _weighted_rows(x, sample_weight, size, random_state):
+    """Rows whose plain count stands for their weight, for unweighted learners."""
+    if _is_constant(sample_weight):
+        return x[draw_rows(sample_weight, size, random_state)]
+    probability = sample_weight / sample_weight.sum()
+    drawn = random_state.choice(len(x), min(2 * len(x), size), p=probability)
+    return x[np.sort(drawn)]
+
+
+def _kmeans(x, sample_weight, n_components, random_state):
+    rows = draw_rows(sample_weight, MAX_MODEL_ROWS, random_state)
+    weight = np.ones(len(rows)) if len(rows) < len(x) else sample_weight
+    model = KMeans(n_components, n_init=3, random_state=random_state)
+    model.fit(x[rows], sample_weight=weight)
+    return nearest_mean_responsibilities(x, model.cluster_centers_)
+
+
+def _kmeans_seeding(x, sample_weight, n_components, random_state):
+    rows = draw_rows(sample_weight, MAX_MODEL_ROWS, random_state)
+    weight = np.ones(len(rows)) if len(rows) < len(x) else sample_weight
+    centers, _ = kmeans_plusplus(
+        x[rows], n_components, sample_weight=weight, random_state=random_state
+    )
+    return nearest_mean_responsibilities(x, centers)
+
+
+def _gmm(x, sample_weight, n_components, random_state):
+    rows = _weighted_rows(x, sample_weight, MAX_MODEL_ROWS, random_state)
+    model = GaussianMixture(n_components, reg_covar=1e-6, random_state=random_state)
+    return model.fit(rows).predict_proba(x)
+
+
+def _random(x, sample_weight, n_components, random_state):
+    responsibilities = random_state.uniform(size=(len(x), n_components))
+    return responsibilities / responsibilities.sum(axis=1, keepdims=True)
+
+
+def _spectral(x, sample_weight, n_components, random_state):
+    landmarks = Landmarks(x, sample_weight, random_state)
+    tree = SeparationTree(landmarks, n_components)
+    labels = spectral_labels(landmarks, tree, n_components, random_state)
+    labels = _split_to(labels, landmarks.x, n_components, random_state)
+    return landmarks.spread(labels, n_components)
+
+
+def _linkage(x, sample_weight, n_components, random_state):
+    landmarks = Landmarks(x, sample_weight, random_state)
+    return landmarks.spread(
+        linkage_labels(landmarks.distances, n_components), n_components
+    )
+
+
+_METHODS = {
+    "kmeans": _kmeans,
+    "k-means++": _kmeans_seeding,
+    "gmm": _gmm,
+    "spectral": _spectral,
+    "linkage": _linkage,
+    "random": _random,
+}
+
+
+def _from_clusterer(x, sample_weight, n_components, clusterer, random_state):
+    model = clone(clusterer)
+    for key, value in model.get_params().items():
+        if value is None and key.split("__")[-1] == "random_state":
+            model.set_params(**{key: random_state.randint(2**31 - 1)})
+    rows, fit_params = x, {}
+    if not _is_constant(sample_weight):
+        if has_fit_parameter(model, "sample_weight"):
+            fit_params = {"sample_weight": sample_weight}
+        else:
+            rows = _weighted_rows(x, sample_weight, MAX_MODEL_ROWS, random_state)
+    labels = np.array(model.fit_predict(rows, **fit_params), dtype=np.intp)
+    if rows is not x:
+        labels = labels[nearest(rows, x, 1)[:, 0]]
+    noise = labels < 0
+    if noise.all():
+        labels[:] = 0
+    elif noise.any():
+        owner = nearest(x[~noise], x[noise], 1)[:, 0]
+        labels[noise] = labels[~noise][owner]
+    n_found = len(np.unique(labels))
+    if n_found > n_components:
+        raise ValueError(
+            f"The clusterer given as init_params found {n_found} clusters, more than "
+            f"n_components={n_components}."
+        )
+    return one_hot(_split_to(labels, x, n_components, random_state), n_components)
+
+
+def _split_to(labels, x, n_components, random_state):
+    """Split the largest clusters in two until there are `n_components`."""
+    labels = np.unique(labels, return_inverse=True)[1]
+    for new in range(labels.max() + 1, n_components):
+        largest = np.flatnonzero(labels == np.bincount(labels).argmax())
+        halves = KMeans(2, n_init=1, random_state=random_state).fit_predict(x[largest])
+        if not halves.any():
+            halves[: len(halves) // 2] = 1
+        labels[largest[halves == 1]] = new
+    return labels
+
+
+class _Candidate(NamedTuple):
+    """A partition of the landmarks, and how Gaussians describe it."""
+
+    name: str
+    responsibilities: np.ndarray
+    shrinkage: Shrinkage
+    likelihood: float
+
+
+def _ranked_candidates(x, sample_weight, n_components, random_state, n_best):
+    landmarks = Landmarks(x, sample_weight, random_state)
+    tree = SeparationTree(landmarks, n_components)
+    labels = spectral_labels(landmarks, tree, n_components, random_state)
+    starts = {
+        "spectral": _split_to(labels, landmarks.x, n_components, random_state),
+        "linkage": linkage_labels(landmarks.distances, n_components),
+        "kmeans": _kmeans_labels(landmarks, n_components, random_state),
+    }
+    # A group needs more rows than columns to show its shape.
+    most = landmarks.n // max(GROUP_ROWS, x.shape[1] + 1)
+    n_groups = min(max(4 * n_components, MIN_GROUPS), most)
+    if n_groups > n_components:
+        starts["merging"] = _merging_labels(
+            landmarks, n_components, n_groups, random_state
+        )
+    labels = tree.labels(n_components)
+    if tree.separation(labels) > CLEAR_SEPARATION and labels.max() == n_components - 1:
+        starts["separation"] = labels
+    starts = {name: one_hot(labels, n_components) for name, labels in starts.items()}
+    candidates = []
+    for name, start in starts.items():
+        shrinkage, likelihood = choose_shrinkage(landmarks, start)
+        if name in ("spectral", "linkage", "separation"):
+            candidates.append(_Candidate(name, start, shrinkage, likelihood))
+        if name == "separation":
+            continue
+        data = landmarks.x, landmarks.weight
+        soft = _expectation_maximisation(*data, start, shrinkage)
+        likelihood = held_out_likelihood(landmarks, soft, shrinkage)
+        candidates.append(_Candidate(f"gmm from {name}", soft, shrinkage, likelihood))
+    gains = np.array([c.likelihood for c in candidates]) - kernel_score(landmarks)
+    scores = np.array(
+        [
+            believed_or_cut(landmarks, candidate.responsibilities, gain)
+            for candidate, gain in zip(candidates, gains, strict=True)
+        ]
+    )
+    # Several may cut no neighbours apart, or only outliers between clusters: those that
+    # are separated most come first.
+    separations = np.array(
+        [tree.separation(c.responsibilities.argmax(axis=1)) for c in candidates]
+    )
+    is_clear = (scores > -MAX_CUT) & (separations > CLEAR_SEPARATION)
+    scores[is_clear] = np.maximum(scores[is_clear], 0.0)
+    kept: list[np.ndarray] = []
+    proposals: list[Proposal] = []
+    for i in np.lexsort((-separations, -scores)):
+        name, found = candidates[i].name, candidates[i].responsibilities
+        labels = found.argmax(axis=1)
+        if any(adjusted_rand_score(labels, k) > SAME_PARTITION_ARI for k in kept):
+            continue
+        kept.append(labels)
+        if name in starts:
+            responsibilities = landmarks.spread(labels, n_components)
+        else:
+            shrinkage = candidates[i].shrinkage
+            responsibilities = _posterior(landmarks, found, shrinkage, random_state)
+        proposals.append(Proposal(name, responsibilities, float(scores[i])))
+        if len(proposals) == n_best:
+            break
+    return proposals
+
+
+def _kmeans_labels(landmarks, n_components, random_state):
+    """K-means, begun with Ward's clusters where these end nearer to their means."""
+    x, weight = landmarks.x, landmarks.weight
+    pairs = squareform(landmarks.distances, checks=False)
+    labels = cut_tree(linkage(pairs, "ward"), n_components)[:, 0]
+    means = one_hot(labels, n_components).T @ x
+    means /= np.bincount(labels)[:, None]
+    models = [
+        KMeans(n_components, init=init, n_init=n_init, random_state=random_state)
+        for init, n_init in (("k-means++", 3), (means, 1))
+    ]
+    for model in models:
+        model.fit(x, sample_weight=weight)
+    return min(models, key=lambda model: model.inertia_).labels_
+
+
+def _merging_labels(landmarks, n_components, n_groups, random_state):
+    """Merge k-means groups as long as one Gaussian describes two of them best.
+
+    Likelihoods do not depend on the columns' scales, as distances do, and find groups
+    of very different sizes.
+
+    References
+    ----------
+    C. Fraley, *Algorithms for model-based Gaussian hierarchical clustering*, SIAM
+    Journal on Scientific Computing 20, 1998, the criterion of unequal covariances.
+    """
+    x, weight = landmarks.x, landmarks.weight
+    model = KMeans(n_groups, n_init=1, random_state=random_state)
+    labels = model.fit_predict(x, sample_weight=weight)
+    labels = np.unique(labels, return_inverse=True)[1]
+    typical = _typical_variances(x, n_components)
+    hard = one_hot(labels, labels.max() + 1)
+    mass = weight @ hard
+    means = (hard * weight[:, None]).T @ x / mass[:, None]
+    centred = x - means[labels]
+    scatter = np.stack(
+        [
+            (weight[rows, None] * centred[rows]).T @ centred[rows]
+            for rows in (labels == k for k in range(len(mass)))
+        ]
+    )
+
+    def cost(mass, scatter):
+        covariances = _lean(scatter / mass[:, None, None], mass, typical)
+        log_det = np.linalg.slogdet(covariances)[1]
+        return mass * (0.5 * log_det - np.log(mass))
+
+    def merged(k):
+        """Mass, mean and scatter of group k with each of the others."""
+        total = mass + mass[k]
+        between = means - means[k]
+        spread = np.einsum("gi,gj->gij", between, between)
+        factor = (mass * mass[k] / total)[:, None, None]
+        mean = (means * mass[:, None] + means[k] * mass[k]) / total[:, None]
+        return total, mean, scatter + scatter[k] + factor * spread
+
+    def increase(k):
+        total, _, joint = merged(k)
+        return cost(total, joint) - own - own[k]
+
+    own = cost(mass, scatter)
+    increases = np.stack([increase(k) for k in range(len(mass))])
+    np.fill_diagonal(increases, np.inf)
+    n_left = len(mass)
+    while n_left > n_components:
+        i, j = np.unravel_index(increases.argmin(), increases.shape)
+        labels[labels == j] = i
+        total, mean, joint = merged(i)
+        mass[i], means[i], scatter[i] = total[j], mean[j], joint[j]
+        gone = np.isinf(increases).all(1)
+        gone[j] = True
+        own[i] = cost(mass[i : i + 1], scatter[i : i + 1])[0]
+        increases[i] = increase(i)
+        increases[i, i] = np.inf
+        increases[i, gone] = np.inf
+        increases[:, i] = increases[i]
+        increases[j], increases[:, j] = np.inf, np.inf
+        n_left -= 1
+    labels = np.unique(labels, return_inverse=True)[1]
+    return _split_to(labels, x, n_components, random_state)
+
+
+def _typical_variances(x, n_components):
+    """Variances of one of so many clusters of equal size that fill the rows' space."""
+    return np.var(x, axis=0) * n_components ** (-2 / x.shape[1])
+
+
+def _lean(covariances, mass, typical):
+    """Covariances of few rows lean towards a diagonal between theirs and typical."""
+    n_features = len(typical)
+    shrinkage = ((n_features + 1) / (mass + n_features + 1))[:, None]
+    diagonals = np.diagonal(covariances, axis1=1, axis2=2)
+    target = shrinkage * (0.5 * diagonals + 0.05 * typical) + 1e-4
+    leaning = (1.0 - shrinkage[:, :, None]) * covariances
+    leaning[:, *np.diag_indices(n_features)] += target
+    return leaning
+
+
+def _expectation_maximisation(
+    x, weight, responsibilities, shrinkage, max_iter=MAX_ITER
+):
+    """Fit a Gaussian mixture from a partition; returns responsibilities."""
+    previous = -np.inf
+    for _ in range(max_iter):
+        gaussians = Gaussians.shrunk(x, weight, responsibilities, shrinkage)
+        log_joint = gaussians.log_joint(x)
+        log_likelihood = np.average(logsumexp(log_joint, axis=1), weights=weight)
+        responsibilities = softmax(log_joint, axis=1)
+        if log_likelihood - previous < 1e-3:
+            break
+        previous = log_likelihood
+    return responsibilities
+
+
+def _posterior(landmarks, responsibilities, shrinkage, random_state):
+    """Responsibilities of all rows under Gaussians that began with the landmarks."""
+    x, weight = landmarks.all_rows, landmarks.all_weights
+    data = landmarks.x, landmarks.weight
+    gaussians = Gaussians.shrunk(*data, responsibilities, shrinkage)
+    if landmarks.n < len(x):
+        rows = draw_rows(weight, MAX_MODEL_ROWS, random_state)
+        weight = weight if len(rows) == len(x) else np.ones(len(rows))
+        shares = softmax(gaussians.log_joint(x[rows]), axis=1)
+        data = x[rows], weight
+        shares = _expectation_maximisation(*data, shares, shrinkage, MAX_MORE_ITER)
+        gaussians = Gaussians.shrunk(*data, shares, shrinkage)
+    chunks = np.array_split(x, len(x) // 50_000 + 1)
+    return np.concatenate(
+        [softmax(gaussians.log_joint(chunk), axis=1) for chunk in chunks]
+    )

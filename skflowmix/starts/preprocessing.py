@@ -1,0 +1,442 @@
+"""Rows before they meet the model: merged, weighted, standardised, split."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from skflowmix.starts.robust import usual_interval, weighted_quantile
+
+__all__ = [
+    "Standardizer",
+    "count_directions",
+    "different_rows",
+    "merge_identical_rows",
+    "outside_spikes",
+    "plane_of",
+    "repeat_widths",
+    "row_counts",
+    "split_rows",
+]
+
+# Fewer held-out rows cannot tell what is better.
+MIN_HELD_OUT = 8
+
+# Weights are so many times their common unit, within so much of themselves: where they
+# had to be more, they are real numbers and have none.
+MAX_COUNT = 2**23
+COUNT_TOLERANCE = 1e-9
+
+# Values of float32 collide by chance: nearer to each other they are no repeats, in
+# standard deviations.
+MIN_WIDTH = 1e-3
+
+# Rows do not differ in a direction with less variance, of columns of unit variance:
+# rounding to float32 has less.
+FLAT_DIRECTION = 1e-8
+
+# A column depends on others where its axis is out of the rows' plane by such a share.
+DEPENDENT = 1e-6
+
+# A column has a spike where so large a share of the rows lies within so many standard
+# deviations: a Gaussian has a 25th of them there at most.
+SPIKE_SHARE, SPIKE_WIDTH = 0.15, 0.05
+
+# Of a column's values over the size of most of them.
+LARGEST_VALUE = 1e100
+
+# Training sees rows no further out, in standard deviations, so that float32 holds the
+# squares of what flows make of them.
+TRAINING_BOUND = 1e8
+
+# Scores stay finite in either precision for any finite row: beyond this many standard
+# deviations they no longer change.
+SCORING_BOUND = {np.dtype(np.float32): 1e13, np.dtype(np.float64): 1e120}
+
+
+def merge_identical_rows(X, sample_weight):
+    """Merge identical rows into one row with the sum of their weights.
+
+    The result depends neither on the order of the rows nor on whether a row is
+    repeated or weighted.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_samples, n_features)
+        Finite data.
+    sample_weight : ndarray of shape (n_samples,)
+        Positive weights.
+
+    Returns
+    -------
+    rows : ndarray of shape (n_distinct, n_features)
+        The distinct rows as float64, in a fixed pseudo-random order.
+    weights : ndarray of shape (n_distinct,)
+        Their weights, rounded to 40 bits and scaled to mean one.
+    inverse : ndarray of shape (n_samples,)
+        Index into `rows` of every row of X.
+    """
+    rows = np.array(X, dtype=np.float64, order="C")
+    rows += 0.0  # -0.0 equals 0.0, but not bit by bit
+    bits = rows.view(np.uint64)
+    random_state = np.random.RandomState(0)
+    factors = random_state.randint(2**62, size=(rows.shape[1],)).astype(np.uint64)
+    hashes = np.zeros(len(rows), dtype=np.uint64)
+    for column, factor in zip(bits.T, factors, strict=True):
+        mixed = (column ^ (column >> np.uint64(29))) * (factor | np.uint64(1))
+        hashes = (hashes ^ (hashes >> np.uint64(31))) * np.uint64(0x9E3779B97F4A7C15)
+        hashes += mixed ^ (mixed >> np.uint64(32))
+    # The order of the hashes is the order of the rows: of integers, too, a random one.
+    for shift in (33, 29):
+        hashes = (hashes ^ (hashes >> np.uint64(shift))) * np.uint64(0xFF51AFD7ED558CCD)
+    _, first, inverse = np.unique(hashes, return_index=True, return_inverse=True)
+    if not np.array_equal(rows[first[inverse]], rows):  # two rows share a hash
+        _, first, inverse = np.unique(
+            rows, axis=0, return_index=True, return_inverse=True
+        )
+    totals = np.bincount(inverse.ravel(), weights=sample_weight)
+    # Rounded, weights times a common factor are the same ones, and break no ties.
+    mantissas, exponents = np.frexp(totals / totals.max())
+    weights = np.ldexp(np.rint(np.ldexp(mantissas, 40)), exponents - 40)
+    return rows[first], weights / weights.mean(), inverse.ravel()
+
+
+def different_rows(X, kept, inverse):
+    """Rows to evaluate once, and where each row of X is among them.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_samples, n_features)
+        Rows.
+    kept : ndarray of shape (n_samples,), bool
+        Those that were merged; the others are taken to differ.
+    inverse : ndarray of shape (n_kept,), int
+        Which of them are the same, from `merge_identical_rows`.
+
+    Returns
+    -------
+    rows : ndarray of shape (n_different, n_features)
+        X itself where all of its rows differ.
+    places : ndarray of shape (n_samples,), int, or slice
+        ``rows[places]`` is X.
+    """
+    n_distinct = inverse.max() + 1
+    if n_distinct == len(X):
+        return X, slice(None)
+    places = np.empty(len(X), dtype=np.intp)
+    places[kept] = inverse
+    places[~kept] = n_distinct + np.arange(np.count_nonzero(~kept))
+    return X[np.unique(places, return_index=True)[1]], places
+
+
+def row_counts(weights):
+    """How many rows each distinct one stands for.
+
+    The unit is the greatest common divisor of the weights, so that neither a common
+    factor counts nor a table that is given twice. Real numbers have no such divisor:
+    then every row stands for itself.
+
+    Parameters
+    ----------
+    weights : ndarray of shape (n_distinct,)
+        Positive weights, of `merge_identical_rows`.
+
+    Returns
+    -------
+    counts : ndarray of shape (n_distinct,)
+        Whole numbers, at least one, as floats.
+    """
+    distinct = np.unique(weights)
+    unit = distinct[0]
+    while distinct[-1] <= MAX_COUNT * unit:
+        multiples = distinct / unit
+        errors = np.abs(multiples - np.rint(multiples)) / multiples
+        worst = errors.argmax()
+        if errors[worst] <= COUNT_TOLERANCE:
+            return np.rint(weights / unit)
+        unit /= _denominator(multiples[worst])
+    return np.ones(len(weights))
+
+
+def _denominator(ratio):
+    """Of the first convergent of the continued fraction that is near enough."""
+    before, denominator, rest = 0, 1, ratio
+    while (
+        abs(ratio * denominator - round(ratio * denominator))
+        > COUNT_TOLERANCE * ratio * denominator
+    ):
+        rest = 1 / (rest - math.floor(rest))
+        before, denominator = denominator, math.floor(rest) * denominator + before
+    return denominator
+
+
+def repeat_widths(x, weights, largest):
+    """How far the values that repeat in a column stand for values around them.
+
+    A density of such values would be a spike. As far as half the distance within which
+    other values on one side hold half as much weight, a value can be taken for a
+    rounded one, but no further than `largest`.
+
+    Parameters
+    ----------
+    x : ndarray of shape (n_samples, n_features)
+        Standardised rows.
+    weights : ndarray of shape (n_samples,)
+        Positive weights.
+    largest : float
+        The largest width, in standard deviations.
+
+    Returns
+    -------
+    widths : ndarray of shape (n_samples, n_features) or None
+        Standard deviations; zero for values that do not repeat, where others are next
+        to them, and in columns of one value. None where all are zero.
+    """
+    widths = np.zeros(x.shape)
+    # A row of twice the least weight stands for two.
+    repeated = (weights >= 2 * weights.min() * (1 - 1e-9)).astype(float)
+    for j, column in enumerate(x.T):
+        values, index, counts = np.unique(
+            column, return_inverse=True, return_counts=True
+        )
+        repeats = (counts > 1) | (np.bincount(index, repeated) > 0)
+        if len(values) == 1 or not repeats.any():
+            continue
+        below = np.concatenate(([0.0], np.cumsum(np.bincount(index, weights))))
+        # Sums of weights are rounded: exactly half must count as half.
+        half = np.diff(below) / 2 - 1e-9 * below[-1]
+        last = len(values) - 1
+        # The first value on either side within which, itself included, so much lies;
+        # another one even where the others' weights are lost in rounding.
+        own = np.arange(last + 1)
+        up = np.maximum(np.searchsorted(below, below[1:] + half) - 1, own + 1)
+        down = np.searchsorted(below, below[:-1] - half, side="right") - 1
+        down = np.minimum(down, own - 1)
+        above = np.where(up <= last, values[np.minimum(up, last)] - values, np.inf)
+        under = np.where(down >= 0, values - values[np.maximum(down, 0)], np.inf)
+        width = np.minimum(np.minimum(above, under) / 2, largest)
+        widths[:, j] = np.where(repeats & (width > MIN_WIDTH), width, 0.0)[index]
+    return widths if widths.any() else None
+
+
+def outside_spikes(x, weights):
+    """Tell which values noise may move without smearing a spike of their column.
+
+    Parameters
+    ----------
+    x : ndarray of shape (n_samples, n_features)
+        Standardised rows.
+    weights : ndarray of shape (n_samples,)
+        Positive weights.
+
+    Returns
+    -------
+    movable : ndarray of shape (n_samples, n_features), bool
+        False for values in spikes. Rows would leave their plane if only some of the
+        values moved that depend on each other: where one of these may not, none may.
+    """
+    movable = np.empty(x.shape, dtype=bool)
+    for j, column in enumerate(x.T):
+        order = np.argsort(column)
+        below = np.concatenate(([0.0], np.cumsum(weights[order])))
+        low = np.searchsorted(column[order], column - SPIKE_WIDTH, side="left")
+        high = np.searchsorted(column[order], column + SPIKE_WIDTH, side="right")
+        movable[:, j] = below[high] - below[low] < SPIKE_SHARE * below[-1]
+    projector, _ = _projector_of(x, weights)
+    share = projector.diagonal()
+    dependent = (share > DEPENDENT) & (share < 1 - DEPENDENT)
+    movable[:, dependent] &= movable[:, dependent].all(axis=1, keepdims=True)
+    return movable
+
+
+def plane_of(x, weights, widths):
+    """Find the plane that rows lie in: noise that leaves it would make it thick.
+
+    Constant columns, copies, sums of others and a full set of indicators each make one.
+    Within a plane noise on a column moves those that depend on it as well.
+
+    Parameters
+    ----------
+    x : ndarray of shape (n_samples, n_features)
+        Rows.
+    weights : ndarray of shape (n_samples,)
+        Positive weights.
+    widths : ndarray of shape (n_samples, n_features)
+        Standard deviations of the noise that is to stay within the plane.
+
+    Returns
+    -------
+    plane : ndarray of shape (n_features, n_features) or None
+        Noise times this is noise within the plane, of as large a variance in all. None
+        where rows differ in every direction, or are too few to tell.
+    """
+    n_rows, n_columns = x.shape
+    projector, deviations = _projector_of(x, weights)
+    rank = round(projector.trace())
+    if n_rows <= n_columns or rank in (0, n_columns):
+        return None
+    asked = np.mean((widths / deviations) ** 2, axis=0)
+    kept = asked @ projector.diagonal()
+    projector *= np.sqrt(asked.sum() / kept) if kept > 0 else 1.0
+    return projector / deviations[:, None] * deviations
+
+
+def count_directions(x, weights):
+    """Count the directions in which rows differ.
+
+    Parameters
+    ----------
+    x : ndarray of shape (n_samples, n_features)
+        Rows.
+    weights : ndarray of shape (n_samples,)
+        Positive weights.
+
+    Returns
+    -------
+    n_directions : int
+        Without those that constant columns, copies and sums of others add. Where rows
+        are too few to tell, the number of columns that are not constant.
+    """
+    if len(x) <= x.shape[1]:
+        return int(np.count_nonzero(np.ptp(x, axis=0)))
+    return round(_projector_of(x, weights)[0].trace())
+
+
+def _projector_of(x, weights):
+    """Onto the directions in which rows differ, once columns have unit variance.
+
+    Also returns the standard deviations of the columns, one for constant columns.
+    """
+    mean = np.average(x, axis=0, weights=weights)
+    deviations = np.sqrt(np.average((x - mean) ** 2, axis=0, weights=weights))
+    deviations[deviations < 1e-9] = 1.0
+    scaled = (x - mean) / deviations
+    covariance = (scaled * weights[:, None]).T @ scaled / weights.sum()
+    spread, axes = np.linalg.eigh(covariance)
+    differ = axes[:, spread > FLAT_DIRECTION]
+    return differ @ differ.T, deviations
+
+
+@dataclass(frozen=True)
+class Standardizer:
+    """Robust location and scale of the columns, always applied in float64.
+
+    Parameters
+    ----------
+    location, scale : ndarray of shape (n_features,)
+        In data units.
+    limits : ndarray of shape (2, n_features)
+        Standardised values outside these are far, see `usual_interval`.
+    """
+
+    location: np.ndarray
+    scale: np.ndarray
+    limits: np.ndarray
+
+    @classmethod
+    def fit(cls, X, weights):
+        """Mean and standard deviation of the values that are not far.
+
+        The outermost of these are pulled in, see `usual_interval`. A constant column
+        has scale one.
+
+        Parameters
+        ----------
+        X : ndarray of shape (n_samples, n_features)
+            Finite float64 data.
+        weights : ndarray of shape (n_samples,)
+            Positive weights.
+
+        Returns
+        -------
+        standardizer : Standardizer
+            The fitted location and scale.
+        """
+        location = np.zeros(X.shape[1])
+        scale = np.ones(X.shape[1])
+        limits = np.full((2, X.shape[1]), [[-np.inf], [np.inf]])
+        for j, column in enumerate(X.T):
+            # A power of two: no rounding, and no overflow near the float limits.
+            (size,) = weighted_quantile(np.abs(column), weights, [0.75])
+            unit = 2.0 ** np.clip(np.frexp(size)[1] + 1, -1021, 1022)
+            with np.errstate(over="ignore"):
+                column = np.clip(column / unit, -LARGEST_VALUE, LARGEST_VALUE)
+            low, high, center, spread = usual_interval(column, weights)
+            location[j] = center * unit
+            if spread > 0:
+                scale[j] = max(spread * unit, np.finfo(float).tiny)
+                limits[:, j] = (low - center) / spread, (high - center) / spread
+        return cls(location, scale, limits)
+
+    def far(self, x):
+        """Tell which values of standardised rows are far, of shape (n, n_features)."""
+        return (x < self.limits[0]) | (x > self.limits[1])
+
+    @property
+    def log_scale(self):
+        """Sum of the logarithms of the scales, the log-Jacobian to subtract."""
+        return float(np.log(self.scale).sum())
+
+    def transform(self, X, bound):
+        """Columns in standard deviations from the location, within +-bound.
+
+        Parameters
+        ----------
+        X : ndarray of shape (n_samples, n_features)
+            Data of any float dtype.
+        bound : float
+            Where values are clipped.
+
+        Returns
+        -------
+        x : ndarray of shape (n_samples, n_features), float64
+            Standardised rows. NaN becomes zero: who lets it through has another answer
+            for its row.
+        """
+        # Halved, the difference of two finite numbers cannot overflow.
+        halved = np.multiply(X, 0.5, dtype=np.float64)
+        halved -= 0.5 * self.location
+        with np.errstate(over="ignore"):
+            halved /= self.scale
+            halved *= 2.0
+        halved[np.isnan(halved)] = 0.0
+        return np.clip(halved, -bound, bound, out=halved)
+
+    def inverse_transform(self, x):
+        """Rows in data units, the inverse of `transform` within its bound.
+
+        What no float can hold becomes the largest one.
+        """
+        with np.errstate(over="ignore"):
+            rows = x * self.scale + self.location
+            if not np.isfinite(rows).all():
+                largest = np.finfo(float).max / 2
+                halved = x * 0.5 * self.scale + 0.5 * self.location
+                rows = np.clip(halved, -largest, largest) * 2
+        return rows
+
+
+def split_rows(n_rows, validation_fraction, random_state):
+    """Random indices for training and validation.
+
+    With fewer than `MIN_HELD_OUT` rows to validate on, no row is held out.
+
+    Parameters
+    ----------
+    n_rows : int
+        Number of rows.
+    validation_fraction : float
+        Share held out.
+    random_state : RandomState
+        Source of the permutation.
+
+    Returns
+    -------
+    train, validation : ndarray of int
+        Disjoint indices; `validation` may be empty.
+    """
+    n_validation = int(validation_fraction * n_rows)
+    order = random_state.permutation(n_rows)
+    if n_validation < MIN_HELD_OUT:
+        return order, order[:0]
+    return order[n_validation:], order[:n_validation]

@@ -1,0 +1,142 @@
+"""First partitions where some rows lie far from the others."""
+
+import numpy as np
+
+from skflowmix.starts.cluster_count import contact
+from skflowmix.starts.far_groups import far_groups
+from skflowmix.starts.knn import Landmarks, nearest
+from skflowmix.starts.partitions import propose_partitions, rescale_columns
+from skflowmix.starts.preprocessing import row_counts
+from skflowmix.starts.robust import beyond_gaps, lone_heaps
+from skflowmix.starts.scores import (
+    GAUSSIAN_TOLERANCE,
+    choose_shrinkage,
+    kernel_score,
+)
+
+__all__ = ["propose_starts"]
+
+# At most so many groups of far rows have components of their own.
+MAX_GROUPS = 4
+
+# Clusters of the bulk touch less densely than this, halves of one more, see `contact`.
+LARGEST_CONTACT = 0.1
+
+# The bulk has at least this share of the distinct rows.
+MIN_BULK = 0.5
+
+# Nats per row by which Gaussians of more clusters have to be likelier.
+CLEARLY_LIKELIER = 0.05
+
+
+def propose_starts(
+    x,
+    sample_weight,
+    standardizer,
+    n_components,
+    init,
+    random_state,
+    n_init=1,
+):
+    """Propose first responsibilities, in which far rows do not decide.
+
+    The bulk, rows without a far value, is partitioned by itself. Groups of far rows
+    have components of their own, the heaviest first, unless the bulk falls into as many
+    clusters as there are components. All other far rows join the component of the
+    nearest row of the bulk, far values clipped to the range of the bulk.
+
+    Parameters
+    ----------
+    x, sample_weight, n_components, init, random_state, n_init
+        As for `propose_partitions`.
+    standardizer : Standardizer
+        What the rows were standardised by; it tells which values are far.
+
+    Returns
+    -------
+    starts : list of ndarray of shape (n, K)
+        Responsibilities, the best first.
+    """
+
+    def propose(index, n_parts):
+        proposals = propose_partitions(
+            x[index],
+            sample_weight[index],
+            n_parts,
+            init,
+            random_state,
+            n_init,
+            standardizer.scale,
+        )
+        return [proposal.responsibilities for proposal in proposals]
+
+    counts = row_counts(sample_weight)
+    far, groups = _unusual_rows(x, sample_weight, counts, standardizer, random_state)
+    bulk = np.flatnonzero(~far)
+    if not (far.any() and isinstance(init, str)) or len(bulk) < max(
+        n_components, MIN_BULK * len(x)
+    ):
+        return propose(np.arange(len(x)), n_components)
+    n_groups = min(groups.max() + 1, n_components - 1, MAX_GROUPS)
+    parts = propose(bulk, n_components - n_groups)
+    if n_groups:
+        rescaled = rescale_columns(x[bulk], sample_weight[bulk], standardizer.scale)
+        landmarks = Landmarks(rescaled, sample_weight[bulk], random_state)
+        for n_own in range(n_groups):
+            finer = propose(bulk, n_components - n_own)
+            if _is_supported(landmarks, finer[0], parts[0]):
+                parts, n_groups = finer, n_own
+                break
+    pulled_in = np.clip(x, x[bulk].min(axis=0), x[bulk].max(axis=0))
+    strays = np.flatnonzero(far & ((groups < 0) | (groups >= n_groups)))
+    owner = nearest(pulled_in[bulk], pulled_in[strays], 1)[:, 0] if len(strays) else []
+    own = np.flatnonzero((groups >= 0) & (groups < n_groups))
+    starts = []
+    for part in parts:
+        start = np.zeros((len(x), n_components))
+        n_parts = part.shape[1]
+        start[bulk, :n_parts] = part
+        start[strays, :n_parts] = part[owner]
+        start[own, n_parts + groups[own]] = 1.0
+        starts.append(start)
+    return starts
+
+
+def _unusual_rows(x, sample_weight, counts, standardizer, random_state):
+    """Rows with a value far from the others or in a heap, and groups among them.
+
+    Groups have numbers from 0, the heaviest first; other rows have -1.
+    """
+    far = standardizer.far(x).any(axis=1)
+    for column in x.T:
+        far |= beyond_gaps(column, counts)
+    groups = far_groups(x, sample_weight, counts, far, random_state)
+    unusual = far.copy()
+    for column in x.T:
+        heaps = np.where(unusual, -1, lone_heaps(column, counts))
+        in_heap = heaps >= 0
+        groups[in_heap] = groups.max() + 1 + heaps[in_heap]
+        unusual |= in_heap
+    numbers, index = np.unique(groups[groups >= 0], return_inverse=True)
+    sizes = np.bincount(index, counts[groups >= 0], minlength=len(numbers))
+    place = np.empty(len(numbers), dtype=int)
+    place[np.argsort(-sizes, kind="stable")] = np.arange(len(numbers))
+    groups[groups >= 0] = place[index]
+    return unusual, groups
+
+
+def _is_supported(landmarks, finer, coarser):
+    """Whether the bulk falls into the finer of two partitions.
+
+    Either Gaussians are believed and clearly likelier, or no two clusters touch more
+    densely than separate ones may, or than those of the coarser partition do.
+    """
+    finer, coarser = finer[landmarks.index], coarser[landmarks.index]
+    likelihood = choose_shrinkage(landmarks, finer)[1]
+    if likelihood + GAUSSIAN_TOLERANCE > kernel_score(landmarks):
+        return likelihood - choose_shrinkage(landmarks, coarser)[1] > CLEARLY_LIKELIER
+    touching = [
+        contact(landmarks, part.argmax(axis=1), part.shape[1], n_pairs=1).max()
+        for part in (finer, coarser)
+    ]
+    return touching[0] <= max(LARGEST_CONTACT, touching[1])

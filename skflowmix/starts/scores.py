@@ -1,0 +1,148 @@
+"""What speaks for a partition of the rows: Gaussians, or nearest neighbours."""
+
+import numpy as np
+
+from skflowmix.starts.gaussians import Shrinkage, bounded_means, cross_validated_scores
+from skflowmix.starts.knn import one_hot
+
+__all__ = [
+    "GAUSSIAN_TOLERANCE",
+    "REG_COVAR",
+    "believed_or_cut",
+    "choose_shrinkage",
+    "held_out_likelihood",
+    "kernel_score",
+]
+
+# Among these, strengths per column, cross-validation chooses a shrinkage.
+PARTITION_STRENGTHS = (0.02, 1.0, 10.0, 100.0)
+PARTITION_DIAGONALITIES = (0.0, 1.0)
+REG_COVAR = 1e-4
+# Nats per row by which Gaussians may lose to a kernel estimate and still be believed.
+GAUSSIAN_TOLERANCE = 0.02
+
+
+def choose_shrinkage(landmarks, responsibilities):
+    """Shrinkage under which rows are likeliest to Gaussians of the others.
+
+    Parameters
+    ----------
+    landmarks : Landmarks
+        The rows, in a random order.
+    responsibilities : ndarray of shape (n, K)
+        Their partition.
+
+    Returns
+    -------
+    shrinkage : Shrinkage
+        The best one.
+    likelihood : float
+        Mean log-density under it, cross-validated, in nats per row.
+    """
+    n_features = landmarks.x.shape[1]
+    grid = [
+        (strength * n_features, diagonality)
+        for strength in PARTITION_STRENGTHS
+        for diagonality in PARTITION_DIAGONALITIES
+    ]
+    scores = cross_validated_scores(
+        landmarks.x, landmarks.weight, responsibilities, grid, REG_COVAR
+    )
+    strength, diagonality = grid[scores.argmax()]
+    return Shrinkage(strength, diagonality, 0.0, REG_COVAR), scores.max()
+
+
+def held_out_likelihood(landmarks, responsibilities, shrinkage):
+    """Mean log-density of rows under Gaussians of the others.
+
+    Parameters
+    ----------
+    landmarks, responsibilities
+        As for `choose_shrinkage`.
+    shrinkage : Shrinkage
+        How much.
+
+    Returns
+    -------
+    likelihood : float
+        In nats per row.
+    """
+    grid = [(shrinkage.strength, shrinkage.diagonality)]
+    (likelihood,) = cross_validated_scores(
+        landmarks.x, landmarks.weight, responsibilities, grid, shrinkage.reg_covar
+    )
+    return likelihood
+
+
+def kernel_score(landmarks):
+    """Mean leave-one-out log-density of a kernel estimate with local bandwidths.
+
+    Parameters
+    ----------
+    landmarks : Landmarks
+        The rows.
+
+    Returns
+    -------
+    score : float
+        In nats per row, for the best of three widths, see `bounded_means`.
+    """
+    n_features = landmarks.x.shape[1]
+    weight = landmarks.weight
+    k = min(5, landmarks.neighbors.shape[1])
+    scale = np.maximum(landmarks.neighbor_distances[:, k - 1], 1e-9)
+    log_kernel_weight = np.log(weight) - n_features * np.log(scale)
+    log_others = np.log(np.sum(weight) - weight)
+    widths = (0.35, 0.7, 1.4)
+    log_density = np.empty((len(widths), landmarks.n))
+    # A few rows at a time stay in the processor's cache.
+    for rows in np.array_split(np.arange(landmarks.n), landmarks.n // 32 + 1):
+        squared = (landmarks.distances[rows] / scale) ** 2
+        for i, width in enumerate(widths):
+            exponent = squared * (-0.5 / width**2)
+            exponent += log_kernel_weight
+            largest = exponent.max(axis=1)
+            exponent -= largest[:, None]
+            # Arithmetic on subnormal numbers is slow: what cannot count is cut off.
+            kernels = np.exp(np.maximum(exponent, -50.0), dtype=np.float32)
+            log_density[i, rows] = largest + np.log(kernels.sum(axis=1))
+            log_density[i, rows] -= n_features * np.log(width)
+    log_density -= log_others + 0.5 * n_features * np.log(2 * np.pi)
+    return bounded_means(log_density, weight, n_features).max()
+
+
+def believed_or_cut(landmarks, responsibilities, gain):
+    """Say how believable a partition is, larger is better.
+
+    A positive score is the gain, in nats per row, of one Gaussian per cluster over a
+    kernel density estimate of all rows (plus a tolerance): both of rows besides those
+    that they were fitted to. If Gaussians describe the density that well, the clusters
+    are taken to be Gaussian, overlapping or not. Any other partition has a score in
+    [-1, 0]: minus the share of the five nearest neighbours that belong to another
+    cluster, in the worst cluster.
+
+    Parameters
+    ----------
+    landmarks : Landmarks
+        The rows.
+    responsibilities : ndarray of shape (n, K)
+        The partition.
+    gain : float
+        Of its Gaussians over the kernel estimate, in nats per row.
+
+    Returns
+    -------
+    score : float
+        Comparable between partitions of the same rows into the same K.
+    """
+    gain += GAUSSIAN_TOLERANCE
+    if gain > 0:
+        return gain
+    weight = landmarks.weight
+    labels = responsibilities.argmax(axis=1)
+    hard = one_hot(labels, responsibilities.shape[1])
+    elsewhere = np.mean(labels[landmarks.neighbors[:, :5]] != labels[:, None], axis=1)
+    mass = weight @ hard
+    # An empty cluster is no better than one whose neighbours are all elsewhere.
+    share = np.where(mass > 0, weight * elsewhere @ hard / np.maximum(mass, 1e-10), 1.0)
+    return -share.max()

@@ -1,0 +1,137 @@
+"""How far groups lie apart: a spanning tree in locally scaled distances."""
+
+import numpy as np
+
+from skflowmix.starts.genie import spanning_tree
+
+__all__ = ["SeparationTree"]
+
+# A row's scale is its distance to so many neighbours.
+SCALE_NEIGHBORS = 5
+# A group has at least this share of all rows, and of an average cluster's.
+LEAST_SHARE = 0.01
+LEAST_CLUSTER_SHARE = 0.1
+
+
+class SeparationTree:
+    """A minimum spanning tree whose long edges separate groups of any density.
+
+    The length of an edge is the mutual reachability distance of its rows over the
+    smaller one of their scales, so that gaps are measured in the distances within the
+    denser group. Only edges between groups that are large enough count: a few outliers
+    belong to the group that they are tied to.
+
+    Parameters
+    ----------
+    landmarks : Landmarks
+        The rows.
+    n_components : int
+        Number of clusters K, which decides what is large enough.
+
+    References
+    ----------
+    R. Campello, D. Moulavi, J. Sander, *Density-based clustering based on hierarchical
+    density estimates*, PAKDD 2013, for mutual reachability and the least size.
+    """
+
+    def __init__(self, landmarks, n_components):
+        n = landmarks.n
+        k = min(SCALE_NEIGHBORS, max(2, n // 10), landmarks.neighbors.shape[1])
+        scale = np.maximum(landmarks.neighbor_distances[:, k - 1], 1e-12)
+        lengths = np.maximum(landmarks.distances, scale)
+        np.maximum(lengths, scale[:, None], out=lengths)
+        lengths /= np.minimum(scale, scale[:, None])
+        self.edges, self.lengths = spanning_tree(lengths)
+        self.weight = landmarks.weight
+        share = min(LEAST_SHARE, LEAST_CLUSTER_SHARE / n_components)
+        self.least = max(k + 1, share * self.weight.sum())
+        self.splits, _ = self._splits(np.arange(n))
+        self.branches = self.labels(n)
+
+    def labels(self, n_clusters, parts=None):
+        """Cut the longest edges between groups that are large enough.
+
+        Parameters
+        ----------
+        n_clusters : int
+            The most clusters there may be.
+        parts : ndarray of shape (n,), optional
+            Labels of rows that are not to be cut apart, from 0.
+
+        Returns
+        -------
+        labels : ndarray of shape (n,)
+            From 0; fewer than `n_clusters` where no more groups are large enough.
+        """
+        if parts is None:
+            parts = np.arange(len(self.weight))
+        splits, edges = self._splits(parts)
+        cut = splits[max(len(splits) - n_clusters + 1, 0) :]
+        groups = _Groups(np.zeros(parts.max() + 1))
+        for a, b in np.delete(edges, cut, axis=0).tolist():
+            groups.join(a, b)
+        roots = [groups.find(part) for part in range(parts.max() + 1)]
+        return np.unique(roots, return_inverse=True)[1][parts]
+
+    def separation(self, labels):
+        """Say how clearly a partition cuts at gaps and nowhere else.
+
+        Parameters
+        ----------
+        labels : ndarray of shape (n,)
+            The partition.
+
+        Returns
+        -------
+        separation : float
+            The shortest edge between two clusters over the longest one that joins
+            groups within a cluster, larger is better.
+        """
+        shares = np.zeros((self.branches.max() + 1, labels.max() + 1))
+        np.add.at(shares, (self.branches, labels), self.weight)
+        # What most of a group is, as the tree may tie an outlier to another cluster.
+        owner = shares.argmax(axis=1)[self.branches]
+        is_cut = labels[self.edges[:, 0]] != labels[self.edges[:, 1]]
+        ends = owner[self.edges[self.splits]]
+        joined = self.lengths[self.splits][ends[:, 0] == ends[:, 1]]
+        return self.lengths[is_cut].min(initial=np.inf) / joined.max(initial=1.0)
+
+    def _splits(self, parts):
+        """Numbers of the edges that join large groups, shortest first, and all edges.
+
+        Edges are those between parts; numbers are among them.
+        """
+        groups = _Groups(np.bincount(parts, self.weight))
+        splits: list[int] = []
+        edges: list[tuple[int, int]] = []
+        for a, b in parts[self.edges].tolist():
+            smaller = groups.join(a, b)
+            if smaller is not None:
+                if smaller >= self.least:
+                    splits.append(len(edges))
+                edges.append((a, b))
+        return np.array(splits, dtype=int), np.array(edges, dtype=int).reshape(-1, 2)
+
+
+class _Groups:
+    """Groups that merge."""
+
+    def __init__(self, sizes):
+        self.sizes = list(sizes)
+        self.parent = list(range(len(sizes)))
+
+    def find(self, i):
+        while self.parent[i] != i:
+            self.parent[i] = self.parent[self.parent[i]]
+            i = self.parent[i]
+        return i
+
+    def join(self, i, j):
+        """Merge the groups of two members; returns the size of the smaller one."""
+        i, j = self.find(i), self.find(j)
+        if i == j:
+            return None
+        smaller = min(self.sizes[i], self.sizes[j])
+        self.parent[j] = i
+        self.sizes[i] += self.sizes[j]
+        return smaller

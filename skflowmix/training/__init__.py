@@ -1,0 +1,1 @@
+"""Training: batches, objectives, the optimizer, the loop."""

@@ -1,0 +1,617 @@
+"""What is trained: the M-step with responsibilities held fixed, and the ELBO."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Hashable, Sequence
+
+import torch
+from torch import Tensor
+
+from skflowmix.model.mixture import MixtureOfFlows, elbo_terms, log_softmax
+from skflowmix.model.nn import Recorded
+from skflowmix.model.pairs import SPARSE_SHARE, AllPairs, Support
+
+__all__ = [
+    "ElboObjective",
+    "MStepObjective",
+    "Noise",
+    "PosteriorObjective",
+    "Rows",
+    "Temperature",
+    "clearly_gains",
+    "robust_gain",
+]
+
+# Pairs (x, k) with a smaller responsibility or q(k|x) are left out.
+MIN_POSTERIOR = 1e-3
+
+# Added to the logarithm of q for pairs that are left out: a share of zero, without
+# infinities, whose products with it would be undefined.
+LEFT_OUT = -1e4
+
+# So often a step is dense, for components that q has given up to recover.
+DENSE_EVERY = 16
+
+# On a GPU the next epoch has room for this many times the largest number of rows that a
+# component was chosen for in a batch of this one, in so many steps from none to all. It
+# shrinks when it can to so much of itself: another room is another graph to record.
+SPARE_ROOM = 1.1
+ROOM_STEPS = 32
+SHRINKING_ROOM = 0.8
+
+# No held-out row counts for more than this gain or loss, in nats per column.
+GAIN_BOUND = 5.0
+
+# So many held-out rows have to gain twice the standard error, many rows once.
+FEW_ROWS_TO_JUDGE = 8
+
+# Rows on which the history's training figures are computed.
+SAMPLE_SIZE = 128
+
+
+class Rows:
+    """Standardised rows, their weights and first responsibilities.
+
+    Parameters
+    ----------
+    x : Tensor of shape (N, D)
+        The rows.
+    weights : Tensor of shape (N,)
+        Positive weights.
+    responsibilities : Tensor of shape (N, K)
+        Shares of the components.
+    allowed : Tensor of shape (N, K), bool, optional
+        False where a known class rules a component out.
+    mean_weight : Tensor of shape (), optional
+        Mean weight of all rows that these are a batch of.
+    n_counted : float, optional
+        How many rows they stand for; N by default.
+    repeat_widths : Tensor of shape (N, D), optional
+        Standard deviations of noise on values that repeat.
+    neighbors : Tensor of shape (N, k), optional
+        Numbers, among all rows, of those nearest to each.
+    movable : Tensor of shape (N, D), optional
+        1 for values that noise may move towards those, 0 for others.
+    thickness : Tensor of shape (N, D), optional
+        Standard deviations of noise in all directions, which stays: where components
+        have no variance of their own, flows would make what `reg_covar` adds thinner.
+    """
+
+    def __init__(
+        self,
+        x: Tensor,
+        weights: Tensor,
+        responsibilities: Tensor,
+        allowed: Tensor | None = None,
+        mean_weight: Tensor | None = None,
+        repeat_widths: Tensor | None = None,
+        neighbors: Tensor | None = None,
+        movable: Tensor | None = None,
+        thickness: Tensor | None = None,
+        n_counted: float | None = None,
+    ):
+        self.x, self.weights, self.responsibilities = x, weights, responsibilities
+        self.allowed, self.repeat_widths = allowed, repeat_widths
+        self.neighbors, self.movable, self.thickness = neighbors, movable, thickness
+        self.mean_weight = weights.mean() if mean_weight is None else mean_weight
+        self.n_counted = len(x) if n_counted is None else n_counted
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitem__(self, index) -> "Rows":
+        optional = (
+            None if values is None else values[index] for values in self._optional
+        )
+        return self._of(
+            self.x[index], self.weights[index], self.responsibilities[index], *optional
+        )
+
+    def take(self, index: Tensor) -> "Rows":
+        """Rows by number; like indexing, but faster."""
+        optional = (
+            None if values is None else values.index_select(0, index)
+            for values in self._optional
+        )
+        return self._of(
+            self.x.index_select(0, index),
+            self.weights.index_select(0, index),
+            self.responsibilities.index_select(0, index),
+            *optional,
+        )
+
+    @property
+    def _optional(self):
+        return (
+            self.allowed,
+            self.repeat_widths,
+            self.neighbors,
+            self.movable,
+            self.thickness,
+        )
+
+    def _of(self, x, weights, responsibilities, allowed, *others) -> "Rows":
+        return Rows(x, weights, responsibilities, allowed, self.mean_weight, *others)
+
+    def rule_out(self, values: Tensor, low: float = -math.inf) -> Tensor:
+        """Values (N, K), with `low` for components that are not allowed."""
+        if self.allowed is None:
+            return values
+        return values.masked_fill(~self.allowed, low)
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Weighted mean of one value per row."""
+        return torch.dot(values, self.weights) / self.weights.sum()
+
+    def batch_weights(self) -> Tensor:
+        """Weights whose sum is one on average over batches.
+
+        Divided by its own weights, a batch with a heavy row would count no more than
+        any other.
+        """
+        return self.weights / (len(self) * self.mean_weight)
+
+    def batch_mean(self, values: Tensor) -> Tensor:
+        """Mean of one value per row, over batches the weighted mean of all rows."""
+        return torch.dot(values, self.batch_weights())
+
+
+class Noise:
+    """Gaussian noise that keeps flows from following single rows and values.
+
+    It moves rows along the lines to their nearest rows, in proportion to these
+    distances: as far as the data leave room and in the directions in which they lie.
+    Values in a spike of their column stay. It shrinks with the step size. On values
+    that repeat there may be more noise, which is as wide as these ask and does not
+    shrink: otherwise their density is a spike whose height means nothing.
+
+    Parameters
+    ----------
+    scale : float
+        Standard deviation, in distances to the nearest rows, at the first step size.
+    generator : torch.Generator
+        Its source, on the model's device.
+    plane : Tensor of shape (D, D), optional
+        Keeps noise on values that repeat in the plane that rows lie in, see `plane_of`.
+
+    References
+    ----------
+    C. M. Bishop, Training with Noise is Equivalent to Tikhonov Regularization, Neural
+    Computation 7, 1995.
+
+    P. Vincent and Y. Bengio, Manifold Parzen Windows, NIPS 2002, for kernels as wide
+    as the rows near by ask.
+
+    B. Uria, I. Murray and H. Larochelle, RNADE: The Real-Valued Neural Autoregressive
+    Density-Estimator, NIPS 2013, for noise on discrete values.
+    """
+
+    def __init__(
+        self,
+        scale: float,
+        generator: torch.Generator,
+        plane: Tensor | None = None,
+    ):
+        self.scale, self.generator, self.plane = scale, generator, plane
+
+    def move(self, rows: Rows, all_rows: Rows, step_share: float) -> None:
+        """Add noise to rows out of `all_rows`, that has shrunk as the step size has."""
+        moved = rows.x
+        scale = self.scale * step_share
+        if rows.neighbors is not None and scale > 0:
+            nearest = all_rows.x.index_select(0, rows.neighbors.flatten())
+            ways = nearest.view(*rows.neighbors.shape, -1) - rows.x.unsqueeze(1)
+            shares = self._normal(rows.neighbors.shape, moved)
+            shares *= scale / math.sqrt(rows.neighbors.shape[1])
+            step = torch.bmm(shares.unsqueeze(1), ways).squeeze(1)
+            moved = moved + (step if rows.movable is None else step * rows.movable)
+            if rows.thickness is not None:
+                moved = moved + rows.thickness * self._normal(moved.shape, moved)
+        if rows.repeat_widths is not None:
+            shift = rows.repeat_widths * self._normal(moved.shape, moved)
+            moved = moved + (shift if self.plane is None else shift @ self.plane)
+        rows.x = moved
+
+    def _normal(self, shape, like: Tensor) -> Tensor:
+        return torch.randn(
+            shape, generator=self.generator, dtype=like.dtype, device=like.device
+        )
+
+
+def robust_gain(rows: Rows, log_prob: Tensor, reference: Tensor) -> Tensor:
+    """Mean gain in log-density over a reference, each row's gain bounded.
+
+    Parameters
+    ----------
+    rows : Rows
+        The N rows.
+    log_prob, reference : Tensor of shape (N,)
+        Log-densities to compare, in nats.
+
+    Returns
+    -------
+    gain : Tensor of shape ()
+        In nats per row.
+    """
+    return rows.mean(_bounded_gains(rows, log_prob, reference))
+
+
+def clearly_gains(rows: Rows, log_prob: Tensor, reference: Tensor) -> bool:
+    """Whether the `robust_gain` exceeds its standard error, by more if rows are few.
+
+    The more epochs they have judged, the easier they are won over by chance.
+    """
+    gains = _bounded_gains(rows, log_prob, reference)
+    mean = rows.mean(gains)
+    error = torch.linalg.vector_norm(rows.weights * (gains - mean)) / rows.weights.sum()
+    return bool(mean > error * (1 + FEW_ROWS_TO_JUDGE / rows.n_counted))
+
+
+def _bounded_gains(rows: Rows, log_prob: Tensor, reference: Tensor) -> Tensor:
+    bound = GAIN_BOUND * rows.x.shape[1]
+    return (log_prob - reference).clamp(-bound, bound)
+
+
+def _expected_loss(
+    logits: Tensor,
+    log_q: Tensor,
+    log_prob: Tensor,
+    pairs: Support | AllPairs,
+    log_prior: Tensor,
+    weights: Tensor,
+) -> Tensor:
+    r"""Sum over rows of :math:`w \sum_k q_k (\log q_k - \log p(x|k) - \log p(k))`.
+
+    One function for autograd, in place of a score of small ones.
+
+    Parameters
+    ----------
+    logits : Tensor of shape (N, K)
+        What the gradient with respect to q arrives at.
+    log_q : Tensor of shape (K, N)
+        log q(k|x) of these logits, without autograd.
+    log_prob : Tensor of shape (K, C)
+        log p(x|k) of `pairs`, which hold all pairs to which q gives anything in rows
+        of positive weight.
+    pairs : Support or AllPairs
+        The pairs.
+    log_prior : Tensor of shape (K, 1) or (K, N)
+        log p(k).
+    weights : Tensor of shape (N,)
+        Weights w.
+
+    Returns
+    -------
+    loss : Tensor of shape ()
+        In nats.
+    """
+
+    def record(_logits, log_prob, log_prior):
+        q = log_q.softmax(0)  # exp is slow where it underflows
+        shares = q * weights
+        loss = log_q - log_prior - pairs.scatter(log_prob, len(weights))
+
+        def backward(grad):
+            on_loss = shares * grad
+            on_logits = on_loss * (loss - (q * loss).sum(0))
+            on_log_p = on_loss.neg()
+            on_prior = on_log_p if log_prior.shape[1] > 1 else on_log_p.sum(1, True)
+            return on_logits.T, pairs.gather(on_log_p), on_prior
+
+        return (shares * loss).sum(), backward
+
+    return Recorded.apply(record, logits, log_prob, log_prior)[0]
+
+
+class _Objective(ABC):
+    """The rows, the pairs evaluated, and the figures that both objectives report.
+
+    On the CPU a support has room for all pairs chosen. On a GPU that number would have
+    to be waited for, so that `plans_ahead` is set: there is room for as many as the
+    epoch before asked for, with some to spare. The first one, with nothing to go by, is
+    dense. Pairs beyond are left out of the step.
+    """
+
+    def __init__(
+        self,
+        model: MixtureOfFlows,
+        train: Rows,
+        held_out: Rows,
+        noise: Noise | None = None,
+    ):
+        self.model, self.train, self.held_out = model, train, held_out
+        self.noise = noise
+        self.generators: Sequence[torch.Generator] = (
+            () if noise is None else (noise.generator,)
+        )
+        self.n_rows = len(train)
+        self.plans_ahead = train.x.is_cuda
+        # Shares of a batch: the room there is for a component, and the most asked for.
+        self._room, self._asked = 1.0, train.x.new_zeros(())
+        self._sample = train[:SAMPLE_SIZE]
+        with torch.no_grad():
+            self._reference = self._held_out_log_prob(
+                model.component_log_prob(held_out.x)
+            )
+
+    def _batch(self, rows: Tensor, step_share: float) -> Rows:
+        batch = self.train.take(rows)
+        if self.noise is not None:
+            self.noise.move(batch, self.train, step_share)
+        return batch
+
+    @abstractmethod
+    def _held_out_log_prob(self, log_prob: Tensor) -> Tensor:
+        """Return what is to grow on held-out rows, given log p(x|k)."""
+
+    def begin_step(self, starts_epoch: bool) -> Hashable:
+        """See `skflowmix.training.trainer.Objective`."""
+        if starts_epoch and self.plans_ahead and (asked := float(self._asked)):
+            room = math.ceil(SPARE_ROOM * asked * ROOM_STEPS) / ROOM_STEPS
+            if asked > self._room or room <= SHRINKING_ROOM * self._room:
+                self._room = room
+            self._asked.zero_()
+        return self._room
+
+    def _pairs(
+        self, chosen: Tensor, is_dense: bool = False
+    ) -> tuple[Support | AllPairs, Tensor]:
+        """Pairs to evaluate, and those of the `chosen` ones (N, K) among them."""
+        n_rows = len(chosen)
+        if not self.plans_ahead:
+            capacity = int(chosen.sum(0).max())
+        elif is_dense:
+            capacity = n_rows
+        else:
+            asked = chosen.sum(0).amax() / n_rows
+            torch.maximum(self._asked, asked, out=self._asked)
+            capacity = math.ceil(self._room * n_rows)
+        if capacity < SPARSE_SHARE * n_rows:
+            support = Support(chosen, capacity)
+            return support, support.kept
+        return AllPairs(self.model.n_components), chosen
+
+    def _log_prob_of(self, x: Tensor, pairs: Support | AllPairs) -> Tensor:
+        """Log p(x|k) of the pairs: (K, C) or (K, N)."""
+        if isinstance(pairs, Support):
+            return self.model.component_log_prob_on(x, pairs)
+        return self.model.component_log_prob(x).T
+
+    def _figures(self, log_prob: Tensor) -> dict[str, Tensor]:
+        """Figures of the sample, given log p(x|k)."""
+        model, rows = self.model, self._sample
+        log_q = model.log_posterior(rows.x)
+        terms = elbo_terms(log_prob, model.log_weights, log_q)
+        names = ("elbo_reconstruction", "elbo_prior", "elbo_entropy")
+        figures = {
+            name: rows.mean(term) for name, term in zip(names, terms, strict=True)
+        }
+        log_joint = log_prob + model.log_weights
+        expected_rows = model.log_weights.exp() * self.train.n_counted
+        return {
+            "train_log_likelihood": rows.mean(log_joint.logsumexp(1)),
+            "elbo": torch.stack([*figures.values()]).double().sum(),
+            **figures,
+            "temperature": model.temperature,
+            "n_components_in_use": (expected_rows >= 1).sum(),
+        }
+
+    @torch.no_grad()
+    def evaluate(self) -> dict[str, Tensor]:
+        """Log-likelihoods, ELBO and its terms, and the score, in nats per row."""
+        held_out, sample = self.held_out, self._sample
+        log_prob, of_sample = self.model.component_log_prob(
+            torch.cat((held_out.x, sample.x))
+        ).split((len(held_out), len(sample)))
+        mixture = (log_prob + self.model.log_weights).logsumexp(1)
+        gain = robust_gain(held_out, self._held_out_log_prob(log_prob), self._reference)
+        return {
+            "score": gain,
+            "validation_log_likelihood": held_out.mean(mixture),
+            **self._figures(of_sample),
+        }
+
+
+class MStepObjective(_Objective):
+    r"""Expected complete log-likelihood at fixed responsibilities r.
+
+    .. math:: \sum_k r_k(x) \bigl(\log p(x|k) + \log p(k) + \log q(k|x)\bigr)
+
+    Pairs (x, k) with less than `MIN_POSTERIOR` are left out, and r is renormalised on
+    the others: with hard labels a step costs the same for every K. The score is the
+    held-out gain of the first term. What a pair without room on a GPU loses is its
+    log p(x|k).
+
+    Parameters
+    ----------
+    model : MixtureOfFlows
+        What is trained.
+    train, held_out : Rows
+        Rows to train on and to judge by.
+    noise : Noise, optional
+        Added to the rows that are trained on.
+    """
+
+    def _held_out_log_prob(self, log_prob: Tensor) -> Tensor:
+        return (self.held_out.responsibilities * log_prob).sum(1)
+
+    def loss(self, rows: Tensor, step_share: float = 1.0) -> Tensor:
+        """Negative objective, in nats per row."""
+        batch = self._batch(rows, step_share)
+        r = batch.responsibilities
+        chosen = r >= r.amax(1, keepdim=True).clamp(max=MIN_POSTERIOR)
+        r = r * chosen
+        log_q = self.model.log_posterior(batch.x)
+        shares = r * (batch.batch_weights() / r.sum(1)).unsqueeze(1)
+        pairs, _ = self._pairs(chosen)
+        log_prob = self._log_prob_of(batch.x, pairs)
+        expected = (pairs.gather(shares.T) * log_prob).sum()
+        return -expected - (shares * (log_q + self.model.log_weights)).sum()
+
+
+class PosteriorObjective:
+    r"""Cross-entropy of q(z|x) to responsibilities held fixed.
+
+    .. math:: -\sum_k r_k(x) \log q(k|x)
+
+    Parameters
+    ----------
+    model : MixtureOfFlows
+        Whose posterior network is trained.
+    train, held_out : Rows
+        Rows to train on and to judge by.
+    """
+
+    def __init__(self, model: MixtureOfFlows, train: Rows, held_out: Rows):
+        self.model, self.train, self.held_out = model, train, held_out
+        self.n_rows = len(train)
+        self.generators: Sequence[torch.Generator] = ()
+
+    def begin_step(self, starts_epoch: bool) -> Hashable:
+        """See `skflowmix.training.trainer.Objective`; all steps are alike."""
+        return None
+
+    def _cross_entropy(self, rows: Rows) -> Tensor:
+        log_q = self.model.log_posterior(rows.x)
+        return -rows.batch_mean((rows.responsibilities * log_q).sum(1))
+
+    def loss(self, rows: Tensor, step_share: float = 1.0) -> Tensor:
+        """Cross-entropy, in nats per row."""
+        return self._cross_entropy(self.train.take(rows))
+
+    @torch.no_grad()
+    def evaluate(self) -> dict[str, Tensor]:
+        """Negative cross-entropy on held-out rows as the score, in nats per row."""
+        return {"score": -self._cross_entropy(self.held_out)}
+
+
+class Temperature:
+    """Exponentially decaying temperature of q.
+
+    Parameters
+    ----------
+    start : float
+        Temperature of the first step.
+    decay : float
+        Decay per step.
+    floor : float, default=0.1
+        Smallest temperature.
+    """
+
+    def __init__(self, start: float, decay: float, floor: float = 0.1):
+        self.start, self.decay, self.floor = start, decay, floor
+
+    def __call__(self, step: int) -> float:
+        """Temperature of a step."""
+        return max(self.start * math.exp(-self.decay * step), self.floor)
+
+
+class ElboObjective(_Objective):
+    r"""The evidence lower bound, sparse where q is decided.
+
+    With S(x) the components to which q(z|x) gives at least `MIN_POSTERIOR`, and q
+    renormalised on S(x),
+
+    .. math::
+
+        \log p(x) \ge \log \sum_{k \in S} p(x, k)
+        \ge \sum_{k \in S} \tilde q_k \bigl(\log p(x, k) - \log \tilde q_k\bigr)
+
+    the first because the terms left out are positive, the second by Jensen's
+    inequality: still a lower bound, and only the pairs in S need a flow. So it is
+    where a GPU lacks the room for some of them (the bound is then that of the rows with
+    any left). Every `DENSE_EVERY`-th step is dense.
+
+    Likelihood alone lets flexible components drift away from a right partition, so
+    the first responsibilities r can enter as labels with noise :math:`\epsilon`: row
+    x then adds :math:`\sum_k q_k \log((1 - \epsilon) K r_k(x) + \epsilon)`, and
+    changes its component only when the densities clearly say so.
+
+    Where a row's class is known, q is restricted to the components of that class,
+    which bounds :math:`\log p(x, y)`, and the row adds :math:`\log q(y|x)`, the
+    cross-entropy that teaches q the class.
+
+    Parameters
+    ----------
+    model : MixtureOfFlows
+        What is trained.
+    train, held_out : Rows
+        Rows to train on and to judge by.
+    temperature : Temperature
+        Schedule over the steps.
+    label_noise : float, default=1.0
+        Probability that a first responsibility is wrong; at 1 they do not matter and
+        this is the ELBO alone.
+    concentration : float, default=1.0
+        The weights have a Dirichlet prior of this concentration, and are those of
+        largest posterior probability: below 1 small components shrink.
+    noise : Noise, optional
+        Added to the rows that flows are trained on; the bound is that of these.
+
+    References
+    ----------
+    J. Luecke and J. Eggert, Expectation Truncation and the Benefits of Preselection
+    in Training Generative Models, JMLR 11, 2010.
+    """
+
+    def __init__(
+        self,
+        model: MixtureOfFlows,
+        train: Rows,
+        held_out: Rows,
+        temperature: Temperature,
+        label_noise: float = 1.0,
+        concentration: float = 1.0,
+        noise: Noise | None = None,
+    ):
+        super().__init__(model, train, held_out, noise)
+        self.concentration = concentration
+        self.temperature = temperature
+        self.label_noise = label_noise
+        self.n_steps = 0
+        self._is_dense = True
+
+    def _held_out_log_prob(self, log_prob: Tensor) -> Tensor:
+        return self.held_out.rule_out(log_prob + self.model.log_weights).logsumexp(1)
+
+    def begin_step(self, starts_epoch: bool) -> Hashable:
+        """See `skflowmix.training.trainer.Objective`; sets the temperature."""
+        self.model.temperature.fill_(self.temperature(self.n_steps))
+        self._is_dense = self.n_steps % DENSE_EVERY == 0
+        self.n_steps += 1
+        return self._is_dense, super().begin_step(starts_epoch)
+
+    def loss(self, rows: Tensor, step_share: float = 1.0) -> Tensor:
+        """Negative ELBO, in nats per row."""
+        model, batch = self.model, self._batch(rows, step_share)
+        logits = model.posterior_logits(batch.x)
+        log_q = log_softmax(logits.detach())
+        log_class = None
+        if batch.allowed is not None:
+            log_class = batch.rule_out(log_softmax(logits)).logsumexp(1)
+            log_q = batch.rule_out(log_q - log_class.detach().unsqueeze(1), LEFT_OUT)
+        # At least the likeliest, where all of many components are unlikely.
+        likeliest = log_q.amax(1, keepdim=True)
+        # Negated, so that NaN is chosen and reaches the loss, which training watches.
+        chosen = ~(log_q < likeliest.clamp(max=math.log(MIN_POSTERIOR)))
+        if self._is_dense:
+            chosen = ~(log_q <= LEFT_OUT)
+        pairs, kept = self._pairs(chosen, self._is_dense)
+        log_q = log_softmax(log_q.add((~kept).to(log_q), alpha=LEFT_OUT))
+        log_prob = self._log_prob_of(batch.x, pairs)
+        weights = batch.batch_weights()
+        if self.plans_ahead:
+            weights = weights * kept.any(1)
+        log_weights = model.log_weights
+        log_prior = log_weights.unsqueeze(1)
+        if self.label_noise < 1:
+            agreement = batch.responsibilities * model.n_components
+            odds = (1 - self.label_noise) * agreement + self.label_noise
+            log_prior = log_prior + odds.log_().T
+        loss = _expected_loss(logits, log_q.T, log_prob, pairs, log_prior, weights)
+        if log_class is not None:
+            loss = loss - batch.batch_mean(log_class)
+        if self.concentration != 1:
+            log_dirichlet = (self.concentration - 1) * log_weights.sum()
+            loss = loss - log_dirichlet / self.train.n_counted
+        return loss

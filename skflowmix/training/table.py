@@ -1,0 +1,102 @@
+"""The rows of one fit, and what training needs to know of them."""
+
+from functools import cached_property
+
+import numpy as np
+
+from skflowmix.starts.knn import nearest_others
+from skflowmix.starts.preprocessing import (
+    MIN_HELD_OUT,
+    TRAINING_BOUND,
+    Standardizer,
+    outside_spikes,
+    plane_of,
+    repeat_widths,
+    row_counts,
+    split_rows,
+)
+
+__all__ = ["N_NEAREST", "TrainingRows"]
+
+# Noise in training moves a row towards so many of its nearest ones, and away.
+N_NEAREST = 2
+
+# A row of a larger share of the weight, a heap of one column, is not held out: without
+# it flows would be trained on another table.
+HEAVIEST_HELD_OUT = 0.05
+
+# More rows than this share are not far, whatever the weights of the others.
+MOST_FAR = 0.5
+
+
+class TrainingRows:
+    """Distinct rows, standardised, with weights and a split.
+
+    Parameters
+    ----------
+    rows : ndarray of shape (n_distinct, n_features)
+        In data units.
+    weights : ndarray of shape (n_distinct,)
+        Positive; those kept add up to the number of rows counted, see `row_counts`.
+    standardizer : Standardizer
+        Location and scale of the columns.
+    validation_fraction : float
+        Share of the rows that is held out.
+    random_state : RandomState
+        Source of the split.
+    allowed : ndarray of shape (n_distinct, n_components), bool, optional
+        False where a known class rules a component out.
+    """
+
+    def __init__(
+        self,
+        rows: np.ndarray,
+        weights: np.ndarray,
+        standardizer: Standardizer,
+        validation_fraction: float,
+        random_state: np.random.RandomState,
+        allowed: np.ndarray | None = None,
+    ):
+        self.standardizer = standardizer
+        self.x = standardizer.transform(rows, TRAINING_BOUND)
+        self.far = standardizer.far(self.x).any(axis=1)
+        if self.far.mean() > MOST_FAR:
+            self.far[:] = False
+        self.counts = row_counts(weights)
+        self.weights = weights * (self.counts.sum() / weights.sum())
+        self.allowed = allowed
+        self.repeat_widths: np.ndarray | None = None
+        self.plane: np.ndarray | None = None
+        self.train, self.held_out = split_rows(
+            len(rows), validation_fraction, random_state
+        )
+        heavy = self.weights[self.held_out] > HEAVIEST_HELD_OUT * self.weights.sum()
+        if heavy.any() and np.count_nonzero(~heavy) >= MIN_HELD_OUT:
+            self.train = np.concatenate((self.train, self.held_out[heavy]))
+            self.held_out = self.held_out[~heavy]
+
+    @cached_property
+    def neighbors_in_training(self) -> np.ndarray:
+        """Numbers, among the training rows, of those nearest to each of them."""
+        return nearest_others(self.x[self.train], N_NEAREST)
+
+    @cached_property
+    def movable(self) -> np.ndarray:
+        """Which values of the rows noise may move."""
+        return outside_spikes(self.x, self.weights)
+
+    def without_far(self, responsibilities: np.ndarray) -> np.ndarray:
+        """Responsibilities for moments, which far rows do not decide.
+
+        These count for nothing, but in components that are mostly theirs.
+        """
+        shares = responsibilities * self.weights[:, None]
+        theirs = 2 * shares[self.far].sum(axis=0) > shares.sum(axis=0)
+        return np.where(self.far[:, None] & ~theirs, 0.0, responsibilities)
+
+    def measure_repeats(self, largest: float) -> None:
+        """Find how wide noise on values that repeat shall be, if any."""
+        if largest > 0:
+            self.repeat_widths = repeat_widths(self.x, self.weights, largest)
+        if self.repeat_widths is not None:
+            self.plane = plane_of(self.x, self.weights, self.repeat_widths)

@@ -1,0 +1,196 @@
+"""Far rows, and values that stand for missing ones, do not decide a fit."""
+
+import numpy as np
+import pytest
+from sklearn.datasets import make_moons
+from sklearn.metrics import adjusted_rand_score
+from sklearn.mixture import GaussianMixture
+from small_models import trained
+
+from skflowmix import FlowMixture, FlowMixtureOutlierDetector
+from skflowmix.starts.far_groups import far_groups
+from skflowmix.starts.preprocessing import Standardizer, merge_identical_rows
+from skflowmix.starts.proposals import propose_starts
+from skflowmix.starts.robust import beyond_gaps, lone_heaps
+
+CODES = (-999.0, -20.0, 99.0, 1e9)
+
+# Tables with codes are what is tested here.
+pytestmark = pytest.mark.filterwarnings("ignore:Some values look like codes")
+
+
+def blobs(rng, n=800):
+    y = rng.integers(0, 2, n)
+    return np.c_[rng.normal(size=n), 6.0 * y + rng.normal(size=n)], y
+
+
+def moons(rng, n=800):
+    return make_moons(n, noise=0.07, random_state=int(rng.integers(1000)))
+
+
+def coded(draw, share, code, n_columns, seed=0):
+    """Rows, groups with one more for each coded column, and which rows hold a code."""
+    rng = np.random.default_rng(seed)
+    X, y = draw(rng)
+    is_coded = np.zeros(len(X), dtype=bool)
+    for j in range(n_columns):
+        # Rows with two codes would be a kind of their own.
+        rows = (rng.random(len(X)) < share) & ~is_coded
+        X[rows, -1 - j], y[rows] = code, 2 + j
+        is_coded |= rows
+    return X, y, is_coded
+
+
+def labels_of_start(X, n_components):
+    rows, weights, inverse = merge_identical_rows(X, np.ones(len(X)))
+    standardizer = Standardizer.fit(rows, weights)
+    start = propose_starts(
+        standardizer.transform(rows, 1e8),
+        weights,
+        standardizer,
+        n_components,
+        "auto",
+        np.random.RandomState(0),
+    )[0]
+    assert start.shape == (len(rows), n_components)
+    np.testing.assert_allclose(start.sum(axis=1), 1)
+    return start.argmax(axis=1)[inverse]
+
+
+@pytest.mark.parametrize("n_columns", [1, 2])
+@pytest.mark.parametrize("share", [0.02, 0.05, 0.15])
+@pytest.mark.parametrize("code", CODES)
+@pytest.mark.parametrize("draw", [blobs, moons])
+def test_codes_have_components_where_there_is_room(draw, code, share, n_columns):
+    X, y, _ = coded(draw, share, code, n_columns)
+    assert adjusted_rand_score(y, labels_of_start(X, 2 + n_columns)) > 0.95
+
+
+@pytest.mark.parametrize("n_columns", [1, 2])
+@pytest.mark.parametrize("share", [0.01, 0.04])
+@pytest.mark.parametrize("code", CODES)
+@pytest.mark.parametrize("draw", [blobs, moons])
+def test_codes_without_room_leave_the_others_their_clusters(
+    draw, code, share, n_columns
+):
+    X, y, is_coded = coded(draw, share, code, n_columns)
+    labels = labels_of_start(X, 2)
+    assert adjusted_rand_score(y[~is_coded], labels[~is_coded]) > 0.95
+
+
+@pytest.mark.parametrize("code", CODES)
+def test_other_rows_are_as_likely_as_without_a_code(code):
+    X, _, is_coded = coded(blobs, 0.03, code, 1)
+    model = trained(3, init_params="auto").fit(X)
+    gaussians = GaussianMixture(3, n_init=3, random_state=0).fit(X)
+    others = X[~is_coded]
+    assert model.score(others) > gaussians.score(others) - 0.1
+
+
+@pytest.mark.parametrize("n_columns", [1, 2])
+@pytest.mark.parametrize("n_far", [1, 5, 20])
+def test_no_density_where_no_row_lies(n_far, n_columns):
+    """Between the bulk and absurd values; those between are outliers."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(400, n_columns))
+    X[:n_far, 0] = 1e6 if n_far == 1 else 10 ** rng.uniform(3, 6, n_far)
+    between = np.zeros((100, n_columns))
+    between[:, 0] = np.linspace(15, 60, 100)
+    model = trained(1, init_params="auto").fit(X)
+    usual = np.quantile(model.score_samples(X[n_far:]), 0.05)
+    assert model.score_samples(between).max() < usual - 5
+    detector = FlowMixtureOutlierDetector(
+        1, contamination=0.05, max_iter=20, tol=0.1, n_transforms=1, random_state=0
+    ).fit(X)
+    assert (detector.predict(between) == -1).mean() > 0.95
+
+
+@pytest.mark.parametrize("distance", [1e2, 1e4, 1e6])
+def test_tight_groups_far_apart(distance):
+    rng = np.random.default_rng(0)
+    centres = distance * np.array([[0, 0], [1, 0.3], [0.2, 1]])
+    X, new = (
+        centres[rng.integers(0, 3, 600)] + rng.normal(size=(600, 2)) for _ in "ab"
+    )
+    model = trained(3, init_params="auto").fit(X)
+    gaussians = GaussianMixture(3, random_state=0).fit(X)
+    assert model.score(new) > gaussians.score(new) - 0.05
+    samples, _ = model.sample(500, random_state=0)
+    to_centre = np.linalg.norm(samples[:, None] - centres, axis=2).min(axis=1)
+    # The tails of the base distribution hold three rows in a thousand.
+    assert (to_centre > 6).mean() < 0.01
+
+
+def test_groups_within_a_far_group_are_told_apart():
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 5, 900)
+    near = np.array([[0, 0], [1, 0], [0, 1.0]])
+    far = 1e5 * np.array([[1, 0.3], [0.2, 1]])
+    X = np.r_[near, far][y] + np.where(y < 3, 0.02, 1.0)[:, None] * rng.normal(
+        size=(900, 2)
+    )
+    model = trained(5, init_params="auto").fit(X)
+    assert adjusted_rand_score(y, model.labels_) == 1
+    assert model.elbo_gap_ < 0.1
+
+
+def test_a_start_does_not_depend_on_the_codes_value():
+    labels = [labels_of_start(coded(moons, 0.03, c, 1)[0], 2) for c in (-999.0, 1e7)]
+    assert adjusted_rand_score(*labels) > 0.9
+
+
+# What is far, and what of it forms a group.
+
+
+def test_far_groups_are_found_and_tails_are_none():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(1000, 2))
+    x[:30] += (300, 0)
+    x[30:50] += (0, 5000)
+    x[50:52] = (1e6, 0), (-1e7, 0)
+    x[52:80, 0] = 40 * np.exp(rng.exponential(size=28))
+    far = np.arange(1000) < 80
+    weights = np.ones(1000)
+    groups = far_groups(x, weights, weights, far, np.random.RandomState(0))
+    assert len(set(groups[:30])) == len(set(groups[30:50])) == 1
+    assert groups[0] != groups[30] and min(groups[0], groups[30]) >= 0
+    assert (groups[50:] == -1).all()
+
+
+def test_a_heavy_row_alone_is_a_group():
+    x = np.r_[np.random.default_rng(0).normal(size=50), 1e3][:, None]
+    counts = np.r_[np.ones(50), 20]
+    far = np.arange(51) == 50
+    groups = far_groups(x, counts, counts, far, np.random.RandomState(0))
+    assert groups[50] == 0 and (groups[:50] == -1).all()
+
+
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_groups_beyond_a_gap(sign):
+    rng = np.random.default_rng(0)
+    x = sign * np.r_[rng.normal(size=500), 14 + rng.normal(size=20)]
+    ones = np.ones(520)
+    assert (beyond_gaps(x, ones) == (np.arange(520) >= 500)).all()
+    assert not beyond_gaps(x, ones)[:500].any()
+    for usual in (rng.normal(size=500), rng.exponential(size=500), x > 0):
+        assert not beyond_gaps(np.asarray(usual, float), np.ones(len(usual))).any()
+
+
+def test_lone_heaps():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=500)
+    x[:10], x[10:30] = 0.5, -1.5
+    heaps = lone_heaps(x, np.ones(500))
+    assert (heaps[:10] == heaps[0]).all() and (heaps[10:30] == heaps[10]).all()
+    assert (heaps[30:] == -1).all() and heaps[0] != heaps[10]
+    assert (lone_heaps(np.round(x, 1), np.ones(500)) == -1).all()
+    assert (lone_heaps((x > 1).astype(float), np.ones(500)) == -1).all()
+
+
+@pytest.mark.parametrize("init_params", ["auto", "kmeans", "gmm", "spectral"])
+def test_one_absurd_row_changes_no_partition(init_params):
+    X, y = blobs(np.random.default_rng(0), 300)
+    X[0] = 1e8
+    model = FlowMixture(2, init_params=init_params, n_transforms=0, random_state=0)
+    labels = model.fit_predict(X)
+    assert adjusted_rand_score(y[1:], labels[1:]) > 0.95
