@@ -6,11 +6,13 @@
 from skflowmix._version import __version__
 from skflowmix.classifier import FlowMixtureClassifier
 from skflowmix.estimator import FlowMixture
+from skflowmix.options import FlowMixtureOptions
 from skflowmix.outlier import FlowMixtureOutlierDetector
 
 __all__ = [
     "FlowMixture",
     "FlowMixtureClassifier",
+    "FlowMixtureOptions",
     "FlowMixtureOutlierDetector",
     "__version__",
 ]

@@ -4,14 +4,24 @@ from numbers import Integral, Real
 from typing import ClassVar
 
 import numpy as np
-from sklearn.base import BaseEstimator, OutlierMixin, _fit_context
+from sklearn.base import OutlierMixin, _fit_context
 from sklearn.callback import CallbackSupportMixin
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
-from skflowmix.delegation import fit_with_callbacks, mixture_of, shared_constraints
+from skflowmix._arrays import numpy_generator, resolve_device
 from skflowmix.distance_to_measure import NeighborDensity
-from skflowmix.parameter_checks import check_weights
+from skflowmix.estimator import (
+    fitted_flow_mixture,
+    shared_constraints,
+    warn_unless_converged,
+)
+from skflowmix.fitting import Problem, fit_mixture
+from skflowmix.initialization import ProposedStart
+from skflowmix.monitor import CallbackWatcher
+from skflowmix.options import OptionsMixin
+from skflowmix.parameter_checks import check_model, check_weights
+from skflowmix.prediction import all_or_none
 from skflowmix.starts.partitions import INIT_METHODS
 from skflowmix.starts.robust import weighted_quantile
 from skflowmix.validation import check_rows, warn_of_codes
@@ -36,7 +46,7 @@ NEIGHBORHOOD = 1.5
 LARGEST_NEIGHBORHOOD = 0.5
 
 
-class FlowMixtureOutlierDetector(OutlierMixin, CallbackSupportMixin, BaseEstimator):
+class FlowMixtureOutlierDetector(OutlierMixin, CallbackSupportMixin, OptionsMixin):
     r"""Outlier detection by the log-density of a mixture of normalizing flows.
 
     The training rows may contain outliers. Those that lie close together are dense, and
@@ -61,57 +71,24 @@ class FlowMixtureOutlierDetector(OutlierMixin, CallbackSupportMixin, BaseEstimat
         Family of the flows.
     n_transforms : int, default=3
         Layers of each flow. With 0 components are Gaussian.
-    n_common_transforms : int, default=1
-        Further layers between the columns and the flows, the same for all components:
-        they learn what the columns have in common, such as steps, bounds and tails,
-        from all rows. Without `n_transforms` there are none.
-    n_shared_transforms : int, default=0
-        How many of the `n_transforms` layers, those next to the base distribution, are
-        one and the same for all components: for clusters of the same shape, moved and
-        turned, which then learn it from all rows. At most `n_transforms`.
-    hidden_units : tuple of int, default=(64, 64)
+    hidden_units : int or tuple of int, default=(64, 64)
         Widths of the hidden layers of every conditioner.
-    posterior_units : tuple of int, default=(64, 64)
-        Widths of the hidden layers of the network of q(z|x).
     init_params : str or clusterer, default="auto"
         Where the components start, see `FlowMixture`.
     reg_covar : float, default=1e-6
         Added to the variances of every component, as a share of these; where a column
         is constant in a component, of the others' variances. At 0 a constant or
         duplicated column is an error, from 0.01 on correlations are lost.
-    temperature : float, default=1.0
-        The logits of q(z|x) are divided by a temperature that starts here.
-    temperature_decay : float, default=1e-3
-        Exponential decay of the temperature per mini-batch, down to 0.1.
-    label_noise : float, default=0.05
-        The first partition counts as labels that are wrong with this probability.
-    input_noise : float, default=0.0
-        Noise in training, in distances to the nearest rows, see `FlowMixture`.
-    repeat_noise : float, default=0.25
-        Noise on values that repeat in a column, in standard deviations of the column,
-        see `FlowMixture`. Without, rows beside a spike pass for outliers.
     max_iter : int, default=200
         Largest number of epochs on the ELBO.
-    n_iter_init : int, default=15
-        Largest number of epochs of the M-step.
     tol : float, default=1e-3
         Progress is a gain in held-out log-likelihood of more than this, in nats per
         row, and of more than a hundredth of what the phase has gained.
     n_iter_no_change : int, default=8
         Epochs without progress after which the learning rate drops, half as many
         after that; the third time, training has converged. Each rate counts anew.
-    validation_fraction : float, default=0.15
-        Share of the distinct rows held out until the last phase; with fewer than 8
-        the flows are not trained.
-    batch_size : int or "auto", default="auto"
-        Rows per step; "auto" grows with the data from 128 to 1024.
     learning_rate : float, default=5e-3
         First step size of Adam.
-    weight_decay : float or "auto", default="auto"
-        Decoupled weight decay of the networks' weight matrices, three times as fast
-        for what sets a component apart from the others; for "auto" see `FlowMixture`.
-    dtype : {"float32", "float64"}, default="float32"
-        Precision of the training. Scores are float64.
     device : str, default="cpu"
         "cpu", "cuda", "cuda:N" or "auto". A fitted model whose GPU is missing works
         on the CPU.
@@ -121,6 +98,9 @@ class FlowMixtureOutlierDetector(OutlierMixin, CallbackSupportMixin, BaseEstimat
         1 prints a line every `verbose_interval` epochs.
     verbose_interval : int, default=10
         Epochs between two lines.
+    options : FlowMixtureOptions, default=None
+        What is rarely set, of the model and of its training. None stands for the
+        defaults of `FlowMixtureOptions`.
 
     Attributes
     ----------
@@ -209,6 +189,12 @@ class FlowMixtureOutlierDetector(OutlierMixin, CallbackSupportMixin, BaseEstimat
         "init_params": [StrOptions(set(INIT_METHODS)), HasMethods("fit_predict")],
     }
 
+    _auto_options: ClassVar[dict] = {
+        "n_common_transforms": 1,
+        "input_noise": 0.0,
+        "repeat_noise": 0.25,
+    }
+
     def __init__(
         self,
         n_components=1,
@@ -216,59 +202,35 @@ class FlowMixtureOutlierDetector(OutlierMixin, CallbackSupportMixin, BaseEstimat
         contamination="auto",
         flow="nsf-ar",
         n_transforms=3,
-        n_common_transforms=1,
-        n_shared_transforms=0,
         hidden_units=(64, 64),
-        posterior_units=(64, 64),
         init_params="auto",
         reg_covar=1e-6,
-        temperature=1.0,
-        temperature_decay=1e-3,
-        label_noise=0.05,
-        input_noise=0.0,
-        repeat_noise=0.25,
         max_iter=200,
-        n_iter_init=15,
         tol=1e-3,
         n_iter_no_change=8,
-        validation_fraction=0.15,
-        batch_size="auto",
         learning_rate=5e-3,
-        weight_decay="auto",
-        dtype="float32",
         device="cpu",
         random_state=None,
         verbose=0,
         verbose_interval=10,
+        options=None,
     ):
         self.n_components = n_components
         self.contamination = contamination
         self.flow = flow
         self.n_transforms = n_transforms
-        self.n_common_transforms = n_common_transforms
-        self.n_shared_transforms = n_shared_transforms
         self.hidden_units = hidden_units
-        self.posterior_units = posterior_units
         self.init_params = init_params
         self.reg_covar = reg_covar
-        self.temperature = temperature
-        self.temperature_decay = temperature_decay
-        self.label_noise = label_noise
-        self.input_noise = input_noise
-        self.repeat_noise = repeat_noise
         self.max_iter = max_iter
-        self.n_iter_init = n_iter_init
         self.tol = tol
         self.n_iter_no_change = n_iter_no_change
-        self.validation_fraction = validation_fraction
-        self.batch_size = batch_size
         self.learning_rate = learning_rate
-        self.weight_decay = weight_decay
-        self.dtype = dtype
         self.device = device
         self.random_state = random_state
         self.verbose = verbose
         self.verbose_interval = verbose_interval
+        self.options = options
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X, y=None, sample_weight=None):
@@ -289,6 +251,10 @@ class FlowMixtureOutlierDetector(OutlierMixin, CallbackSupportMixin, BaseEstimat
         self : FlowMixtureOutlierDetector
             The fitted estimator.
         """
+        with all_or_none(self):
+            return self._fit(X, y, sample_weight)
+
+    def _fit(self, X, y, sample_weight):
         seen = {"X": X, "y": y, "metadata": {}}
         if sample_weight is not None:
             seen["metadata"]["sample_weight"] = sample_weight
@@ -298,22 +264,23 @@ class FlowMixtureOutlierDetector(OutlierMixin, CallbackSupportMixin, BaseEstimat
         sample_weight = check_weights(sample_weight, X)
         kept = sample_weight > 0
         X, sample_weight = X[kept], sample_weight[kept]
+        settings, device = self._settings(), resolve_device(self.device)
+        check_model(self, settings, self.n_components, *X.shape)
         warn_of_codes(self, X, sample_weight)
-        context = self._init_callback_context(max_subtasks=1)
+        context = self._init_callback_context(max_subtasks=1, sequential_subtasks=False)
         context.call_on_fit_task_begin(estimator=self, **seen)
         share = self.contamination
         if share == "auto":
             share = ASSUMED_CONTAMINATION
         neighborhood = min(NEIGHBORHOOD * share, LARGEST_NEIGHBORHOOD)
         neighbors = NeighborDensity.fit(X, sample_weight, neighborhood)
-        from_afar = neighbors.log_prob(X)
+        wide = neighbors.log_prob(X)
 
-        def attributes(mixture):
+        def attributes(fitted):
+            mixture = fitted_flow_mixture(self, fitted)
             log_prob = mixture.score_samples(X)
-            (excess,) = weighted_quantile(
-                log_prob - from_afar, sample_weight, [1 - share]
-            )
-            scores = _scores(log_prob, from_afar, excess)
+            (excess,) = weighted_quantile(log_prob - wide, sample_weight, [1 - share])
+            scores = _scores(log_prob, wide, excess)
             return {
                 "mixture_": mixture,
                 "neighbors_": neighbors,
@@ -322,20 +289,20 @@ class FlowMixtureOutlierDetector(OutlierMixin, CallbackSupportMixin, BaseEstimat
                 "n_iter_": mixture.n_iter_,
             }
 
-        mixture, _ = fit_with_callbacks(
-            self,
-            mixture_of(self, n_components=self.n_components),
-            X,
-            sample_weight,
-            context,
-            seen,
-            attributes,
+        fitted = fit_mixture(
+            Problem(X, sample_weight),
+            ProposedStart(self.n_components, None, self.init_params, 1),
+            settings,
+            device=device,
+            n_jobs=1,
+            random_state=numpy_generator(self.random_state),
+            watcher=CallbackWatcher(self, context, seen, attributes),
         )
-        for name, value in attributes(mixture).items():
-            setattr(self, name, value)
+        self.__dict__.update(attributes(fitted))
         context.call_on_fit_task_end(
             estimator=self, reconstruction_attributes=dict, **seen
         )
+        warn_unless_converged(self, fitted)
         return self
 
     def score_samples(self, X):
@@ -389,9 +356,9 @@ class FlowMixtureOutlierDetector(OutlierMixin, CallbackSupportMixin, BaseEstimat
         return np.where(self.decision_function(X) < 0, -1, 1)
 
 
-def _scores(log_prob, from_afar, excess):
+def _scores(log_prob, wide, excess):
     """Add the two log-densities, but for what the first has in excess."""
-    return from_afar + np.minimum(log_prob, from_afar + excess)
+    return wide + np.minimum(log_prob, wide + excess)
 
 
 def _threshold(scores, sample_weight, contamination):

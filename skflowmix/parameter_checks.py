@@ -9,7 +9,13 @@ from sklearn.utils.validation import _check_sample_weight, check_array
 from skflowmix._arrays import require_memory
 from skflowmix.model.flows import FLOWS
 
-__all__ = ["check_parameters", "check_start", "check_weights"]
+__all__ = [
+    "check_model",
+    "check_responsibilities",
+    "check_start",
+    "check_warm_start",
+    "check_weights",
+]
 
 
 def check_weights(sample_weight, X, n_positive=2):
@@ -29,80 +35,73 @@ def check_weights(sample_weight, X, n_positive=2):
     return sample_weight
 
 
-def check_parameters(estimator, n_samples, n_features):
-    """Check what needs the size of the data, or more than one parameter."""
-    n_components = estimator.n_components
+def check_model(estimator, settings, n_components, n_samples, n_features, largest=None):
+    """Check an estimator's parameters against the size of the data.
+
+    Parameters
+    ----------
+    estimator : estimator
+        Its `flow` may be a family that was added at run time.
+    settings : FitSettings
+        Its settings.
+    n_components : int
+        Number of components.
+    n_samples, n_features : int
+        Size of the data.
+    largest : int, optional
+        The largest number of components, where it is still to be found.
+    """
+    if estimator.flow not in FLOWS:
+        raise ValueError(
+            f"flow must be one of {sorted(FLOWS)}, got {estimator.flow!r}."
+        )
     if n_samples < n_components:
         raise ValueError(
             f"Expected n_samples >= n_components, got n_samples={n_samples} and "
             f"n_components={n_components}."
         )
-    for name in ("hidden_units", "posterior_units"):
-        units = getattr(estimator, name)
-        if np.ndim(units) != 1 or not all(
-            isinstance(u, (int, np.integer)) and u > 0 for u in units
-        ):
-            raise ValueError(
-                f"{name} must hold positive integers, one per hidden layer, got "
-                f"{units!r}."
-            )
-    if estimator.n_shared_transforms > estimator.n_transforms:
+    _check_memory(settings, largest or n_components, n_samples, n_features)
+
+
+def check_warm_start(module, settings, n_components, n_features):
+    """Check that a fitted module can be trained further with these settings."""
+    if n_components not in (None, module.n_components):
         raise ValueError(
-            "n_shared_transforms must be at most n_transforms="
-            f"{estimator.n_transforms}, got {estimator.n_shared_transforms}."
+            f"warm_start needs the fitted n_components={module.n_components}, got "
+            f"{n_components}."
         )
-    for name, shape in (
-        ("weights_init", (n_components,)),
-        ("means_init", (n_components, n_features)),
-    ):
-        value = getattr(estimator, name)
-        if value is not None:
-            check_start(name, value, shape)
-    if isinstance(estimator.init_params, type):
+    for name, fitted in module.architecture.items():
+        value = getattr(settings, name)
+        if value != fitted:
+            raise ValueError(
+                f"warm_start needs the fitted {name}={fitted!r}, got {value!r}."
+            )
+    if module.n_features != n_features:
         raise ValueError(
-            "init_params must be an instance of a clusterer, got the class "
-            f"{estimator.init_params.__name__}."
+            f"warm_start needs the {module.n_features} columns of the fitted model, "
+            f"got {n_features}."
         )
-    if estimator.weights_init is not None:
-        weights = np.asarray(estimator.weights_init)
-        if (weights <= 0).any() or not np.isclose(weights.sum(), 1):
-            raise ValueError("weights_init must be positive and sum to one.")
-    if estimator.warm_start and hasattr(estimator, "module_"):
-        fitted_components = len(estimator.weights_)
-        if fitted_components != n_components:
-            raise ValueError(
-                f"warm_start needs the fitted n_components={fitted_components}, got "
-                f"{n_components}."
-            )
-        for name, fitted in estimator.module_.architecture.items():
-            value = getattr(estimator, name)
-            if not np.array_equal(value, fitted):
-                raise ValueError(
-                    f"warm_start needs the fitted {name}={fitted!r}, got {value!r}."
-                )
-        if estimator.module_.n_features != n_features:
-            raise ValueError(
-                f"warm_start needs the {estimator.module_.n_features} columns of the "
-                f"fitted model, got {n_features}."
-            )
-    n_layers = estimator.n_transforms
+
+
+def _check_memory(settings, n_components, n_samples, n_features):
+    """Refuse a model that cannot fit in memory, before it is built."""
+    n_layers = settings.n_transforms
     if n_layers:
-        n_layers += estimator.n_common_transforms
-    outputs = FLOWS[estimator.flow].elementwise().n_parameters * n_features
-    widths = [n_features, *estimator.hidden_units, outputs]
-    posterior_widths = [n_features, *estimator.posterior_units, n_components]
+        n_layers += settings.n_common_transforms
+    outputs = FLOWS[settings.flow].elementwise().n_parameters * n_features
+    widths = [n_features, *settings.hidden_units, outputs]
+    posterior_widths = [n_features, *settings.posterior_units, n_components]
     n_weights = _n_connections(posterior_widths) + n_components * (
         n_layers * _n_connections(widths) + 3 * n_features**2
     )
-    batch_size = 1024 if estimator.batch_size == "auto" else estimator.batch_size
-    batch = min(batch_size, n_samples)
+    batch = min(settings.batch_size_for(n_samples), n_samples)
     n_activations = 3 * n_components * batch * (1 + n_layers) * sum(widths)
     require_memory(
         8 * (8 * n_weights + n_activations),
         f"A model with n_components={n_components}, n_transforms="
-        f"{estimator.n_transforms}, n_common_transforms="
-        f"{estimator.n_common_transforms}, hidden_units={estimator.hidden_units}, "
-        f"posterior_units={estimator.posterior_units} for {n_features} columns is too "
+        f"{settings.n_transforms}, n_common_transforms="
+        f"{settings.n_common_transforms}, hidden_units={settings.hidden_units}, "
+        f"posterior_units={settings.posterior_units} for {n_features} columns is too "
         "large. Reduce these, batch_size, or the number of columns (PCA).",
     )
 
@@ -112,7 +111,9 @@ def _n_connections(widths):
 
 
 def check_start(name, value, shape):
-    """Return a given start as an array of floats."""
+    """Return a given start as an array of floats; None in a shape is any length."""
+    described = str(tuple("n_components" if n is None else n for n in shape))
+    described = described.replace("'", "")
     try:
         with config_context(assume_finite=False):
             array = check_array(
@@ -120,8 +121,20 @@ def check_start(name, value, shape):
             )
     except (TypeError, ValueError) as error:
         raise ValueError(
-            f"{name} must hold finite numbers, one array of shape {shape}: {error}"
+            f"{name} must hold finite numbers, one array of shape {described}: {error}"
         ) from error
-    if array.shape != shape:
-        raise ValueError(f"{name} must have shape {shape}, got {array.shape}.")
+    if len(array.shape) != len(shape) or any(
+        n not in (None, own) for n, own in zip(shape, array.shape, strict=True)
+    ):
+        raise ValueError(f"{name} must have shape {described}, got {array.shape}.")
     return array
+
+
+def check_responsibilities(value, shape):
+    """Return given responsibilities as an array of floats."""
+    shares = check_start("init_params", value, shape)
+    if (shares < 0).any() or not np.allclose(shares.sum(1), 1, atol=1e-4):
+        raise ValueError(
+            "init_params must hold non-negative responsibilities whose rows sum to one."
+        )
+    return shares

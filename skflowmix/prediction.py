@@ -1,7 +1,7 @@
 """What a fitted mixture answers: densities, responsibilities, samples."""
 
-import copy
 import warnings
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -11,24 +11,43 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from skflowmix._arrays import (
-    evaluate_in_chunks,
     own_arithmetic,
     resolve_device,
     torch_generator,
 )
 from skflowmix._version import __version__
-from skflowmix.model.mixture import MixtureOfFlows
+from skflowmix.evaluation import evaluate, module_on
+from skflowmix.model.mixture import MixtureModule
 from skflowmix.parameter_checks import check_weights
-from skflowmix.starts.preprocessing import SCORING_BOUND
 from skflowmix.validation import check_rows, rows_not_finite
 
-__all__ = ["FittedMixture"]
+__all__ = ["FittedMethods", "all_or_none"]
 
 # Rows drawn at a time.
 SAMPLE_CHUNK = 16384
 
 
-class FittedMixture(BaseEstimator):
+# Attributes in which scikit-learn keeps an estimator's callbacks.
+OF_CALLBACKS = ("_callback", "_skl")
+
+
+@contextmanager
+def all_or_none(estimator):
+    """Leave an estimator as it was where its fit fails, whatever the reason."""
+    before = dict(vars(estimator))
+    try:
+        yield
+    except BaseException:
+        state = vars(estimator)
+        for name in [n for n in state if not n.startswith(OF_CALLBACKS)]:
+            if name in before:
+                state[name] = before[name]
+            else:
+                del state[name]
+        raise
+
+
+class FittedMethods(BaseEstimator):
     """Methods of an estimator with a fitted `module_` and `_standardizer`."""
 
     def _check_rows(self, X):
@@ -40,44 +59,16 @@ class FittedMixture(BaseEstimator):
         """Log-Jacobian of the standardisation, to subtract from log-densities."""
         return self._standardizer.log_scale
 
-    def _model_on_device(self, dtype):
-        """Return the module, or a copy, where and in what dtype it shall compute."""
-        device = resolve_device(self.device, fitted=True)
-        if dtype == torch.float64 and device.type == "cpu":
-            return self.module_, device
-        return copy.deepcopy(self.module_).to(device, dtype), device
-
     def _evaluate(self, X, question, of_others=-np.inf):
         """Ask the module about checked rows, standardised, in the dtype of X.
 
         Rows that are not finite, which scikit-learn's `assume_finite` lets through, get
         the answer `of_others`.
         """
-        dtype = getattr(torch, X.dtype.name)
-        model, device = self._model_on_device(dtype)
-        bound = SCORING_BOUND[X.dtype]
-        answers = evaluate_in_chunks(
-            lambda x: question(model, x),
-            lambda rows: self._standardizer.transform(rows, bound),
-            X,
-            floats_per_row=model.floats_per_row,
-            dtype=dtype,
-            device=device,
-        )
+        device = resolve_device(self.device, fitted=True)
+        answers = evaluate(self.module_, self._standardizer, X, question, device)
         answers[rows_not_finite(X)] = of_others
         return answers
-
-    def _table(self, X, question, unused):
-        """One column per component; those not in use are not evaluated."""
-        X = self._check_rows(X)
-        n_used = self.module_.n_components
-        # Nothing is known of a row that is not finite: weights, where none is -inf.
-        of_others = self.weights_[:n_used] if unused == 0 else unused
-        table = self._evaluate(X, question, of_others)
-        n_unused = len(self.weights_) - n_used
-        if not n_unused:
-            return table
-        return np.pad(table, ((0, 0), (0, n_unused)), constant_values=unused)
 
     def component_log_prob(self, X):
         """Log-density of every component at every row.
@@ -90,11 +81,10 @@ class FittedMixture(BaseEstimator):
         Returns
         -------
         log_prob : ndarray of shape (n_samples, n_components)
-            log p(x|z=k), in nats, for densities in data units; dtype of X. -inf for
-            components that are not in use.
+            log p(x|z=k), in nats, for densities in data units; dtype of X.
         """
-        table = self._table(X, MixtureOfFlows.component_log_prob, -np.inf)
-        return table - self._log_scale
+        X = self._check_rows(X)
+        return self._evaluate(X, MixtureModule.component_log_prob) - self._log_scale
 
     def score_samples(self, X):
         """Log-likelihood of every row.
@@ -111,7 +101,7 @@ class FittedMixture(BaseEstimator):
             are anomalies.
         """
         X = self._check_rows(X)
-        return self._evaluate(X, MixtureOfFlows.log_prob) - self._log_scale
+        return self._evaluate(X, MixtureModule.log_prob) - self._log_scale
 
     def score(self, X, y=None, sample_weight=None):
         """Mean log-likelihood of the rows.
@@ -149,7 +139,7 @@ class FittedMixture(BaseEstimator):
             In nats, for densities in data units; never above `score_samples`.
         """
         X = self._check_rows(X)
-        return self._evaluate(X, MixtureOfFlows.elbo) - self._log_scale
+        return self._evaluate(X, MixtureModule.elbo) - self._log_scale
 
     def predict_proba(self, X):
         """Exact responsibilities p(z=k|x).
@@ -164,7 +154,9 @@ class FittedMixture(BaseEstimator):
         responsibilities : ndarray of shape (n_samples, n_components)
             Rows sum to one; dtype of X.
         """
-        return self._table(X, MixtureOfFlows.responsibilities, 0.0)
+        X = self._check_rows(X)
+        # Nothing is known of a row that is not finite.
+        return self._evaluate(X, MixtureModule.responsibilities, self.weights_)
 
     def posterior_proba(self, X):
         """Amortised posterior q(z=k|x): one small network, no flow.
@@ -179,7 +171,8 @@ class FittedMixture(BaseEstimator):
         q : ndarray of shape (n_samples, n_components)
             Rows sum to one; dtype of X.
         """
-        return self._table(X, MixtureOfFlows.posterior_proba, 0.0)
+        X = self._check_rows(X)
+        return self._evaluate(X, MixtureModule.posterior_proba, self.weights_)
 
     def predict(self, X):
         """Most probable component of every row.
@@ -195,7 +188,7 @@ class FittedMixture(BaseEstimator):
             Integers below `n_components`.
         """
         X = self._check_rows(X)
-        return self._evaluate(X, MixtureOfFlows.predict, int(self.weights_.argmax()))
+        return self._evaluate(X, MixtureModule.predict, int(self.weights_.argmax()))
 
     def sample(self, n_samples=1, *, component=None, random_state=None):
         """Draw rows from the fitted density.
@@ -220,7 +213,7 @@ class FittedMixture(BaseEstimator):
         Raises
         ------
         ValueError
-            If `n_samples` is not positive or no such component is in use.
+            If `n_samples` is not positive or there is no such component.
         """
         check_is_fitted(self)
         if type(n_samples) is bool or not (
@@ -235,17 +228,18 @@ class FittedMixture(BaseEstimator):
         random_state = check_random_state(random_state)
         if component is None:
             weights = self.weights_ / self.weights_.sum()
-            counts = random_state.multinomial(n_samples, weights[:n_components])
+            counts = random_state.multinomial(n_samples, weights)
             labels = np.repeat(np.arange(n_components), counts)
         elif isinstance(component, (int, np.integer)) and 0 <= component < n_components:
             labels = np.full(n_samples, int(component))
         else:
             raise ValueError(
-                f"component must be an integer from 0 to {n_components - 1}, the "
-                f"components in use, or None, got {component!r}."
+                f"component must be an integer from 0 to {n_components - 1} or None, "
+                f"got {component!r}."
             )
         generator = torch_generator(random_state)
-        model, device = self._model_on_device(torch.float64)
+        device = resolve_device(self.device, fitted=True)
+        model = module_on(self.module_, device, torch.float64)
         rows = np.empty((n_samples, self.n_features_in_))
         n_chunks = -(-n_samples // SAMPLE_CHUNK)
         with own_arithmetic(), torch.no_grad():
@@ -258,7 +252,7 @@ class FittedMixture(BaseEstimator):
     def _n_parameters(self):
         """Free parameters of the density; q(z|x) does not count."""
         n_components, n_features = self.module_.n_components, self.n_features_in_
-        of_flows = sum(flows.n_parameters for flows in self.module_.flows())
+        of_flows = self.module_.components.n_flow_parameters
         of_gaussians = n_components * (n_features + n_features * (n_features + 1) // 2)
         return of_flows + of_gaussians + n_components - 1
 

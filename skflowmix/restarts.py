@@ -6,13 +6,13 @@ from collections.abc import Callable, Sequence
 from joblib.parallel import get_active_backend
 from sklearn.utils.parallel import Parallel, delayed
 
-from skflowmix.fitting import Candidate
+from skflowmix.training.candidate import Candidate
 
 __all__ = ["fit_restarts"]
 
 
 def fit_restarts(
-    fit_one: Callable[..., Candidate], restarts: Sequence[tuple], n_jobs: int | None
+    restarts: Sequence[Callable[[], Candidate]], n_jobs: int | None
 ) -> list[Candidate]:
     """Fit a model per restart, until a callback stops one.
 
@@ -21,10 +21,8 @@ def fit_restarts(
 
     Parameters
     ----------
-    fit_one : callable
-        Fits one model.
-    restarts : sequence of tuple
-        The arguments of its calls.
+    restarts : sequence of callable
+        Each fits one model.
     n_jobs : int or None
         How many at a time, as joblib counts.
 
@@ -34,11 +32,11 @@ def fit_restarts(
         In the order of the restarts.
     """
     if len(restarts) == 1:  # in this process, whatever the backend
-        return [fit_one(*restarts[0])]
+        return [restarts[0]()]
     # Not every joblib backend hands over a fit before all are done.
     as_done = get_active_backend()[0].supports_return_generator
     trained = Parallel(n_jobs, return_as="generator" if as_done else "list")(
-        delayed(fit_one)(*restart) for restart in restarts
+        delayed(restart)() for restart in restarts
     )
     candidates = []
     for candidate in trained:

@@ -1,11 +1,21 @@
 """Models that fit in a blink, and the rows they are fitted to."""
 
+import inspect
 from functools import cache
 
 import numpy as np
 from sklearn.datasets import make_moons
 
-from skflowmix import FlowMixture
+from skflowmix import FlowMixture, FlowMixtureOptions
+
+
+def make(cls, *args, **parameters):
+    """Make an estimator; what is no parameter of its own becomes an option."""
+    own = inspect.signature(cls).parameters
+    options = {name: parameters.pop(name) for name in [*parameters] if name not in own}
+    if options:
+        parameters["options"] = FlowMixtureOptions(**options)
+    return cls(*args, **parameters)
 
 
 def small(n_components=1, **kwargs):
@@ -20,7 +30,7 @@ def small(n_components=1, **kwargs):
         "max_iter": 6,
         "random_state": 0,
     }
-    return FlowMixture(n_components, **{**parameters, **kwargs})
+    return make(FlowMixture, n_components, **{**parameters, **kwargs})
 
 
 def trained(n_components=1, **kwargs):
@@ -33,7 +43,7 @@ def trained(n_components=1, **kwargs):
         "n_iter_no_change": 3,
         "random_state": 0,
     }
-    return FlowMixture(n_components, **{**parameters, **kwargs})
+    return make(FlowMixture, n_components, **{**parameters, **kwargs})
 
 
 @cache

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from skflowmix.model.mixture import MixtureOfFlows
+from skflowmix.model.mixture import MixtureModule
 from skflowmix.starts.gaussians import Gaussians
 
 
@@ -34,7 +34,7 @@ def make_model(
     **sharing,
 ):
     """A mixture whose flows and q are perturbed by noise of the given size."""
-    model = MixtureOfFlows(
+    model = MixtureModule.of_flows(
         random_gaussians(
             n_components, n_features, seed, turned="n_shared_transforms" in sharing
         ),

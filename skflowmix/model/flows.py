@@ -407,6 +407,7 @@ class FlowStack(nn.Module):
     ):
         super().__init__()
         family = FLOWS[flow]
+        self._n_flows = n_components
         # Plain lists beside the modules, which are slow to look up.
         self._layers: list[_Layer] = [
             family.conditioner(
@@ -423,6 +424,21 @@ class FlowStack(nn.Module):
         self.recorded_parameters = [
             layer.conditioner.recorded_parameters for layer in self._layers
         ]
+
+    @property
+    def is_stacked(self) -> bool:
+        """Whether there are several flows."""
+        return self._n_flows > 1
+
+    @property
+    def weights(self) -> list[nn.Parameter]:
+        """Weight matrices of all conditioners."""
+        return [w for layer in self._layers for w in layer.conditioner.weights]
+
+    @property
+    def biases(self) -> list[nn.Parameter]:
+        """Biases of all conditioners."""
+        return [b for layer in self._layers for b in layer.conditioner.biases]
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Map data to latent space.
@@ -485,4 +501,5 @@ class FlowStack(nn.Module):
         selected = copy.deepcopy(self)
         for parameter in selected.parameters():
             parameter.data = parameter.data[index]
+        selected._n_flows = len(index)
         return selected

@@ -1,21 +1,19 @@
-"""The model: a mixture of K flows, each on whitened, standardised rows."""
+"""The model: components, their weights, and the amortised posterior."""
 
 import copy
-import math
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from skflowmix.model.flows import FlowStack
-from skflowmix.model.nn import PosteriorNet, Recorded
-from skflowmix.model.pairs import SPARSE_SHARE, AllPairs, Support
-from skflowmix.model.tails import Ball, RadialBase, norm
+from skflowmix.model.components import Components, FlowComponents
+from skflowmix.model.nn import PosteriorNet
+from skflowmix.model.pairs import Support
 from skflowmix.starts.gaussians import Gaussians
 
 __all__ = [
-    "MixtureOfFlows",
+    "MixtureModule",
     "elbo_terms",
     "log_softmax",
 ]
@@ -26,150 +24,14 @@ POSTERIOR_BOUND = 10.0
 # Where components are small, their Gaussians give q no less than this, in nats.
 LEAST_LOG_POSTERIOR = -10.0
 
-# Buffers that hold where components whiten.
-WHITENING = ("means", "scales", "whitening", "unwhitening", "log_constant")
-
-# Share of a component that no flow shapes.
-BASE_SHARE = 0.01
-
-# Radii are no smaller where they divide.
-TINY = 1e-30
-
 
 def log_softmax(logits: Tensor) -> Tensor:
     """Log-softmax over the columns of (N, K), by columns: short rows are slow."""
     return logits.T.log_softmax(0).T
 
 
-def _no_backward(grad, grad_log, needs_input):
-    """Backward of no transforms."""
-    return grad, []
-
-
-def _record_joined(stack, z, parameters, keeps):
-    """Map z (K, D, N) by the one flow of a stack, for which all rows are its own."""
-    if not parameters:
-        return z, [], _no_backward
-
-    def joined(parts):
-        return parts.transpose(0, 1).flatten(1).unsqueeze(0)
-
-    def parted(whole):
-        return whole.squeeze(0).unflatten(1, (len(z), -1)).transpose(0, 1)
-
-    flat, log_slopes, flat_backward = stack.record(joined(z), parameters, keeps)
-
-    def backward(grad, grad_log, needs_input):
-        grad, own = flat_backward(joined(grad), joined(grad_log), needs_input)
-        return None if grad is None else parted(grad).contiguous(), own
-
-    return parted(flat), [parted(part) for part in log_slopes], backward
-
-
-class _InBall:
-    """Whitened rows (K, D, N) on their way through flows that act within a ball.
-
-    Without transforms there is no ball, and the base distribution is the normal one.
-    """
-
-    def __init__(self, model: "MixtureOfFlows", white: Tensor):
-        self.white, self.base = white, model.base
-        self.unwhitening = model.unwhitening
-        self.moved = white
-        self.all_in_core = True
-        if self.base is None:
-            return
-        self.ball = Ball(model.n_features)
-        self.r = norm(white)
-        self.inside = self.r < self.ball.radius
-        # On a GPU the answer would have to be waited for.
-        self.all_in_core = not white.is_cuda and bool((self.r <= self.ball.core).all())
-        if not self.all_in_core:
-            self.stretch = self.ball.stretch(self.r)
-            beyond = self.r > self.ball.core
-            self.factor = torch.where(beyond, self.stretch.radius / self.r, 1.0)
-            self.moved = torch.where(self.inside, white * self.factor, 0.0)
-
-    def scaled(self, centred: Tensor) -> Tensor:
-        """Stretch the rows before they are whitened; those outside go to the centre."""
-        if self.base is None or self.all_in_core:
-            return centred
-        shift = torch.bmm(self.unwhitening, self.moved - self.white)
-        return torch.where(self.inside, centred + shift, 0.0)
-
-    def log_prob(self, z: Tensor, log_slopes: list[Tensor]):
-        """Log-densities (K, 1, N) of images z, up to a constant, and their backward.
-
-        The backward returns gradients of z, of the log-slopes, and of the radius of the
-        whitened rows.
-        """
-        parts = [part.sum(1, keepdim=True) for part in log_slopes]
-        if self.base is None:
-            log_prob = z.square().sum(1, keepdim=True).mul_(-0.5)
-            for part in parts:
-                log_prob += part
-            return log_prob, lambda grad: (-grad * z, grad, grad)
-        rho = norm(z)
-        # Most batches stay in the core, where nothing has to be shrunk.
-        shrinks = z.is_cuda or not bool((rho <= self.ball.core).all())
-        if shrinks:
-            shrunk = self.ball.shrink(rho)
-            log_prob, slope = self.base.log_prob(shrunk.radius)
-            log_prob += shrunk.log_det
-            slope = slope * shrunk.slope + shrunk.log_det_slope
-        else:
-            log_prob, slope = self.base.log_prob(rho)
-        for part in parts:
-            log_prob += part
-        of_base, slope_of_base = self.base.log_prob(self.r)
-        if not self.all_in_core:
-            log_prob += self.stretch.log_det
-            log_prob = torch.where(self.inside, log_prob, of_base)
-        # Outside both are the same.
-        log_prob += math.log1p(-BASE_SHARE)
-        of_base += math.log(BASE_SHARE)
-        both = torch.logaddexp(log_prob, of_base)
-        of_flows = (log_prob - both).exp()
-
-        def backward(grad):
-            within = grad * of_flows
-            on_radius = grad * (1 - of_flows) * slope_of_base
-            if not self.all_in_core:
-                of_stretch = self.stretch.log_det_slope
-                on_radius += within * torch.where(
-                    self.inside, of_stretch, slope_of_base
-                )
-                within = torch.where(self.inside, within, 0.0)
-            on_rho = within * slope
-            return z * (on_rho / rho.clamp(min=TINY)), within.contiguous(), on_radius
-
-        return both, backward
-
-    def backward(self, grad: Tensor, on_radius: Tensor, shifted: bool) -> Tensor:
-        """Gradient of the whitened rows.
-
-        `grad` is that of the moved rows or, where these were `shifted` in units of the
-        columns, that of the shifted ones, which also reaches the rows directly.
-        """
-        if self.base is None:
-            return grad
-        direction = self.white / self.r.clamp(min=TINY)
-        if self.all_in_core:
-            on_white = direction * on_radius
-            return on_white if shifted else on_white + grad
-        on_moved = grad
-        if shifted:
-            on_moved = torch.bmm(self.unwhitening.transpose(1, 2), grad)
-        along = (on_moved * direction).sum(1, keepdim=True)
-        on_white = on_moved * self.factor
-        on_white += direction * (along * (self.stretch.slope - self.factor))
-        on_white = torch.where(self.inside, on_white, 0.0)
-        on_white += direction * on_radius
-        return on_white - on_moved if shifted else on_white
-
-
 def elbo_terms(
-    log_joint: Tensor, log_prior: Tensor, log_posterior: Tensor
+    log_prob: Tensor, log_prior: Tensor, log_posterior: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     r"""Reconstruction, prior and entropy terms of the ELBO, each of shape (N,).
 
@@ -182,7 +44,7 @@ def elbo_terms(
 
     Parameters
     ----------
-    log_joint : Tensor of shape (N, K)
+    log_prob : Tensor of shape (N, K)
         Component log-densities log p(x|k), in nats.
     log_prior : Tensor of shape (K,)
         Log-weights log p(k).
@@ -196,65 +58,27 @@ def elbo_terms(
     """
     q = log_posterior.exp()
     return (
-        (q * log_joint).sum(1),
+        (q * log_prob).sum(1),
         (q * log_prior).sum(1),
         -(q * log_posterior).sum(1),
     )
 
 
-class MixtureOfFlows(nn.Module):
-    r"""Mixture of K normalizing flows with an amortised posterior.
+class MixtureModule(nn.Module):
+    r"""Mixture of K components with an amortised posterior.
 
-    .. math::
+    .. math:: p(x) = \sum_k \pi_k \, p(x|k)
 
-        p(x) = \sum_k \pi_k \, p_0(z_k) \, \bigl|\det \partial z_k / \partial x\bigr|,
-        \quad z_k = s\bigl(g_k(W_k h_k(S_k^{-1} (c(x) - \mu_k)))\bigr)
-
-    with :math:`S_k` the standard deviations of component k and :math:`W_k` the matrix
-    that whitens what they scale. The first transform :math:`h_k` still sees the
-    columns one by one, where steps, bounds and repeated values are simple; the others,
-    :math:`g_k`, see them decorrelated.
-
-    Components can share transforms on both sides. What columns have in common, c,
-    learns from all rows. Shared transforms next to the base distribution, s, give the
-    components one shape, moved, turned and bent a little by their own; :math:`W_k` then
-    turns them to their principal axes, pointing where they are skewed to.
-
-    Where a component is flat (a column is the sum of others but for a hundredth), all
-    transforms, those of other components too, come after :math:`W_k` and none is
-    common: a step of those before would take rows many standard deviations out of their
-    plane. None is common either where a component is small beside the data.
-
-    All transforms start as the identity and every component as the Gaussian
-    :math:`N(\mu_k, \Sigma_k)`. With transforms the base distribution :math:`p_0` has
-    heavier tails than the normal one (`skflowmix.model.tails.RadialBase`): one far row
-    must not decide a fit. They act within a ball of the Mahalanobis distance to
-    :math:`N(\mu_k, \Sigma_k)` (`skflowmix.model.tails.Ball`, which stretches x before
-    the first and shrinks z after the last of them); beyond it the density falls with
-    that distance and has elliptical contours. A hundredth of every component stays as
-    it starts: where flows leave next to no density, it still falls with the distance.
-    All
-    methods take standardised rows.
+    All methods take standardised rows.
 
     Parameters
     ----------
-    gaussians : Gaussians
-        Where the components start.
-    flow : str
-        A key of `skflowmix.model.flows.FLOWS`.
-    n_transforms : int
-        Number of layers of each flow. With 0 there are no transforms at all.
-    n_common_transforms : int, default=0
-        Number of layers before these, the same for all components.
-    n_shared_transforms : int, default=0
-        How many of the `n_transforms` layers, the last ones, are the same for all
-        components.
-    hidden_units : sequence of int
-        Widths of the hidden layers of the conditioners.
-    posterior_units : sequence of int
-        Widths of the hidden layers of q(z|x).
-    generator : torch.Generator
-        Source of the initial network weights.
+    components : Components
+        The densities p(x|k).
+    posterior : PosteriorNet
+        Logits of q(z|x).
+    weights : ndarray of shape (K,)
+        The weights :math:`\pi_k` to start with.
 
     References
     ----------
@@ -262,178 +86,91 @@ class MixtureOfFlows(nn.Module):
     Normalizing Flows, ESANN 2020, arXiv:2009.00585.
     """
 
-    means: Tensor
-    scales: Tensor
-    whitening: Tensor
-    unwhitening: Tensor
-    log_constant: Tensor
     temperature: Tensor
 
-    def __init__(
-        self,
+    def __init__(self, components: Components, posterior: PosteriorNet, weights):
+        super().__init__()
+        self.components, self.posterior = components, posterior
+        self.double()
+        self.weight_logits = nn.Parameter(torch.from_numpy(np.log(weights)))
+        self.register_buffer("temperature", torch.ones((), dtype=torch.float64))
+
+    @classmethod
+    def of_flows(
+        cls,
         gaussians: Gaussians,
         *,
-        flow: str,
-        n_transforms: int,
-        n_common_transforms: int = 0,
-        n_shared_transforms: int = 0,
-        hidden_units: Sequence[int],
         posterior_units: Sequence[int],
         generator: torch.Generator,
-    ):
-        super().__init__()
-        n_components, n_features = gaussians.means.shape
-        self.n_components, self.n_features = n_components, n_features
-        self.architecture = {
-            "flow": flow,
-            "n_transforms": n_transforms,
-            "n_common_transforms": n_common_transforms,
-            "n_shared_transforms": n_shared_transforms,
-            "hidden_units": tuple(hidden_units),
-            "posterior_units": tuple(posterior_units),
-        }
-        # What an evaluation holds of one row at a time, roughly.
-        self.floats_per_row = 8 * n_components * max(*hidden_units, 24 * n_features, 1)
-        self.has_small_components = gaussians.are_small()
-        n_own = n_transforms - n_shared_transforms
-        n_common = n_common_transforms if n_transforms else 0
-        n_inner = min(n_own, 1)
-        if gaussians.are_flat():
-            n_common = n_inner = 0
-        elif self.has_small_components:
-            n_common = 0
-        stacks, position = [], 0
-        for n_flows, n_layers in (
-            (1, n_common),
-            (n_components, n_inner),
-            (n_components, n_own - n_inner),
-            (1, n_shared_transforms),
-        ):
-            stack = FlowStack(
-                flow,
-                n_flows,
-                n_features,
-                n_layers,
-                hidden_units,
-                first_position=position,
-                generator=generator,
-            )
-            stacks.append(stack)
-            position += n_layers
-        self.common, self.inner, self.outer, self.shared = stacks
-        self.base = RadialBase(n_features) if n_transforms else None
-        self.posterior = PosteriorNet(
-            n_features, n_components, posterior_units, generator=generator
+        **flows,
+    ) -> "MixtureModule":
+        """Make a mixture of flows that starts as a mixture of Gaussians.
+
+        Parameters
+        ----------
+        gaussians : Gaussians
+            Where the components start, with their weights.
+        posterior_units : sequence of int
+            Widths of the hidden layers of q(z|x).
+        generator : torch.Generator
+            Source of the initial network weights.
+        **flows : dict
+            Further parameters of `FlowComponents`.
+
+        Returns
+        -------
+        mixture : MixtureModule
+            In float64, on the CPU.
+        """
+        components = FlowComponents(gaussians, generator=generator, **flows)
+        posterior = PosteriorNet(
+            components.n_features,
+            components.n_components,
+            posterior_units,
+            generator=generator,
         )
-        self.double()
-        for name, value in self._whitening(gaussians).items():
-            self.register_buffer(name, value)
-        self.register_buffer("temperature", torch.ones((), dtype=torch.float64))
-        self.weight_logits = nn.Parameter(torch.from_numpy(np.log(gaussians.weights)))
+        return cls(components, posterior, gaussians.weights)
 
-    @staticmethod
-    def _whitening(gaussians: Gaussians) -> dict[str, Tensor]:
-        """Buffers that hold where components whiten."""
-        scales = gaussians.scales()
-        whitening = gaussians.whitening()
-        n_features = scales.shape[1]
-        log_constant = np.linalg.slogdet(whitening)[1] - np.log(scales).sum(1)
-        log_constant -= 0.5 * n_features * math.log(2 * math.pi)
-        return {
-            "means": torch.from_numpy(gaussians.means),
-            "scales": torch.from_numpy(scales),
-            "whitening": torch.from_numpy(whitening),
-            "unwhitening": torch.from_numpy(np.linalg.inv(whitening)),
-            "log_constant": torch.from_numpy(log_constant),
-        }
+    @property
+    def architecture(self) -> dict:
+        """Parameters that a fitted model cannot change."""
+        units = {"posterior_units": self.posterior.hidden_units}
+        return {**self.components.architecture, **units}
 
-    def whitened_by(self, gaussians: Gaussians) -> "MixtureOfFlows":
-        """Return a copy of the model on the CPU that whitens by other Gaussians."""
+    @property
+    def floats_per_row(self) -> int:
+        """Floats that an evaluation holds of one row at a time, roughly."""
+        return self.components.floats_per_row
+
+    @property
+    def n_components(self) -> int:
+        """Number K of components."""
+        return self.components.n_components
+
+    @property
+    def n_features(self) -> int:
+        """Number D of columns."""
+        return self.components.n_features
+
+    def with_gaussians(self, gaussians: Gaussians) -> "MixtureModule":
+        """Return a copy on the CPU whose components whiten by other Gaussians."""
         other = copy.deepcopy(self)
-        for name, value in self._whitening(gaussians).items():
-            setattr(other, name, value)
+        other.components = self.components.with_gaussians(gaussians)
         return other
 
-    def flows(self) -> tuple[FlowStack, ...]:
-        """All transforms, from the data to the base distribution."""
-        return self.common, self.inner, self.outer, self.shared
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """See `skflowmix.model.components.Components`."""
+        groups = self.components.parameter_groups()
+        return {
+            "pooled": groups["pooled"],
+            "decayed": [*self.posterior.weights, *groups["decayed"]],
+            "plain": [*self.posterior.biases, self.weight_logits, *groups["plain"]],
+        }
 
     @property
     def log_weights(self) -> Tensor:
         """Log mixture weights, of shape (K,)."""
         return self.weight_logits.log_softmax(0)
-
-    def _log_prob_of(self, x: Tensor, pairs: Support | AllPairs) -> Tensor:
-        """Log-densities (K, C) of pairs of rows x (N, D) and components.
-
-        All of it is one function for autograd, whose nodes cost more than small layers.
-        """
-        parameters = [stack.recorded_parameters for stack in self.flows()]
-        needs_input, keeps = x.requires_grad, torch.is_grad_enabled()
-
-        def record(x, *_parameters):
-            return self._record(x, pairs, parameters, needs_input, keeps)
-
-        flat = (p for of_stack in parameters for own in of_stack for p in own)
-        return Recorded.apply(record, x, *flat)[0]
-
-    def _record(self, x, pairs, parameters, needs_input, keeps):
-        of_common, of_inner, of_outer, of_shared = parameters
-        scales = self.scales.unsqueeze(2)
-        points = pairs.spread(x.T.contiguous())
-        centred = (points - self.means.unsqueeze(2)).div_(scales)
-        white = torch.bmm(self.whitening, centred)
-        ball = _InBall(self, white)
-        has_inner = bool(of_common or of_inner)
-        common_backward = inner_backward = _no_backward
-        log_slopes: list[Tensor] = []
-        if has_inner:
-            scaled = ball.scaled(centred)
-            if of_common:
-                if scaled is not centred:
-                    points = torch.addcmul(self.means.unsqueeze(2), scaled, scales)
-                y, slopes, common_backward = _record_joined(
-                    self.common, points, of_common, keeps
-                )
-                log_slopes += slopes
-                scaled = (y - self.means.unsqueeze(2)).div_(scales)
-            bent, slopes, inner_backward = self.inner.record(scaled, of_inner, keeps)
-            log_slopes += slopes
-            z = torch.bmm(self.whitening, bent)
-        else:
-            z = ball.moved
-        z, slopes, outer_backward = self.outer.record(z, of_outer, keeps)
-        log_slopes += slopes
-        z, slopes, shared_backward = _record_joined(self.shared, z, of_shared, keeps)
-        log_slopes += slopes
-        log_density, base_backward = ball.log_prob(z, log_slopes)
-        log_prob = log_density.squeeze(1).add_(self.log_constant.unsqueeze(1))
-
-        def backward(grad):
-            grad_log = grad.unsqueeze(1)
-            grad, grad_log, on_radius = base_backward(grad_log)
-            grad, on_shared = shared_backward(grad, grad_log, True)
-            grad, on_outer = outer_backward(grad, grad_log, needs_input or has_inner)
-            own = on_outer + on_shared
-            if has_inner:
-                grad = torch.bmm(self.whitening.transpose(1, 2), grad)
-                needs_points = needs_input or bool(of_common)
-                grad, on_inner = inner_backward(grad, grad_log, needs_points)
-                own = on_inner + own
-                if of_common:
-                    grad = (grad / scales).contiguous()
-                    grad, on_common = common_backward(grad, grad_log, needs_input)
-                    own = on_common + own
-                    grad = None if grad is None else grad * scales
-            if not needs_input:
-                return None, *own
-            on_white = ball.backward(grad, on_radius, has_inner)
-            on_centred = torch.bmm(self.whitening.transpose(1, 2), on_white)
-            if has_inner:
-                on_centred += grad
-            return pairs.collect(on_centred / scales, len(x)).T, *own
-
-        return log_prob, backward
 
     def component_log_prob(self, x: Tensor) -> Tensor:
         """Log-density of every component at every row.
@@ -448,24 +185,11 @@ class MixtureOfFlows(nn.Module):
         log_prob : Tensor of shape (N, K)
             log p(x|k), in nats.
         """
-        if self.base is None or x.is_cuda or torch.is_grad_enabled():
-            return self._log_prob_of(x, AllPairs(self.n_components)).T
-        r = self._mahalanobis(x)
-        inside = (r < Ball(self.n_features).radius).squeeze(1).T
-        capacity = int(inside.sum(0).max())
-        if capacity > SPARSE_SHARE * len(x):
-            return self._log_prob_of(x, AllPairs(self.n_components)).T
-        log_prob = self.base.log_prob(r)[0].squeeze(1)
-        log_prob += self.log_constant.unsqueeze(1)
-        if capacity:
-            support = Support(inside, capacity)
-            entries = self._log_prob_of(x, support)
-            log_prob.mul_(~inside.T).add_(support.scatter(entries, len(x)))
-        return log_prob.T
+        return self.components.log_prob_of_all(x)
 
     def component_log_prob_on(self, x: Tensor, support: Support) -> Tensor:
         """Return the same on a support only: of shape (K, C)."""
-        return self._log_prob_of(x, support)
+        return self.components.log_prob(x, support)
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Log-density log p(x) of the mixture, in nats: (N, D) to (N,)."""
@@ -499,27 +223,17 @@ class MixtureOfFlows(nn.Module):
     def posterior_logits(self, x: Tensor) -> Tensor:
         """Logits of the amortised q(z|x), over the temperature: (N, D) to (N, K).
 
-        Of components that are small beside the data a network of standardised rows
-        cannot see the borders: it then corrects the posterior of their Gaussians.
+        Where components are small it corrects the posterior of their Gaussians.
         """
         bounded = x.clamp(-POSTERIOR_BOUND, POSTERIOR_BOUND)
         logits = self.posterior(bounded) / self.temperature
-        if self.has_small_components:
-            logits = logits + self._gaussian_log_posterior(x)
-        return logits
-
-    @torch.no_grad()
-    def _gaussian_log_posterior(self, x: Tensor) -> Tensor:
-        """Log-responsibilities of the Gaussians, bounded: (N, D) to (N, K)."""
-        r = self._mahalanobis(x).squeeze(1)
-        log_joint = self.log_constant.unsqueeze(1) - 0.5 * r.square()
-        log_joint += self.log_weights.unsqueeze(1)
-        return log_joint.log_softmax(0).clamp(min=LEAST_LOG_POSTERIOR).T
-
-    def _mahalanobis(self, x: Tensor) -> Tensor:
-        """Mahalanobis distance of every row to every component: (K, 1, N)."""
-        centred = x.T.sub(self.means.unsqueeze(2)).div_(self.scales.unsqueeze(2))
-        return norm(torch.bmm(self.whitening, centred))
+        with torch.no_grad():
+            log_prob = self.components.gaussian_log_prob(x)
+            if log_prob is None:
+                return logits
+            log_joint = log_prob + self.log_weights.unsqueeze(1)
+            log_prior = log_joint.log_softmax(0).clamp(min=LEAST_LOG_POSTERIOR).T
+        return logits + log_prior
 
     def log_posterior(self, x: Tensor) -> Tensor:
         """Amortised log q(z=k|x): (N, D) to (N, K)."""
@@ -540,50 +254,10 @@ class MixtureOfFlows(nn.Module):
         x : Tensor of shape (N, D)
             The rows.
         """
-        present, local = component.unique(return_inverse=True)
-        inner, outer = self.inner, self.outer
-        if len(present) < self.n_components:
-            inner, outer = inner.select(present), outer.select(present)
-        support = Support(nn.functional.one_hot(local, len(present)).bool())
-        z = torch.randn(
-            *support.rows.shape,
-            self.n_features,
-            generator=generator,
-            dtype=self.means.dtype,
-            device=generator.device,
-        ).to(self.means.device)
-        means, scales = (
-            values[present].unsqueeze(1) for values in (self.means, self.scales)
-        )
-        unwhitening = self.unwhitening[present].transpose(1, 2)
-        white = z
-        if self.base is not None:
-            ball = Ball(self.n_features)
-            t = z.norm(dim=2, keepdim=True).clamp(min=TINY)
-            r = self.base.radius(t)
-            of_flows = torch.rand(r.shape, generator=generator, dtype=r.dtype).to(r)
-            inside = (r < ball.radius) & (of_flows >= BASE_SHARE)
-            rho = ball.stretch(r).radius
-            moved = z * torch.where(inside, rho / t, 0.0)
-            moved = self.shared.inverse(moved.flatten(0, 1).unsqueeze(0)).view_as(z)
-            moved = outer.inverse(moved)
-            scaled = inner.inverse(torch.bmm(moved, unwhitening))
-            y = torch.addcmul(means, scaled, scales).flatten(0, 1)
-            y = self.common.inverse(y.unsqueeze(0)).view_as(z)
-            moved = torch.bmm((y - means) / scales, self.whitening[present].mT)
-            rho = moved.norm(dim=2, keepdim=True).clamp(min=TINY)
-            white = moved * (ball.shrink(rho).radius / rho)
-            white = torch.where(inside, white, z * (r / t))
-        points = torch.addcmul(means, torch.bmm(white, unwhitening), scales)
-        x = points.new_empty(len(component), self.n_features)
-        x[support.rows[support.valid]] = points[support.valid]
-        return x
+        return self.components.sample(component, generator)
 
-    def permute_(self, index: Tensor) -> None:
+    def select_(self, index: Tensor) -> None:
         """Reorder the components, or keep some of them, in place."""
-        self.n_components = len(index)
-        self.inner, self.outer = self.inner.select(index), self.outer.select(index)
+        self.components.select_(index)
         self.posterior.permute_(index)
         self.weight_logits.data = self.weight_logits.data[index]
-        for name in WHITENING:
-            setattr(self, name, getattr(self, name)[index])

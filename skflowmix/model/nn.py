@@ -152,6 +152,17 @@ class StackedMLP(nn.Module):
         pairs = ((linear.bias, linear.weight) for linear in linears)
         self.recorded_parameters = [p for pair in pairs for p in pair if p is not None]
 
+    @property
+    def weights(self) -> list[nn.Parameter]:
+        """Weight matrices of the layers, none without inputs."""
+        linears = cast(list[StackedLinear], self.layers)
+        return [linear.weight for linear in linears if linear.weight is not None]
+
+    @property
+    def biases(self) -> list[nn.Parameter]:
+        """Biases of the layers."""
+        return [linear.bias for linear in cast(list[StackedLinear], self.layers)]
+
     def forward(self, x: Tensor) -> Tensor:
         """Map x of shape (K, N, n_inputs) to (K, N, n_outputs)."""
         needs_input = x.requires_grad
@@ -278,9 +289,20 @@ class PosteriorNet(nn.Module):
         generator: torch.Generator,
     ):
         super().__init__()
+        self.hidden_units = tuple(hidden_units)
         self.mlp = StackedMLP(
             1, n_features, n_components, hidden_units, generator=generator
         )
+
+    @property
+    def weights(self) -> list[nn.Parameter]:
+        """Weight matrices of the layers."""
+        return self.mlp.weights
+
+    @property
+    def biases(self) -> list[nn.Parameter]:
+        """Biases of the layers."""
+        return self.mlp.biases
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits of shape (N, K) for x of shape (N, D)."""

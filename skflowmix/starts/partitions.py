@@ -12,12 +12,16 @@ import numpy as np
 from scipy.cluster.hierarchy import cut_tree, linkage
 from scipy.spatial.distance import squareform
 from scipy.special import logsumexp, softmax
-from sklearn.base import clone
 from sklearn.cluster import KMeans, kmeans_plusplus
 from sklearn.metrics import adjusted_rand_score
 from sklearn.mixture import GaussianMixture
-from sklearn.utils.validation import has_fit_parameter
 
+from skflowmix.starts.clusterer import (
+    MAX_MODEL_ROWS,
+    from_clusterer,
+    split_to,
+    weighted_rows,
+)
 from skflowmix.starts.gaussians import Gaussians, Shrinkage
 from skflowmix.starts.genie import linkage_labels
 from skflowmix.starts.knn import (
@@ -28,7 +32,7 @@ from skflowmix.starts.knn import (
     nearest_others,
     one_hot,
 )
-from skflowmix.starts.preprocessing import plane_of, repeat_widths, row_counts
+from skflowmix.starts.preprocessing import column_space, repeat_widths, row_counts
 from skflowmix.starts.scores import (
     REG_COVAR,
     believed_or_cut,
@@ -39,9 +43,17 @@ from skflowmix.starts.scores import (
 from skflowmix.starts.separation import SeparationTree
 from skflowmix.starts.spectral import spectral_labels
 
-INIT_METHODS = ("auto", "kmeans", "k-means++", "gmm", "spectral", "linkage", "random")
+INIT_METHODS = (
+    "auto",
+    "kmeans",
+    "k-means++",
+    "gmm",
+    "spectral",
+    "linkage",
+    "random",
+    "random_from_data",
+)
 
-MAX_MODEL_ROWS = 20_000
 SAME_PARTITION_ARI = 0.98
 # Columns whose spreads in data units differ by less than this factor, save the quarter
 # of them that varies least, are taken to be measured in one unit.
@@ -96,14 +108,14 @@ def propose_partitions(
         Standardised rows, float64, identical rows merged, in a random order.
     sample_weight : ndarray of shape (n,)
         Positive, mean one.
-    n_components : int
-        K.
+    n_components : int or None
+        K; None takes as many as a clusterer finds.
     init : {"auto", "kmeans", "k-means++", "gmm", "spectral", "linkage", "random"} \
             or scikit-learn clusterer
-        How. A clusterer is cloned, never changed. ``"auto"`` spreads values that
-        repeat in a column by noise as wide as they are apart, then ranks spectral
-        clustering, tree linkage, and Gaussian mixtures started from these, from
-        k-means and from merged groups, by `believed_or_cut`.
+        How. A clusterer is cloned, never changed; an `n_clusters` is set to K.
+        ``"auto"`` spreads values that repeat in a column by noise as wide as they are
+        apart, then ranks spectral clustering, tree linkage, and Gaussian mixtures
+        started from these, from k-means and from merged groups, by `believed_or_cut`.
     random_state : RandomState
         The only source of randomness.
     n_init : int, default=1
@@ -130,7 +142,7 @@ def propose_partitions(
         raise ValueError(f"init_params must be one of {INIT_METHODS}, got {init!r}.")
     if n_components == 1:
         return [Proposal(name, np.ones((n, 1)))]
-    if n <= n_components:
+    if n_components is not None and n <= n_components:
         return [Proposal(name, np.eye(n, n_components))]
     if name == "auto":
         x, sample_weight, origin = _spread_repeats(x, sample_weight, random_state)
@@ -144,7 +156,7 @@ def propose_partitions(
             )
             return [_of_origins(proposal, origin) for proposal in proposals]
         if not isinstance(init, str):
-            responsibilities = _from_clusterer(
+            responsibilities = from_clusterer(
                 x, sample_weight, n_components, init, random_state
             )
             return [Proposal(name, responsibilities)]
@@ -220,7 +232,7 @@ def _spread_repeats(x, sample_weight, random_state):
         sample_weight /= sample_weight.mean()
     x, widths = x[origin], widths[origin]
     noise = REPEAT_NOISE * widths * random_state.standard_normal(x.shape)
-    plane = plane_of(x, sample_weight, widths)
+    plane = column_space(x, sample_weight, widths)
     if plane is not None:
         noise = noise @ plane
     return x + noise, sample_weight, origin
@@ -255,25 +267,18 @@ def _drop_flat_directions(x, sample_weight):
     return x @ axes[:, differ]
 
 
-def _is_constant(sample_weight):
-    return np.ptp(sample_weight) < 1e-9
-
-
-def _weighted_rows(x, sample_weight, size, random_state):
-    """Rows whose plain count stands for their weight, for unweighted learners."""
-    if _is_constant(sample_weight):
-        return x[draw_rows(sample_weight, size, random_state)]
-    probability = sample_weight / sample_weight.sum()
-    drawn = random_state.choice(len(x), min(2 * len(x), size), p=probability)
-    return x[np.sort(drawn)]
-
-
 def _kmeans(x, sample_weight, n_components, random_state):
     rows = draw_rows(sample_weight, MAX_MODEL_ROWS, random_state)
     weight = np.ones(len(rows)) if len(rows) < len(x) else sample_weight
     model = KMeans(n_components, n_init=3, random_state=random_state)
     model.fit(x[rows], sample_weight=weight)
     return nearest_mean_responsibilities(x, model.cluster_centers_)
+
+
+def _random_rows(x, sample_weight, n_components, random_state):
+    share = sample_weight / sample_weight.sum()
+    means = x[random_state.choice(len(x), n_components, replace=False, p=share)]
+    return nearest_mean_responsibilities(x, means)
 
 
 def _kmeans_seeding(x, sample_weight, n_components, random_state):
@@ -286,7 +291,7 @@ def _kmeans_seeding(x, sample_weight, n_components, random_state):
 
 
 def _gmm(x, sample_weight, n_components, random_state):
-    rows = _weighted_rows(x, sample_weight, MAX_MODEL_ROWS, random_state)
+    rows = weighted_rows(x, sample_weight, MAX_MODEL_ROWS, random_state)
     model = GaussianMixture(n_components, reg_covar=1e-6, random_state=random_state)
     return model.fit(rows).predict_proba(x)
 
@@ -300,7 +305,7 @@ def _spectral(x, sample_weight, n_components, random_state):
     landmarks = Landmarks(x, sample_weight, random_state)
     tree = SeparationTree(landmarks, n_components)
     labels = spectral_labels(landmarks, tree, n_components, random_state)
-    labels = _split_to(labels, landmarks.x, n_components, random_state)
+    labels = split_to(labels, landmarks.x, n_components, random_state)
     return landmarks.spread(labels, n_components)
 
 
@@ -318,48 +323,8 @@ _METHODS = {
     "spectral": _spectral,
     "linkage": _linkage,
     "random": _random,
+    "random_from_data": _random_rows,
 }
-
-
-def _from_clusterer(x, sample_weight, n_components, clusterer, random_state):
-    model = clone(clusterer)
-    for key, value in model.get_params().items():
-        if value is None and key.split("__")[-1] == "random_state":
-            model.set_params(**{key: random_state.randint(2**31 - 1)})
-    rows, fit_params = x, {}
-    if not _is_constant(sample_weight):
-        if has_fit_parameter(model, "sample_weight"):
-            fit_params = {"sample_weight": sample_weight}
-        else:
-            rows = _weighted_rows(x, sample_weight, MAX_MODEL_ROWS, random_state)
-    labels = np.array(model.fit_predict(rows, **fit_params), dtype=np.intp)
-    if rows is not x:
-        labels = labels[nearest(rows, x, 1)[:, 0]]
-    noise = labels < 0
-    if noise.all():
-        labels[:] = 0
-    elif noise.any():
-        owner = nearest(x[~noise], x[noise], 1)[:, 0]
-        labels[noise] = labels[~noise][owner]
-    n_found = len(np.unique(labels))
-    if n_found > n_components:
-        raise ValueError(
-            f"The clusterer given as init_params found {n_found} clusters, more than "
-            f"n_components={n_components}."
-        )
-    return one_hot(_split_to(labels, x, n_components, random_state), n_components)
-
-
-def _split_to(labels, x, n_components, random_state):
-    """Split the largest clusters in two until there are `n_components`."""
-    labels = np.unique(labels, return_inverse=True)[1]
-    for new in range(labels.max() + 1, n_components):
-        largest = np.flatnonzero(labels == np.bincount(labels).argmax())
-        halves = KMeans(2, n_init=1, random_state=random_state).fit_predict(x[largest])
-        if not halves.any():
-            halves[: len(halves) // 2] = 1
-        labels[largest[halves == 1]] = new
-    return labels
 
 
 class _Candidate(NamedTuple):
@@ -376,7 +341,7 @@ def _ranked_candidates(x, sample_weight, n_components, random_state, n_best):
     tree = SeparationTree(landmarks, n_components)
     labels = spectral_labels(landmarks, tree, n_components, random_state)
     starts = {
-        "spectral": _split_to(labels, landmarks.x, n_components, random_state),
+        "spectral": split_to(labels, landmarks.x, n_components, random_state),
         "linkage": linkage_labels(landmarks.distances, n_components),
         "kmeans": _kmeans_labels(landmarks, n_components, random_state),
     }
@@ -515,7 +480,7 @@ def _merging_labels(landmarks, n_components, n_groups, random_state):
         increases[j], increases[:, j] = np.inf, np.inf
         n_left -= 1
     labels = np.unique(labels, return_inverse=True)[1]
-    return _split_to(labels, x, n_components, random_state)
+    return split_to(labels, x, n_components, random_state)
 
 
 def _typical_variances(x, n_components):

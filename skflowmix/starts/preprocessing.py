@@ -9,11 +9,11 @@ from skflowmix.starts.robust import usual_interval, weighted_quantile
 
 __all__ = [
     "Standardizer",
+    "column_space",
     "count_directions",
     "different_rows",
     "merge_identical_rows",
     "outside_spikes",
-    "plane_of",
     "repeat_widths",
     "row_counts",
     "split_rows",
@@ -249,7 +249,7 @@ def outside_spikes(x, weights):
     return movable
 
 
-def plane_of(x, weights, widths):
+def column_space(x, weights, widths):
     """Find the plane that rows lie in: noise that leaves it would make it thick.
 
     Constant columns, copies, sums of others and a full set of indicators each make one.

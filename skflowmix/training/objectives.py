@@ -2,21 +2,21 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from skflowmix.model.mixture import MixtureOfFlows, elbo_terms, log_softmax
+from skflowmix.model.mixture import MixtureModule, elbo_terms, log_softmax
 from skflowmix.model.nn import Recorded
 from skflowmix.model.pairs import SPARSE_SHARE, AllPairs, Support
+from skflowmix.training.batches import Batch, Noise, RowSource
 
 __all__ = [
     "ElboObjective",
     "MStepObjective",
-    "Noise",
     "PosteriorObjective",
-    "Rows",
     "Temperature",
     "clearly_gains",
     "robust_gain",
@@ -32,12 +32,13 @@ LEFT_OUT = -1e4
 # So often a step is dense, for components that q has given up to recover.
 DENSE_EVERY = 16
 
-# On a GPU the next epoch has room for this many times the largest number of rows that a
-# component was chosen for in a batch of this one, in so many steps from none to all. It
-# shrinks when it can to so much of itself: another room is another graph to record.
-SPARE_ROOM = 1.1
-ROOM_STEPS = 32
-SHRINKING_ROOM = 0.8
+# On a GPU the capacity of the next epoch is so many times the demand of this one, the
+# largest number of rows that a component was chosen for in a batch, in so many steps
+# from none to all. It shrinks when it can to so much of itself: another capacity is
+# another graph to record.
+SPARE_CAPACITY = 1.1
+CAPACITY_STEPS = 32
+SHRINKING_CAPACITY = 0.8
 
 # No held-out row counts for more than this gain or loss, in nats per column.
 GAIN_BOUND = 5.0
@@ -49,181 +50,12 @@ FEW_ROWS_TO_JUDGE = 8
 SAMPLE_SIZE = 128
 
 
-class Rows:
-    """Standardised rows, their weights and first responsibilities.
-
-    Parameters
-    ----------
-    x : Tensor of shape (N, D)
-        The rows.
-    weights : Tensor of shape (N,)
-        Positive weights.
-    responsibilities : Tensor of shape (N, K)
-        Shares of the components.
-    allowed : Tensor of shape (N, K), bool, optional
-        False where a known class rules a component out.
-    mean_weight : Tensor of shape (), optional
-        Mean weight of all rows that these are a batch of.
-    n_counted : float, optional
-        How many rows they stand for; N by default.
-    repeat_widths : Tensor of shape (N, D), optional
-        Standard deviations of noise on values that repeat.
-    neighbors : Tensor of shape (N, k), optional
-        Numbers, among all rows, of those nearest to each.
-    movable : Tensor of shape (N, D), optional
-        1 for values that noise may move towards those, 0 for others.
-    thickness : Tensor of shape (N, D), optional
-        Standard deviations of noise in all directions, which stays: where components
-        have no variance of their own, flows would make what `reg_covar` adds thinner.
-    """
-
-    def __init__(
-        self,
-        x: Tensor,
-        weights: Tensor,
-        responsibilities: Tensor,
-        allowed: Tensor | None = None,
-        mean_weight: Tensor | None = None,
-        repeat_widths: Tensor | None = None,
-        neighbors: Tensor | None = None,
-        movable: Tensor | None = None,
-        thickness: Tensor | None = None,
-        n_counted: float | None = None,
-    ):
-        self.x, self.weights, self.responsibilities = x, weights, responsibilities
-        self.allowed, self.repeat_widths = allowed, repeat_widths
-        self.neighbors, self.movable, self.thickness = neighbors, movable, thickness
-        self.mean_weight = weights.mean() if mean_weight is None else mean_weight
-        self.n_counted = len(x) if n_counted is None else n_counted
-
-    def __len__(self):
-        return len(self.x)
-
-    def __getitem__(self, index) -> "Rows":
-        optional = (
-            None if values is None else values[index] for values in self._optional
-        )
-        return self._of(
-            self.x[index], self.weights[index], self.responsibilities[index], *optional
-        )
-
-    def take(self, index: Tensor) -> "Rows":
-        """Rows by number; like indexing, but faster."""
-        optional = (
-            None if values is None else values.index_select(0, index)
-            for values in self._optional
-        )
-        return self._of(
-            self.x.index_select(0, index),
-            self.weights.index_select(0, index),
-            self.responsibilities.index_select(0, index),
-            *optional,
-        )
-
-    @property
-    def _optional(self):
-        return (
-            self.allowed,
-            self.repeat_widths,
-            self.neighbors,
-            self.movable,
-            self.thickness,
-        )
-
-    def _of(self, x, weights, responsibilities, allowed, *others) -> "Rows":
-        return Rows(x, weights, responsibilities, allowed, self.mean_weight, *others)
-
-    def rule_out(self, values: Tensor, low: float = -math.inf) -> Tensor:
-        """Values (N, K), with `low` for components that are not allowed."""
-        if self.allowed is None:
-            return values
-        return values.masked_fill(~self.allowed, low)
-
-    def mean(self, values: Tensor) -> Tensor:
-        """Weighted mean of one value per row."""
-        return torch.dot(values, self.weights) / self.weights.sum()
-
-    def batch_weights(self) -> Tensor:
-        """Weights whose sum is one on average over batches.
-
-        Divided by its own weights, a batch with a heavy row would count no more than
-        any other.
-        """
-        return self.weights / (len(self) * self.mean_weight)
-
-    def batch_mean(self, values: Tensor) -> Tensor:
-        """Mean of one value per row, over batches the weighted mean of all rows."""
-        return torch.dot(values, self.batch_weights())
-
-
-class Noise:
-    """Gaussian noise that keeps flows from following single rows and values.
-
-    It moves rows along the lines to their nearest rows, in proportion to these
-    distances: as far as the data leave room and in the directions in which they lie.
-    Values in a spike of their column stay. It shrinks with the step size. On values
-    that repeat there may be more noise, which is as wide as these ask and does not
-    shrink: otherwise their density is a spike whose height means nothing.
-
-    Parameters
-    ----------
-    scale : float
-        Standard deviation, in distances to the nearest rows, at the first step size.
-    generator : torch.Generator
-        Its source, on the model's device.
-    plane : Tensor of shape (D, D), optional
-        Keeps noise on values that repeat in the plane that rows lie in, see `plane_of`.
-
-    References
-    ----------
-    C. M. Bishop, Training with Noise is Equivalent to Tikhonov Regularization, Neural
-    Computation 7, 1995.
-
-    P. Vincent and Y. Bengio, Manifold Parzen Windows, NIPS 2002, for kernels as wide
-    as the rows near by ask.
-
-    B. Uria, I. Murray and H. Larochelle, RNADE: The Real-Valued Neural Autoregressive
-    Density-Estimator, NIPS 2013, for noise on discrete values.
-    """
-
-    def __init__(
-        self,
-        scale: float,
-        generator: torch.Generator,
-        plane: Tensor | None = None,
-    ):
-        self.scale, self.generator, self.plane = scale, generator, plane
-
-    def move(self, rows: Rows, all_rows: Rows, step_share: float) -> None:
-        """Add noise to rows out of `all_rows`, that has shrunk as the step size has."""
-        moved = rows.x
-        scale = self.scale * step_share
-        if rows.neighbors is not None and scale > 0:
-            nearest = all_rows.x.index_select(0, rows.neighbors.flatten())
-            ways = nearest.view(*rows.neighbors.shape, -1) - rows.x.unsqueeze(1)
-            shares = self._normal(rows.neighbors.shape, moved)
-            shares *= scale / math.sqrt(rows.neighbors.shape[1])
-            step = torch.bmm(shares.unsqueeze(1), ways).squeeze(1)
-            moved = moved + (step if rows.movable is None else step * rows.movable)
-            if rows.thickness is not None:
-                moved = moved + rows.thickness * self._normal(moved.shape, moved)
-        if rows.repeat_widths is not None:
-            shift = rows.repeat_widths * self._normal(moved.shape, moved)
-            moved = moved + (shift if self.plane is None else shift @ self.plane)
-        rows.x = moved
-
-    def _normal(self, shape, like: Tensor) -> Tensor:
-        return torch.randn(
-            shape, generator=self.generator, dtype=like.dtype, device=like.device
-        )
-
-
-def robust_gain(rows: Rows, log_prob: Tensor, reference: Tensor) -> Tensor:
+def robust_gain(rows: Batch, log_prob: Tensor, reference: Tensor) -> Tensor:
     """Mean gain in log-density over a reference, each row's gain bounded.
 
     Parameters
     ----------
-    rows : Rows
+    rows : Batch
         The N rows.
     log_prob, reference : Tensor of shape (N,)
         Log-densities to compare, in nats.
@@ -236,7 +68,7 @@ def robust_gain(rows: Rows, log_prob: Tensor, reference: Tensor) -> Tensor:
     return rows.mean(_bounded_gains(rows, log_prob, reference))
 
 
-def clearly_gains(rows: Rows, log_prob: Tensor, reference: Tensor) -> bool:
+def clearly_gains(rows: Batch, log_prob: Tensor, reference: Tensor) -> bool:
     """Whether the `robust_gain` exceeds its standard error, by more if rows are few.
 
     The more epochs they have judged, the easier they are won over by chance.
@@ -247,7 +79,7 @@ def clearly_gains(rows: Rows, log_prob: Tensor, reference: Tensor) -> bool:
     return bool(mean > error * (1 + FEW_ROWS_TO_JUDGE / rows.n_counted))
 
 
-def _bounded_gains(rows: Rows, log_prob: Tensor, reference: Tensor) -> Tensor:
+def _bounded_gains(rows: Batch, log_prob: Tensor, reference: Tensor) -> Tensor:
     bound = GAIN_BOUND * rows.x.shape[1]
     return (log_prob - reference).clamp(-bound, bound)
 
@@ -307,38 +139,52 @@ class _Objective(ABC):
     """The rows, the pairs evaluated, and the figures that both objectives report.
 
     On the CPU a support has room for all pairs chosen. On a GPU that number would have
-    to be waited for, so that `plans_ahead` is set: there is room for as many as the
-    epoch before asked for, with some to spare. The first one, with nothing to go by, is
-    dense. Pairs beyond are left out of the step.
+    to be waited for, so that `plans_ahead` is set: there is capacity for the
+    largest demand of the epoch before, with some to spare. The first one, with nothing
+    to go by, is dense. Pairs beyond are left out of the step.
     """
 
     def __init__(
         self,
-        model: MixtureOfFlows,
-        train: Rows,
-        held_out: Rows,
+        model: MixtureModule,
+        source: RowSource,
+        held_out: Batch,
         noise: Noise | None = None,
     ):
-        self.model, self.train, self.held_out = model, train, held_out
+        self.model, self.source, self.held_out = model, source, held_out
         self.noise = noise
         self.generators: Sequence[torch.Generator] = (
             () if noise is None else (noise.generator,)
         )
-        self.n_rows = len(train)
-        self.plans_ahead = train.x.is_cuda
-        # Shares of a batch: the room there is for a component, and the most asked for.
-        self._room, self._asked = 1.0, train.x.new_zeros(())
-        self._sample = train[:SAMPLE_SIZE]
+        self.plans_ahead = held_out.x.is_cuda
+        # Shares of a batch: the capacity of a component, and the largest demand.
+        self._capacity, self._demand = 1.0, held_out.x.new_zeros(())
+        self._sample = source.sample(SAMPLE_SIZE)
         with torch.no_grad():
             self._reference = self._held_out_log_prob(
                 model.component_log_prob(held_out.x)
             )
 
-    def _batch(self, rows: Tensor, step_share: float) -> Rows:
-        batch = self.train.take(rows)
+    def _move(self, batch: Batch, step_share: float) -> None:
         if self.noise is not None:
-            self.noise.move(batch, self.train, step_share)
-        return batch
+            self.noise.move(batch, step_share)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a loss or a score depends on besides the parameters."""
+        return {
+            "capacity": self._capacity,
+            "demand": self._demand.clone(),
+            "reference": self._reference.clone(),
+            "generators": [generator.get_state() for generator in self.generators],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` returned."""
+        self._capacity = state["capacity"]
+        self._demand.copy_(state["demand"])
+        self._reference.copy_(state["reference"])
+        for generator, own in zip(self.generators, state["generators"], strict=True):
+            generator.set_state(own)
 
     @abstractmethod
     def _held_out_log_prob(self, log_prob: Tensor) -> Tensor:
@@ -346,12 +192,14 @@ class _Objective(ABC):
 
     def begin_step(self, starts_epoch: bool) -> Hashable:
         """See `skflowmix.training.trainer.Objective`."""
-        if starts_epoch and self.plans_ahead and (asked := float(self._asked)):
-            room = math.ceil(SPARE_ROOM * asked * ROOM_STEPS) / ROOM_STEPS
-            if asked > self._room or room <= SHRINKING_ROOM * self._room:
-                self._room = room
-            self._asked.zero_()
-        return self._room
+        if starts_epoch and self.plans_ahead and (demand := float(self._demand)):
+            steps = math.ceil(SPARE_CAPACITY * demand * CAPACITY_STEPS)
+            capacity = steps / CAPACITY_STEPS
+            shrinks = capacity <= SHRINKING_CAPACITY * self._capacity
+            if demand > self._capacity or shrinks:
+                self._capacity = capacity
+            self._demand.zero_()
+        return self._capacity
 
     def _pairs(
         self, chosen: Tensor, is_dense: bool = False
@@ -363,9 +211,9 @@ class _Objective(ABC):
         elif is_dense:
             capacity = n_rows
         else:
-            asked = chosen.sum(0).amax() / n_rows
-            torch.maximum(self._asked, asked, out=self._asked)
-            capacity = math.ceil(self._room * n_rows)
+            demand = chosen.sum(0).amax() / n_rows
+            torch.maximum(self._demand, demand, out=self._demand)
+            capacity = math.ceil(self._capacity * n_rows)
         if capacity < SPARSE_SHARE * n_rows:
             support = Support(chosen, capacity)
             return support, support.kept
@@ -387,7 +235,7 @@ class _Objective(ABC):
             name: rows.mean(term) for name, term in zip(names, terms, strict=True)
         }
         log_joint = log_prob + model.log_weights
-        expected_rows = model.log_weights.exp() * self.train.n_counted
+        expected_rows = model.log_weights.exp() * self.source.n_counted
         return {
             "train_log_likelihood": rows.mean(log_joint.logsumexp(1)),
             "elbo": torch.stack([*figures.values()]).double().sum(),
@@ -424,10 +272,12 @@ class MStepObjective(_Objective):
 
     Parameters
     ----------
-    model : MixtureOfFlows
+    model : MixtureModule
         What is trained.
-    train, held_out : Rows
-        Rows to train on and to judge by.
+    source : RowSource
+        Rows to train on.
+    held_out : Batch
+        Rows to judge by.
     noise : Noise, optional
         Added to the rows that are trained on.
     """
@@ -435,9 +285,9 @@ class MStepObjective(_Objective):
     def _held_out_log_prob(self, log_prob: Tensor) -> Tensor:
         return (self.held_out.responsibilities * log_prob).sum(1)
 
-    def loss(self, rows: Tensor, step_share: float = 1.0) -> Tensor:
+    def loss(self, batch: Batch, step_share: float = 1.0) -> Tensor:
         """Negative objective, in nats per row."""
-        batch = self._batch(rows, step_share)
+        self._move(batch, step_share)
         r = batch.responsibilities
         chosen = r >= r.amax(1, keepdim=True).clamp(max=MIN_POSTERIOR)
         r = r * chosen
@@ -456,28 +306,36 @@ class PosteriorObjective:
 
     Parameters
     ----------
-    model : MixtureOfFlows
+    model : MixtureModule
         Whose posterior network is trained.
-    train, held_out : Rows
-        Rows to train on and to judge by.
+    source : RowSource
+        Rows to train on.
+    held_out : Batch
+        Rows to judge by.
     """
 
-    def __init__(self, model: MixtureOfFlows, train: Rows, held_out: Rows):
-        self.model, self.train, self.held_out = model, train, held_out
-        self.n_rows = len(train)
+    def __init__(self, model: MixtureModule, source: RowSource, held_out: Batch):
+        self.model, self.source, self.held_out = model, source, held_out
         self.generators: Sequence[torch.Generator] = ()
 
     def begin_step(self, starts_epoch: bool) -> Hashable:
         """See `skflowmix.training.trainer.Objective`; all steps are alike."""
         return None
 
-    def _cross_entropy(self, rows: Rows) -> Tensor:
+    def _cross_entropy(self, rows: Batch) -> Tensor:
         log_q = self.model.log_posterior(rows.x)
         return -rows.batch_mean((rows.responsibilities * log_q).sum(1))
 
-    def loss(self, rows: Tensor, step_share: float = 1.0) -> Tensor:
+    def loss(self, batch: Batch, step_share: float = 1.0) -> Tensor:
         """Cross-entropy, in nats per row."""
-        return self._cross_entropy(self.train.take(rows))
+        return self._cross_entropy(batch)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing changes."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Nothing changes."""
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, Tensor]:
@@ -533,18 +391,17 @@ class ElboObjective(_Objective):
 
     Parameters
     ----------
-    model : MixtureOfFlows
+    model : MixtureModule
         What is trained.
-    train, held_out : Rows
-        Rows to train on and to judge by.
+    source : RowSource
+        Rows to train on.
+    held_out : Batch
+        Rows to judge by.
     temperature : Temperature
         Schedule over the steps.
     label_noise : float, default=1.0
         Probability that a first responsibility is wrong; at 1 they do not matter and
         this is the ELBO alone.
-    concentration : float, default=1.0
-        The weights have a Dirichlet prior of this concentration, and are those of
-        largest posterior probability: below 1 small components shrink.
     noise : Noise, optional
         Added to the rows that flows are trained on; the bound is that of these.
 
@@ -556,23 +413,21 @@ class ElboObjective(_Objective):
 
     def __init__(
         self,
-        model: MixtureOfFlows,
-        train: Rows,
-        held_out: Rows,
+        model: MixtureModule,
+        source: RowSource,
+        held_out: Batch,
         temperature: Temperature,
         label_noise: float = 1.0,
-        concentration: float = 1.0,
         noise: Noise | None = None,
     ):
-        super().__init__(model, train, held_out, noise)
-        self.concentration = concentration
+        super().__init__(model, source, held_out, noise)
         self.temperature = temperature
         self.label_noise = label_noise
         self.n_steps = 0
         self._is_dense = True
 
     def _held_out_log_prob(self, log_prob: Tensor) -> Tensor:
-        return self.held_out.rule_out(log_prob + self.model.log_weights).logsumexp(1)
+        return self.held_out.mask(log_prob + self.model.log_weights).logsumexp(1)
 
     def begin_step(self, starts_epoch: bool) -> Hashable:
         """See `skflowmix.training.trainer.Objective`; sets the temperature."""
@@ -581,15 +436,25 @@ class ElboObjective(_Objective):
         self.n_steps += 1
         return self._is_dense, super().begin_step(starts_epoch)
 
-    def loss(self, rows: Tensor, step_share: float = 1.0) -> Tensor:
+    def state_dict(self) -> dict[str, Any]:
+        """See `_Objective`."""
+        return {**super().state_dict(), "n_steps": self.n_steps}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """See `_Objective`."""
+        super().load_state_dict(state)
+        self.n_steps = state["n_steps"]
+
+    def loss(self, batch: Batch, step_share: float = 1.0) -> Tensor:
         """Negative ELBO, in nats per row."""
-        model, batch = self.model, self._batch(rows, step_share)
+        model = self.model
+        self._move(batch, step_share)
         logits = model.posterior_logits(batch.x)
         log_q = log_softmax(logits.detach())
         log_class = None
         if batch.allowed is not None:
-            log_class = batch.rule_out(log_softmax(logits)).logsumexp(1)
-            log_q = batch.rule_out(log_q - log_class.detach().unsqueeze(1), LEFT_OUT)
+            log_class = batch.mask(log_softmax(logits)).logsumexp(1)
+            log_q = batch.mask(log_q - log_class.detach().unsqueeze(1), LEFT_OUT)
         # At least the likeliest, where all of many components are unlikely.
         likeliest = log_q.amax(1, keepdim=True)
         # Negated, so that NaN is chosen and reaches the loss, which training watches.
@@ -611,7 +476,4 @@ class ElboObjective(_Objective):
         loss = _expected_loss(logits, log_q.T, log_prob, pairs, log_prior, weights)
         if log_class is not None:
             loss = loss - batch.batch_mean(log_class)
-        if self.concentration != 1:
-            log_dirichlet = (self.concentration - 1) * log_weights.sum()
-            loss = loss - log_dirichlet / self.train.n_counted
         return loss

@@ -1,9 +1,8 @@
 """What of an estimator's parameters shapes and trains one model."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
-from torch import Tensor
 
 from skflowmix.training.trainer import TrainingConfig
 
@@ -31,40 +30,33 @@ class FitSettings:
     label_noise: float
     input_noise: float
     repeat_noise: float
-    weight_concentration_prior: float | None
     max_iter: int
     n_iter_init: int
     tol: float
     n_iter_no_change: int
+    n_init: int
+    reg_covar: float
+    validation_fraction: float
     batch_size: int | str
     learning_rate: float
     weight_decay: float | str
     dtype: str
 
-    @classmethod
-    def of(cls, estimator) -> "FitSettings":
-        """Take the settings among an estimator's parameters."""
-        values = {field.name: getattr(estimator, field.name) for field in fields(cls)}
-        for name in ("hidden_units", "posterior_units"):
-            values[name] = tuple(int(width) for width in values[name])
-        return cls(**values)
+    def batch_size_for(self, n_rows: int) -> int:
+        """Rows of a batch, out of so many."""
+        if self.batch_size == "auto":
+            return int(2 ** np.clip(np.round(np.log2(n_rows / 16)), 7, 10))
+        return int(self.batch_size)
 
     def training_config(
-        self, max_epochs: int, n_drops: int, x: Tensor, n_counted: float | None = None
+        self, max_epochs: int, n_drops: int, n_columns: int, n_counted: float
     ) -> TrainingConfig:
-        """Return the settings of one training phase on rows x.
-
-        They may stand for more rows, `n_counted`.
-        """
-        n_rows, n_columns = x.shape
-        batch_size, weight_decay = self.batch_size, self.weight_decay
-        if batch_size == "auto":
-            batch_size = int(2 ** np.clip(np.round(np.log2(n_rows / 16)), 7, 10))
+        """Return the settings of one training phase on so many columns and rows."""
+        weight_decay = self.weight_decay
         if weight_decay == "auto":
-            weight_decay = min(1.0, ROWS_TO_DECAY * n_columns / (n_counted or n_rows))
+            weight_decay = min(1.0, ROWS_TO_DECAY * n_columns / n_counted)
         return TrainingConfig(
             max_epochs=max_epochs,
-            batch_size=int(batch_size),
             learning_rate=self.learning_rate,
             patience=self.n_iter_no_change,
             tol=self.tol,

@@ -9,14 +9,14 @@ from skflowmix.starts.preprocessing import (
     MIN_HELD_OUT,
     TRAINING_BOUND,
     Standardizer,
+    column_space,
     outside_spikes,
-    plane_of,
     repeat_widths,
     row_counts,
     split_rows,
 )
 
-__all__ = ["N_NEAREST", "TrainingRows"]
+__all__ = ["N_NEAREST", "TrainingTable"]
 
 # Noise in training moves a row towards so many of its nearest ones, and away.
 N_NEAREST = 2
@@ -29,7 +29,7 @@ HEAVIEST_HELD_OUT = 0.05
 MOST_FAR = 0.5
 
 
-class TrainingRows:
+class TrainingTable:
     """Distinct rows, standardised, with weights and a split.
 
     Parameters
@@ -66,7 +66,7 @@ class TrainingRows:
         self.weights = weights * (self.counts.sum() / weights.sum())
         self.allowed = allowed
         self.repeat_widths: np.ndarray | None = None
-        self.plane: np.ndarray | None = None
+        self.column_space: np.ndarray | None = None
         self.train, self.held_out = split_rows(
             len(rows), validation_fraction, random_state
         )
@@ -99,4 +99,4 @@ class TrainingRows:
         if largest > 0:
             self.repeat_widths = repeat_widths(self.x, self.weights, largest)
         if self.repeat_widths is not None:
-            self.plane = plane_of(self.x, self.weights, self.repeat_widths)
+            self.column_space = column_space(self.x, self.weights, self.repeat_widths)

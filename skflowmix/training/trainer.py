@@ -1,31 +1,31 @@
-"""Mini-batch training of an objective: early stopping, best weights, history."""
+"""The training loop: steps, early stopping, best weights, history."""
 
 import math
-from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from skflowmix.cuda_graphs import Replays
+from skflowmix.training.batches import Batch, RowSource
+from skflowmix.training.optimizer import AdamW
+from skflowmix.training.reducers import LocalReducer, Reducer
 
-__all__ = ["AdamW", "Objective", "Outcome", "TrainingConfig", "train"]
-
-# Of the weights that set a component apart from the others, beside those of their
-# common part: factors of the step size and of the decay.
-DEVIATION_RATE = 0.5
-DEVIATION_DECAY = 3.0
+__all__ = ["Objective", "Outcome", "Trainer", "TrainingConfig"]
 
 # Progress is a gain of at least so much of the score, which in a phase of flows is what
 # it has gained. Negative scores are judged by `tol` alone.
 LEAST_GAIN = 0.01
 
+# Losses or scores that are not finite, each answered by a tenth of the step size.
+MAX_FAILURES = 3
+
 
 class Objective(Protocol):
-    """What `train` needs to know of what it trains."""
+    """What a `Trainer` needs to know of what it trains."""
 
-    n_rows: int
     generators: Sequence[torch.Generator]  # those that the loss draws from
 
     def begin_step(self, starts_epoch: bool) -> Hashable:
@@ -36,7 +36,7 @@ class Objective(Protocol):
         """
         ...
 
-    def loss(self, rows: Tensor, step_share: float) -> Tensor:
+    def loss(self, batch: Batch, step_share: float) -> Tensor:
         """Mean loss over the given training rows, in nats.
 
         `step_share` is the step size over the first one.
@@ -45,6 +45,14 @@ class Objective(Protocol):
 
     def evaluate(self) -> dict[str, Tensor]:
         """Figures for the history; `score` is what is maximised, in nats."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what changes besides the parameters."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from there."""
         ...
 
 
@@ -56,8 +64,6 @@ class TrainingConfig:
     ----------
     max_epochs : int
         Largest number of epochs.
-    batch_size : int
-        Rows per step.
     learning_rate : float
         First step size of Adam.
     patience : int
@@ -84,7 +90,6 @@ class TrainingConfig:
     """
 
     max_epochs: int
-    batch_size: int
     learning_rate: float
     patience: int
     tol: float
@@ -116,235 +121,6 @@ class Outcome:
     stopped: bool = False
 
 
-class _FlatParameters:
-    """Parameters as views of one long vector.
-
-    One kernel then serves all of them: clipping, Adam, snapshots. Weight matrices of
-    several components come first, as a matrix with a row for each component; then
-    other weight matrices, what else has a gradient, and what has none.
-    """
-
-    def __init__(self, parameters: Sequence[Tensor]):
-        trained = [p for p in parameters if p.requires_grad]
-        self.stacked = [p for p in trained if p.ndim == 3 and len(p) > 1]
-        single = [p for p in trained if p.ndim == 3 and len(p) == 1]
-        rest = [p for p in trained if p.ndim != 3]
-        self.trained = self.stacked + single + rest
-        ordered = single + rest + [p for p in parameters if not p.requires_grad]
-        self.n_components = len(self.stacked[0]) if self.stacked else 1
-        rows = [p.detach().flatten(1) for p in self.stacked]
-        matrix = torch.cat(rows, 1) if rows else ordered[0].new_empty(1, 0)
-        vectors = [p.detach().flatten() for p in ordered]
-        self.values = torch.cat([matrix.flatten(), *vectors])
-        self.n_stacked = matrix.numel()
-        self.n_decaying = self.n_stacked + sum(p.numel() for p in single)
-        self.n_trained = self.n_decaying + sum(p.numel() for p in rest)
-        self.trained_values = self.values[: self.n_trained]
-        parts = self.of_components(self.values).split([r.shape[1] for r in rows], 1)
-        for parameter, part in zip(self.stacked, parts, strict=True):
-            parameter.data = part.unflatten(1, parameter.shape[1:])
-        views = self.values[self.n_stacked :].split([v.numel() for v in vectors])
-        for parameter, view in zip(ordered, views, strict=True):
-            parameter.data = view.view_as(parameter)
-        self.gradient = torch.empty_like(self.trained_values)
-        self.gradients = [
-            self.gradient.as_strided(p.shape, p.stride(), p.storage_offset())
-            for p in self.trained
-        ]
-
-    def of_components(self, vector: Tensor) -> Tensor:
-        """Part of a vector that holds the stacked weights: a row per component."""
-        return vector[: self.n_stacked].view(self.n_components, -1)
-
-    def differentiate(self, loss: Tensor) -> None:
-        """Set `gradient` to that of a loss, in the order of the values."""
-        gradients = torch.autograd.grad(
-            loss, self.trained, allow_unused=True, materialize_grads=True
-        )
-        torch._foreach_copy_(self.gradients, gradients)
-
-
-class _Moments:
-    """A vector that Adam trains, its gradient, and the moments of that."""
-
-    def __init__(self, values: Tensor, gradient: Tensor):
-        self.values, self.gradient = values, gradient
-        self.first = torch.zeros_like(values)
-        self.second = torch.zeros_like(values)
-
-
-class AdamW:
-    r"""Adam with decoupled weight decay on one vector, after clipping.
-
-    It may train one objective after another, made ready for each by `prepare`. Unless
-    it is reset its moments go on: without them the first steps of the next one would
-    undo epochs of training.
-
-    Weight matrices of several components are trained as :math:`W_k = \bar W +
-    \Delta_k`, each part by Adam: what all components gain from moves
-    :math:`\bar W`, learnt from all rows, and only what sets one apart has to be
-    learnt from its share. The common part starts at zero. Deviations learn at
-    `DEVIATION_RATE` of the step size and decay `DEVIATION_DECAY` times as fast.
-
-    What training has found is `average`, the running mean of the parameters over
-    `window` steps: it lies deeper in the valley whose walls the steps go up and down.
-
-    torch.optim would import the compiler first, which takes seconds.
-
-    Parameters
-    ----------
-    parameters : sequence of Tensor
-        What is trained, and further state (without gradients) that belongs to it.
-        Their data are moved to one vector.
-
-    References
-    ----------
-    B. T. Polyak and A. B. Juditsky, Acceleration of Stochastic Approximation by
-    Averaging, SIAM Journal on Control and Optimization 30, 1992.
-
-    I. Loshchilov and F. Hutter, Decoupled Weight Decay Regularization, ICLR 2019,
-    algorithm 2.
-
-    A. Gelman and J. Hill, Data Analysis Using Regression and Multilevel/Hierarchical
-    Models, 2007, chapter 12, for partial pooling.
-    """
-
-    def __init__(self, parameters: Sequence[Tensor]):
-        self.flat = flat = _FlatParameters(parameters)
-        self.average = flat.trained_values.clone()
-        # Counted on the device, where a step may be a replay.
-        self.n_steps = torch.zeros((), device=flat.values.device)
-        self.n_averaged = flat.values.new_zeros(())
-        self.whole = flat.of_components(flat.values)
-        of_components = flat.of_components(flat.gradient)
-        common = torch.zeros_like(self.whole[0])
-        self.common = _Moments(common, torch.zeros_like(common))
-        self.deviations = _Moments(torch.empty_like(self.whole), of_components)
-        decaying, others = (
-            _Moments(flat.values[part], flat.gradient[part])
-            for part in (
-                slice(flat.n_stacked, flat.n_decaying),
-                slice(flat.n_decaying, flat.n_trained),
-            )
-        )
-        # What is trained together, and factors of the step size and of the decay.
-        self.groups = [([decaying], 1.0, 1.0), ([others], 1.0, 0.0)]
-        if flat.n_stacked:
-            own_decay = DEVIATION_DECAY / DEVIATION_RATE
-            self.groups[0][0].append(self.common)
-            self.groups.append(([self.deviations], DEVIATION_RATE, own_decay))
-
-    def prepare(self, config: TrainingConfig, n_steps: int) -> None:
-        """Get ready for epochs of so many steps, from the parameters as they stand."""
-        self.max_grad_norm = config.max_grad_norm
-        self.weight_decay = config.weight_decay
-        self.window = max(config.averaged_epochs * n_steps, 1)
-        self.start_over()
-
-    def start_over(self) -> None:
-        """Go on from the parameters as they stand."""
-        torch.sub(self.whole, self.common.values, out=self.deviations.values)
-        self.average.copy_(self.flat.trained_values)
-        self.n_averaged.zero_()
-
-    def reset(self) -> None:
-        """Forget the common part and the moments of the gradient."""
-        self.common.values.zero_()
-        for parts, _, _ in self.groups:
-            for part in parts:
-                part.first.zero_()
-                part.second.zero_()
-        self.n_steps.zero_()
-
-    def step(self, step_size: float) -> None:
-        """Update the parameters by the gradient that they have."""
-        norm = torch.linalg.vector_norm(self.flat.gradient)
-        excess = norm.div_(self.max_grad_norm).clamp_(min=1.0).float()
-        self.n_steps += 1
-        torch.sum(self.deviations.gradient, 0, out=self.common.gradient)
-        for parts, rate, decay in self.groups:
-            torch._fused_adamw_(
-                [part.values for part in parts],
-                [part.gradient for part in parts],
-                [part.first for part in parts],
-                [part.second for part in parts],
-                [],
-                [self.n_steps] * len(parts),
-                lr=step_size * rate,
-                beta1=0.9,
-                beta2=0.999,
-                weight_decay=decay * self.weight_decay,
-                eps=1e-8,
-                amsgrad=False,
-                maximize=False,
-                grad_scale=excess,
-            )
-        torch.add(self.deviations.values, self.common.values, out=self.whole)
-        self.n_averaged.add_(1).clamp_(max=self.window)
-        self.average.lerp_(self.flat.trained_values, self.n_averaged.reciprocal())
-
-
-class _Steps:
-    """Steps of training, and the loss that they add up to."""
-
-    def __init__(
-        self,
-        objective: Objective,
-        optimizer: AdamW,
-        learning_rate: float,
-    ):
-        self.objective, self.optimizer = objective, optimizer
-        self.learning_rate = learning_rate
-        device = optimizer.flat.values.device
-        self.total_loss = torch.zeros((), device=device)
-        self.replays = Replays(device, objective.generators)
-
-    def take(self, rows: Tensor, step_size: float, starts_epoch: bool) -> None:
-        """Take a step of that size on rows, by their numbers."""
-        kind = self.objective.begin_step(starts_epoch)
-
-        def step(rows):
-            share = step_size / self.learning_rate
-            loss = self.objective.loss(rows, share)
-            self.optimizer.flat.differentiate(loss)
-            self.optimizer.step(step_size)
-            self.total_loss += loss.detach()
-
-        self.replays((kind, step_size), step, rows)
-
-    def mean_loss(self, n_steps: int) -> float:
-        """Mean loss of the steps since it was asked for, in nats."""
-        mean = float(self.total_loss) / n_steps
-        self.total_loss.zero_()
-        return mean
-
-    def evaluate(self) -> dict[str, float]:
-        """Figures of the objective, brought to the CPU together."""
-        figures = self.replays("evaluate", self.objective.evaluate)
-        values = torch.stack([*figures.values()]).tolist()
-        return {
-            name: value if figures[name].is_floating_point() else int(value)
-            for name, value in zip(figures, values, strict=True)
-        }
-
-
-class _Batches:
-    """Batches of shuffled rows that go on from epoch to epoch."""
-
-    def __init__(self, n_rows: int, batch_size: int, generator: torch.Generator):
-        self.n_rows, self.generator = n_rows, generator
-        self.batch_size = min(batch_size, n_rows)
-        self.n_batches = max(n_rows // self.batch_size, 1)
-        self.queue: list[Tensor] = []
-
-    def next(self) -> Tensor:
-        if not self.queue:
-            device = self.generator.device
-            order = torch.randperm(self.n_rows, generator=self.generator, device=device)
-            self.queue = list(order.tensor_split(self.n_batches))
-        return self.queue.pop()
-
-
 def keep_freed_memory() -> None:
     """Let the allocator keep what a step frees, for the next step.
 
@@ -355,16 +131,26 @@ def keep_freed_memory() -> None:
     torch.empty(2**25 - 2**16, dtype=torch.uint8)
 
 
-@torch.inference_mode(False)
-@torch.enable_grad()
-def train(
-    objective: Objective,
-    optimizer: AdamW,
-    config: TrainingConfig,
-    generator: torch.Generator,
-    on_epoch: Callable[[dict[str, float]], bool] = lambda record: False,
-) -> Outcome:
-    """Minimise an objective; the best parameters are left in place.
+@dataclass
+class _Progress:
+    """Where a run stands, between two epochs."""
+
+    step_size: float
+    patience: int
+    best_score: float
+    recent_score: float
+    goal: float
+    epoch: int = 0
+    n_drops: int = 0
+    n_failures: int = 0
+    n_stale: int = 0
+    is_done: bool = False
+
+
+class Trainer:
+    """Minimises an objective; the best parameters are left in place.
+
+    It owns all that changes in a run: between two epochs `state_dict` is all of it.
 
     Every epoch's figures save the training loss, and what `on_epoch` sees, are those of
     the parameters' running average. Each step size starts from the best parameters of
@@ -376,91 +162,228 @@ def train(
     ----------
     objective : Objective
         Losses of batches and the score to maximise.
+    source : RowSource
+        Where batches come from.
     optimizer : AdamW
         Holds the parameters.
     config : TrainingConfig
         How.
-    generator : torch.Generator
-        Source of the order of the rows, on the parameters' device.
-    on_epoch : callable
-        Receives each epoch's record; true ends the training.
+    reducer : Reducer, optional
+        Agrees on gradients with other processes.
 
-    Returns
-    -------
+    Attributes
+    ----------
     outcome : Outcome
-        History and how training ended.
-
-    Raises
-    ------
-    FloatingPointError
-        If the loss stays non-finite with a step size a thousand times smaller.
+        History, and how training ended.
     """
-    keep_freed_memory()
-    outcome = Outcome([])
-    flat = optimizer.flat
-    batches = _Batches(objective.n_rows, config.batch_size, generator)
-    n_steps = min(batches.n_batches, config.max_steps)
-    optimizer.prepare(config, n_steps)
-    steps = _Steps(objective, optimizer, config.learning_rate)
-    best, best_score = flat.values.clone(), steps.evaluate()["score"]
-    if not (config.may_keep_start and math.isfinite(best_score)):
-        best_score = -math.inf
-    # Those of the present step size.
-    recent, recent_score = best.clone(), best_score
-    goal = best_score + config.tol
-    step_size = config.learning_rate
-    n_drops = n_failures = n_stale = 0
-    patience = config.patience
 
-    def restore():
-        flat.values.copy_(recent)
-        optimizer.start_over()
+    def __init__(
+        self,
+        objective: Objective,
+        source: RowSource,
+        optimizer: AdamW,
+        config: TrainingConfig,
+        reducer: Reducer | None = None,
+    ):
+        self.objective, self.source, self.optimizer = objective, source, optimizer
+        self.config = config
+        self.reducer = LocalReducer() if reducer is None else reducer
+        self.flat = flat = optimizer.flat
+        self.n_steps = min(source.n_batches, config.max_steps)
+        device = flat.values.device
+        self._total_loss = torch.zeros((), device=device)
+        self._replays = Replays(device, objective.generators)
+        self._best, self._recent = flat.values.clone(), flat.values.clone()
+        self.outcome = Outcome([])
+        self.progress: _Progress | None = None
 
-    for epoch in range(1, config.max_epochs + 1):
-        for i in range(n_steps):
-            steps.take(batches.next(), step_size, starts_epoch=i == 0)
+    @torch.inference_mode(False)
+    @torch.enable_grad()
+    def run(
+        self,
+        on_epoch: Callable[[dict[str, float]], bool] = lambda record: False,
+        after_epoch: Callable[["Trainer"], None] = lambda trainer: None,
+    ) -> Outcome:
+        """Train until there is no more progress, or go on from a loaded state.
+
+        Parameters
+        ----------
+        on_epoch : callable
+            Receives each epoch's record while the parameters are those that it judges;
+            true ends the training.
+        after_epoch : callable
+            Called between two epochs, where `state_dict` is complete.
+
+        Returns
+        -------
+        outcome : Outcome
+            History and how training ended.
+
+        Raises
+        ------
+        FloatingPointError
+            If the loss stays non-finite with a step size a thousand times smaller.
+        """
+        keep_freed_memory()
+        progress = self.progress
+        if progress is None:
+            progress = self._start()
+        while not progress.is_done:
+            self.epoch(on_epoch)
+            after_epoch(self)
+        self.flat.values.copy_(self._best)
+        return self.outcome
+
+    def _start(self) -> _Progress:
+        config = self.config
+        self._prepare()
+        score = self._evaluate()["score"]
+        if not (config.may_keep_start and math.isfinite(score)):
+            score = -math.inf
+        self.progress = _Progress(
+            config.learning_rate,
+            config.patience,
+            score,
+            score,
+            goal=score + config.tol,
+            is_done=config.max_epochs == 0,
+        )
+        return self.progress
+
+    def _prepare(self) -> None:
+        config = self.config
+        window = max(config.averaged_epochs * self.n_steps, 1)
+        self.optimizer.prepare(config.max_grad_norm, config.weight_decay, window)
+
+    def step(self, step_size: float, starts_epoch: bool) -> None:
+        """Take a step on the next batch."""
+        drawn = self.source.draw()
+        kind = self.objective.begin_step(starts_epoch)
+
+        def step(*drawn):
+            share = step_size / self.config.learning_rate
+            loss = self.objective.loss(self.source.rows(*drawn), share)
+            self.flat.differentiate(loss)
+            self.reducer.mean_(self.flat.gradient)
+            self.optimizer.step(step_size)
+            self._total_loss += loss.detach()
+
+        self._replays((kind, step_size), step, *drawn)
+
+    def epoch(
+        self, on_epoch: Callable[[dict[str, float]], bool] = lambda record: False
+    ) -> None:
+        """Train for one epoch, judge it, and decide how to go on."""
+        progress, config, flat = self.progress, self.config, self.flat
+        assert progress is not None
+        progress.epoch += 1
+        for i in range(self.n_steps):
+            self.step(progress.step_size, starts_epoch=i == 0)
+        progress.is_done = progress.epoch == config.max_epochs
         latest = flat.trained_values.clone()
-        flat.trained_values.copy_(optimizer.average)
-        record = {"epoch": epoch, "learning_rate": step_size}
-        record |= {"train_loss": steps.mean_loss(n_steps), **steps.evaluate()}
-        score = record["score"]
-        if not (math.isfinite(record["train_loss"]) and math.isfinite(score)):
-            n_failures += 1
-            optimizer.reset()
-            restore()
-            if n_failures > 3:
-                raise FloatingPointError(
-                    "Training diverged: the loss is not finite even with a thousandth "
-                    f"of learning_rate={config.learning_rate}. Try a smaller "
-                    "learning_rate or weight_decay, a larger reg_covar, or rescaled "
-                    "columns."
-                )
-            step_size *= 0.1
-            continue
-        outcome.history.append(record)
-        n_stale += 1
-        if score > goal:
-            n_stale = 0
-            goal = score + max(config.tol, LEAST_GAIN * score)
-        if score > recent_score:
-            recent_score = score
-            recent.copy_(flat.values)
-        if score > best_score:
-            best_score = score
-            best.copy_(flat.values)
-        outcome.stopped = on_epoch(record)
-        if outcome.stopped:
-            break
+        flat.trained_values.copy_(self.optimizer.average)
+        record = {"epoch": progress.epoch, "learning_rate": progress.step_size}
+        record |= {"train_loss": self._mean_loss(), **self._evaluate()}
+        if not all(math.isfinite(record[name]) for name in ("train_loss", "score")):
+            self._recover()
+            return
+        self._keep_if_better(record["score"])
+        self.outcome.history.append(record)
+        self.outcome.stopped = on_epoch(record)
+        if self.outcome.stopped:
+            progress.is_done = True
+            return
         flat.trained_values.copy_(latest)
-        if n_stale >= patience:
-            if n_drops == config.n_drops:
-                outcome.converged = True
-                break
-            n_drops += 1
-            n_stale = 0
-            patience = -(-config.patience // 2)
-            restore()
-            recent_score = goal = -math.inf
-            step_size *= config.drop
-    flat.values.copy_(best)
-    return outcome
+        if progress.n_stale >= progress.patience:
+            self._drop()
+
+    def _keep_if_better(self, score: float) -> None:
+        progress, flat = self.progress, self.flat
+        assert progress is not None
+        progress.n_stale += 1
+        if score > progress.goal:
+            progress.n_stale = 0
+            progress.goal = score + max(self.config.tol, LEAST_GAIN * score)
+        if score > progress.recent_score:
+            progress.recent_score = score
+            self._recent.copy_(flat.values)
+        if score > progress.best_score:
+            progress.best_score = score
+            self._best.copy_(flat.values)
+
+    def _drop(self) -> None:
+        """Go on with a smaller step size, or end after the last one."""
+        progress, config = self.progress, self.config
+        assert progress is not None
+        if progress.n_drops == config.n_drops:
+            self.outcome.converged = progress.is_done = True
+            return
+        progress.n_drops += 1
+        progress.n_stale = 0
+        progress.patience = -(-config.patience // 2)
+        self._restore()
+        progress.recent_score = progress.goal = -math.inf
+        progress.step_size *= config.drop
+
+    def _recover(self) -> None:
+        """Go on from the best parameters with much smaller steps."""
+        progress, config = self.progress, self.config
+        assert progress is not None
+        progress.n_failures += 1
+        self.optimizer.reset()
+        self._restore()
+        if progress.n_failures > MAX_FAILURES:
+            raise FloatingPointError(
+                "Training diverged: the loss is not finite even with a thousandth "
+                f"of learning_rate={config.learning_rate}. Try a smaller "
+                "learning_rate or weight_decay, a larger reg_covar, or rescaled "
+                "columns."
+            )
+        progress.step_size *= 0.1
+
+    def _restore(self) -> None:
+        self.flat.values.copy_(self._recent)
+        self.optimizer.start_over()
+
+    def _mean_loss(self) -> float:
+        """Mean loss of the epoch's steps, in nats."""
+        mean = float(self._total_loss) / self.n_steps
+        self._total_loss.zero_()
+        return mean
+
+    def _evaluate(self) -> dict[str, float]:
+        """Figures of the objective, brought to the CPU together."""
+        figures = self._replays("evaluate", self.objective.evaluate)
+        values = torch.stack([*figures.values()]).tolist()
+        return {
+            name: value if figures[name].is_floating_point() else int(value)
+            for name, value in zip(figures, values, strict=True)
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return copies of all that changes in a run, complete between two epochs."""
+        return {
+            "optimizer": self.optimizer.state_dict(),
+            "source": self.source.state_dict(),
+            "objective": self.objective.state_dict(),
+            "best": self._best.clone(),
+            "recent": self._recent.clone(),
+            "progress": None if self.progress is None else asdict(self.progress),
+            "history": [dict(record) for record in self.outcome.history],
+            "converged": self.outcome.converged,
+            "stopped": self.outcome.stopped,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` returned, here or in another process."""
+        self._prepare()
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.source.load_state_dict(state["source"])
+        self.objective.load_state_dict(state["objective"])
+        self._best.copy_(state["best"])
+        self._recent.copy_(state["recent"])
+        progress = state["progress"]
+        self.progress = None if progress is None else _Progress(**progress)
+        self.outcome.history[:] = [dict(record) for record in state["history"]]
+        self.outcome.converged = state["converged"]
+        self.outcome.stopped = state["stopped"]

@@ -14,7 +14,7 @@ from small_modules import flow_parameters, make_model, random_gaussians, rows, s
 
 from skflowmix import FlowMixture
 from skflowmix.model.flows import FLOWS
-from skflowmix.model.mixture import MixtureOfFlows, elbo_terms
+from skflowmix.model.mixture import MixtureModule, elbo_terms
 from skflowmix.model.pairs import Support
 from skflowmix.starts import gaussians as gaussians_module
 from skflowmix.starts.gaussians import (
@@ -76,7 +76,7 @@ def test_without_transforms_components_are_scipys_gaussians(n_features, n_compon
 def test_without_transforms_the_whole_is_scikit_learns_mixture(n_features):
     X = rows(300, n_features).numpy()
     theirs = GaussianMixture(3, random_state=0).fit(X)
-    model = MixtureOfFlows(
+    model = MixtureModule.of_flows(
         Gaussians(theirs.weights_, theirs.means_, theirs.covariances_),
         flow="maf",
         n_transforms=0,
@@ -228,8 +228,8 @@ def test_columns_of_the_table_are_the_components(flow):
 @each_family
 def test_shared_transforms_learn_from_all_components(flow):
     model = make_model(flow, n_common_transforms=1, n_shared_transforms=1)
-    of_own = sum(p.numel() for p in (*model.inner.parameters(),))
-    for shared in (model.common, model.shared):
+    of_own = sum(p.numel() for p in (*model.components.inner.parameters(),))
+    for shared in (model.components.common, model.components.shared):
         assert 3 * sum(p.numel() for p in shared.parameters()) == of_own
         for k in range(3):
             model.zero_grad()
@@ -549,7 +549,7 @@ def test_permuted_components_permute_densities_and_posteriors(flow, sharing):
     questions = (model.component_log_prob, model.posterior_logits)
     before = [question(x) for question in questions]
     log_weights, log_prob = model.log_weights, model.log_prob(x)
-    model.permute_(index)
+    model.select_(index)
     for table, question in zip(before, questions, strict=True):
         torch.testing.assert_close(question(x), table[:, index])
     torch.testing.assert_close(model.log_weights, log_weights[index])
@@ -619,7 +619,7 @@ def test_samples_have_the_densitys_tails():
     with torch.no_grad():
         draws = model.sample(torch.zeros(n, dtype=torch.int64), seeded())
         density = model.component_log_prob(x)[:, 0].exp()
-    center, deviation = float(model.means[0]), float(draws.std())
+    center, deviation = float(model.components.means[0]), float(draws.std())
     for reach in (4.0, 6.0):
         beyond = (x[:, 0] - center).abs() > reach * deviation
         expected = n * float(volumes[beyond] @ density[beyond])
@@ -657,7 +657,7 @@ def test_each_sampled_row_comes_from_its_component(flow, n_features):
     """Far apart, the component of a row is plain to see."""
     gaussians = random_gaussians(3, n_features)
     gaussians.means += 1000 * np.arange(3)[:, None]
-    model = MixtureOfFlows(
+    model = MixtureModule.of_flows(
         gaussians,
         flow=flow,
         n_transforms=2,

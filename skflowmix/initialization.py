@@ -1,0 +1,229 @@
+"""Where the components of a fit start: proposals, what is given, labels, a model."""
+
+import numpy as np
+import torch
+
+from skflowmix._arrays import evaluate_in_chunks
+from skflowmix.fitting import Problem, Start
+from skflowmix.model.groups import Groups
+from skflowmix.model.mixture import MixtureModule
+from skflowmix.starts.cluster_count import count_clusters
+from skflowmix.starts.gaussians import Gaussians
+from skflowmix.starts.labels import spread_labels
+from skflowmix.starts.partitions import nearest_mean_responsibilities, rescale_columns
+from skflowmix.starts.preprocessing import SCORING_BOUND, Standardizer
+from skflowmix.starts.proposals import propose_starts
+from skflowmix.training.table import TrainingTable
+
+__all__ = [
+    "FittedStart",
+    "GivenMeans",
+    "GivenResponsibilities",
+    "LabelStart",
+    "ProposedStart",
+]
+
+
+class ProposedStart(Start):
+    """Partitions by a method, or by a clusterer.
+
+    Parameters
+    ----------
+    n_components : int or None
+        K. None finds it, or takes what a clusterer finds.
+    max_components : int
+        The largest number that is found.
+    init : str or clusterer
+        See `skflowmix.starts.partitions.propose_partitions`.
+    n_init : int
+        The most proposals.
+    weights : ndarray of shape (K,), optional
+        First weights; components then keep their order.
+    """
+
+    def __init__(self, n_components, max_components, init, n_init, weights=None):
+        self.n_components, self.max_components = n_components, max_components
+        self.init, self.n_init, self.weights = init, n_init, weights
+        self.is_given = weights is not None
+        self.is_found = n_components is None
+
+    def responsibilities(
+        self,
+        problem: Problem,
+        table: TrainingTable,
+        random_state: np.random.RandomState,
+    ) -> list[np.ndarray]:
+        """See `skflowmix.fitting.Start`."""
+        # Not surer where values repeat: a cluster must not be one of them.
+        weights = table.weights / table.weights.mean()
+        n_components = self.n_components
+        if n_components is None and isinstance(self.init, str):
+            n_components = count_clusters(
+                table.x,
+                weights,
+                min(self.max_components, len(table.x)),
+                random_state,
+                table.standardizer.scale,
+            )
+        return propose_starts(
+            table.x,
+            weights,
+            table.standardizer,
+            n_components,
+            self.init,
+            random_state,
+            self.n_init,
+        )
+
+
+class GivenMeans(Start):
+    """Rows start in the component of the nearest mean.
+
+    Parameters
+    ----------
+    means : ndarray of shape (K, n_features)
+        In data units.
+    weights : ndarray of shape (K,), optional
+        First weights.
+    """
+
+    def __init__(self, means: np.ndarray, weights: np.ndarray | None = None):
+        self.means, self.weights = means, weights
+
+    def responsibilities(
+        self,
+        problem: Problem,
+        table: TrainingTable,
+        random_state: np.random.RandomState,
+    ) -> list[np.ndarray]:
+        """See `skflowmix.fitting.Start`."""
+        bound = SCORING_BOUND[table.x.dtype]
+        means = table.standardizer.transform(self.means, bound)
+        return [nearest_mean_responsibilities(table.x, means)]
+
+
+class GivenResponsibilities(Start):
+    """Shares of the components in every row.
+
+    Parameters
+    ----------
+    shares : ndarray of shape (n_samples, K)
+        Non-negative; rows sum to one.
+    weights : ndarray of shape (K,), optional
+        First weights.
+    """
+
+    def __init__(self, shares: np.ndarray, weights: np.ndarray | None = None):
+        self.shares, self.weights = shares, weights
+
+    def responsibilities(
+        self,
+        problem: Problem,
+        table: TrainingTable,
+        random_state: np.random.RandomState,
+    ) -> list[np.ndarray]:
+        """See `skflowmix.fitting.Start`."""
+        merged = np.zeros((len(table.x), self.shares.shape[1]))
+        np.add.at(merged, problem.inverse, self.shares[problem.kept])
+        return [merged / merged.sum(1, keepdims=True)]
+
+
+class FittedStart(Start):
+    """A fitted model to go on with.
+
+    Parameters
+    ----------
+    module : MixtureModule
+        The model, which is not changed.
+    gaussians : Gaussians
+        What it whitens by.
+    standardizer : Standardizer
+        What it standardises by.
+    """
+
+    def __init__(
+        self, module: MixtureModule, gaussians: Gaussians, standardizer: Standardizer
+    ):
+        self.fitted = (module, gaussians, standardizer)
+
+    def responsibilities(
+        self,
+        problem: Problem,
+        table: TrainingTable,
+        random_state: np.random.RandomState,
+    ) -> list[np.ndarray]:
+        """See `skflowmix.fitting.Start`: those of the model."""
+        assert self.fitted is not None
+        module = self.fitted[0]
+        return [
+            evaluate_in_chunks(
+                module.responsibilities,
+                np.asarray,
+                table.x,
+                floats_per_row=module.floats_per_row,
+                dtype=torch.float64,
+                device=torch.device("cpu"),
+            )
+        ]
+
+
+class LabelStart(Start):
+    """Labels spread to rows without one, classes divided among their components.
+
+    Parameters
+    ----------
+    groups : Groups
+        The class of every component.
+    init : str or clusterer
+        How a class of several components is divided.
+    """
+
+    def __init__(self, groups: Groups, init):
+        self.groups, self.init = groups, init
+
+    def responsibilities(
+        self,
+        problem: Problem,
+        table: TrainingTable,
+        random_state: np.random.RandomState,
+    ) -> list[np.ndarray]:
+        """See `skflowmix.fitting.Start`; only a row's class is allowed."""
+        classes, groups = problem.classes, self.groups
+        assert classes is not None
+        table.allowed = groups.allowed(classes)
+        x = rescale_columns(table.x, table.weights, table.standardizer.scale, table.far)
+        shares = spread_labels(x, classes, groups.n_groups, random_state)
+        # Shares say little beyond the likeliest class: all of them are near uniform.
+        best = shares.max(1, keepdims=True)
+        shares = np.where(best > 1.001 / groups.n_groups, shares == best, shares)
+        shares = shares / shares.sum(1, keepdims=True)
+        parts = [
+            share[:, None]
+            * self._within(
+                table, np.flatnonzero(shares.argmax(1) == k), n_own, random_state
+            )
+            for k, (share, n_own) in enumerate(zip(shares.T, groups.sizes, strict=True))
+        ]
+        return [np.concatenate(parts, axis=1)]
+
+    def _within(self, table, own, n_components, random_state):
+        """Shares (n, n_components) of a class's components, whose rows are `own`."""
+        n_rows = len(table.x)
+        if n_components == 1:
+            return np.ones((n_rows, 1))
+        if not len(own):
+            return np.full((n_rows, n_components), 1 / n_components)
+        proposal = propose_starts(
+            table.x[own],
+            table.weights[own],
+            table.standardizer,
+            n_components,
+            self.init,
+            random_state,
+        )[0]
+        mass = table.weights[own] @ proposal
+        weighted = (proposal * table.weights[own, None]).T @ table.x[own]
+        means = weighted / np.maximum(mass, 1e-10)[:, None]
+        within = nearest_mean_responsibilities(table.x, means)
+        within[own] = proposal
+        return within

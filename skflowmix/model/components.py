@@ -1,0 +1,541 @@
+"""K flows on whitened, standardised rows: the components of the mixture."""
+
+import copy
+import math
+from collections.abc import Sequence
+from typing import Protocol, Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from skflowmix.model.flows import FlowStack
+from skflowmix.model.nn import Recorded
+from skflowmix.model.pairs import SPARSE_SHARE, AllPairs, Support
+from skflowmix.model.tails import Ball, RadialBase, norm
+from skflowmix.starts.gaussians import Gaussians
+
+__all__ = ["Components", "FlowComponents"]
+
+# Buffers that hold where components whiten.
+WHITENING = ("means", "scales", "whitening", "unwhitening", "log_constant")
+
+# Share of a component that no flow shapes.
+BASE_SHARE = 0.01
+
+# Radii are no smaller where they divide.
+TINY = 1e-30
+
+
+def _no_backward(grad, grad_log, needs_input):
+    """Backward of no transforms."""
+    return grad, []
+
+
+def _record_joined(stack, z, parameters, keeps):
+    """Map z (K, D, N) by the one flow of a stack, for which all rows are its own."""
+    if not parameters:
+        return z, [], _no_backward
+
+    def joined(parts):
+        return parts.transpose(0, 1).flatten(1).unsqueeze(0)
+
+    def parted(whole):
+        return whole.squeeze(0).unflatten(1, (len(z), -1)).transpose(0, 1)
+
+    flat, log_slopes, flat_backward = stack.record(joined(z), parameters, keeps)
+
+    def backward(grad, grad_log, needs_input):
+        grad, own = flat_backward(joined(grad), joined(grad_log), needs_input)
+        return None if grad is None else parted(grad).contiguous(), own
+
+    return parted(flat), [parted(part) for part in log_slopes], backward
+
+
+class _InBall:
+    """Whitened rows (K, D, N) on their way through flows that act within a ball.
+
+    Without transforms there is no ball, and the base distribution is the normal one.
+    """
+
+    def __init__(self, components: "FlowComponents", white: Tensor):
+        self.white, self.base = white, components.base
+        self.unwhitening = components.unwhitening
+        self.moved = white
+        self.all_in_core = True
+        if self.base is None:
+            return
+        self.ball = Ball(components.n_features)
+        self.r = norm(white)
+        self.inside = self.r < self.ball.radius
+        # On a GPU the answer would have to be waited for.
+        self.all_in_core = not white.is_cuda and bool((self.r <= self.ball.core).all())
+        if not self.all_in_core:
+            self.stretch = self.ball.stretch(self.r)
+            beyond = self.r > self.ball.core
+            self.factor = torch.where(beyond, self.stretch.radius / self.r, 1.0)
+            self.moved = torch.where(self.inside, white * self.factor, 0.0)
+
+    def scaled(self, centred: Tensor) -> Tensor:
+        """Stretch the rows before they are whitened; those outside go to the centre."""
+        if self.base is None or self.all_in_core:
+            return centred
+        shift = torch.bmm(self.unwhitening, self.moved - self.white)
+        return torch.where(self.inside, centred + shift, 0.0)
+
+    def log_prob(self, z: Tensor, log_slopes: list[Tensor]):
+        """Log-densities (K, 1, N) of images z, up to a constant, and their backward.
+
+        The backward returns gradients of z, of the log-slopes, and of the radius of the
+        whitened rows.
+        """
+        parts = [part.sum(1, keepdim=True) for part in log_slopes]
+        if self.base is None:
+            log_prob = z.square().sum(1, keepdim=True).mul_(-0.5)
+            for part in parts:
+                log_prob += part
+            return log_prob, lambda grad: (-grad * z, grad, grad)
+        rho = norm(z)
+        # Most batches stay in the core, where nothing has to be shrunk.
+        shrinks = z.is_cuda or not bool((rho <= self.ball.core).all())
+        if shrinks:
+            shrunk = self.ball.shrink(rho)
+            log_prob, slope = self.base.log_prob(shrunk.radius)
+            log_prob += shrunk.log_det
+            slope = slope * shrunk.slope + shrunk.log_det_slope
+        else:
+            log_prob, slope = self.base.log_prob(rho)
+        for part in parts:
+            log_prob += part
+        of_base, slope_of_base = self.base.log_prob(self.r)
+        if not self.all_in_core:
+            log_prob += self.stretch.log_det
+            log_prob = torch.where(self.inside, log_prob, of_base)
+        # Outside both are the same.
+        log_prob += math.log1p(-BASE_SHARE)
+        of_base += math.log(BASE_SHARE)
+        both = torch.logaddexp(log_prob, of_base)
+        of_flows = (log_prob - both).exp()
+
+        def backward(grad):
+            within = grad * of_flows
+            on_radius = grad * (1 - of_flows) * slope_of_base
+            if not self.all_in_core:
+                of_stretch = self.stretch.log_det_slope
+                on_radius += within * torch.where(
+                    self.inside, of_stretch, slope_of_base
+                )
+                within = torch.where(self.inside, within, 0.0)
+            on_rho = within * slope
+            return z * (on_rho / rho.clamp(min=TINY)), within.contiguous(), on_radius
+
+        return both, backward
+
+    def backward(self, grad: Tensor, on_radius: Tensor, shifted: bool) -> Tensor:
+        """Gradient of the whitened rows.
+
+        `grad` is that of the moved rows or, where these were `shifted` in units of the
+        columns, that of the shifted ones, which also reaches the rows directly.
+        """
+        if self.base is None:
+            return grad
+        direction = self.white / self.r.clamp(min=TINY)
+        if self.all_in_core:
+            on_white = direction * on_radius
+            return on_white if shifted else on_white + grad
+        on_moved = grad
+        if shifted:
+            on_moved = torch.bmm(self.unwhitening.transpose(1, 2), grad)
+        along = (on_moved * direction).sum(1, keepdim=True)
+        on_white = on_moved * self.factor
+        on_white += direction * (along * (self.stretch.slope - self.factor))
+        on_white = torch.where(self.inside, on_white, 0.0)
+        on_white += direction * on_radius
+        return on_white - on_moved if shifted else on_white
+
+
+class Components(Protocol):
+    """What the mixture needs of its K components: a torch module with these.
+
+    Parameters of a group are trained alike, see `skflowmix.training.optimizer`:
+    "pooled" ones (weights of several components, K leading) as a common part and
+    deviations from it, "decayed" ones (other weights) with weight decay, "plain" ones
+    without.
+    """
+
+    n_components: int
+    n_features: int
+    floats_per_row: int
+    architecture: dict
+
+    @property
+    def n_flow_parameters(self) -> int:
+        """Number of free parameters besides those of Gaussians."""
+        ...
+
+    def log_prob(self, x: Tensor, pairs: Support | AllPairs) -> Tensor:
+        """Log-densities (K, C) of pairs of rows x (N, D) and components, in nats."""
+        ...
+
+    def log_prob_of_all(self, x: Tensor) -> Tensor:
+        """Log-densities (N, K) of all pairs, in nats."""
+        ...
+
+    def gaussian_log_prob(self, x: Tensor) -> Tensor | None:
+        """Log-densities (K, N) of Gaussians like the components, or None.
+
+        The posterior network then corrects the posterior of these.
+        """
+        ...
+
+    def with_gaussians(self, gaussians: Gaussians) -> Self:
+        """Return a copy that starts from, or whitens by, other Gaussians."""
+        ...
+
+    def sample(self, component: Tensor, generator: torch.Generator) -> Tensor:
+        """Draw one row from each of the given components: (N,) to (N, D)."""
+        ...
+
+    def select_(self, index: Tensor) -> None:
+        """Reorder the components, or keep some of them, in place."""
+        ...
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """Trained parameters by group: "pooled", "decayed" and "plain"."""
+        ...
+
+
+class FlowComponents(nn.Module):
+    r"""K normalizing flows that start as Gaussians, evaluated together.
+
+    .. math::
+
+        \log p(x|k) = \log p_0(z_k) + \log \bigl|\det \partial z_k / \partial x\bigr|,
+        \quad z_k = s\bigl(g_k(W_k h_k(S_k^{-1} (c(x) - \mu_k)))\bigr)
+
+    with :math:`S_k` the standard deviations of component k and :math:`W_k` the matrix
+    that whitens what they scale. The first transform :math:`h_k` still sees the
+    columns one by one, where steps, bounds and repeated values are simple; the others,
+    :math:`g_k`, see them decorrelated.
+
+    Components can share transforms on both sides. What columns have in common, c,
+    learns from all rows. Shared transforms next to the base distribution, s, give the
+    components one shape, moved, turned and bent a little by their own; :math:`W_k` then
+    turns them to their principal axes, pointing where they are skewed to.
+
+    Where a component is flat (a column is the sum of others but for a hundredth), all
+    transforms, those of other components too, come after :math:`W_k` and none is
+    common: a step of those before would take rows many standard deviations out of their
+    plane. None is common either where a component is small beside the data.
+
+    All transforms start as the identity and every component as the Gaussian
+    :math:`N(\mu_k, \Sigma_k)`. With transforms the base distribution :math:`p_0` has
+    heavier tails than the normal one (`skflowmix.model.tails.RadialBase`): one far row
+    must not decide a fit. They act within a ball of the Mahalanobis distance to
+    :math:`N(\mu_k, \Sigma_k)` (`skflowmix.model.tails.Ball`, which stretches x before
+    the first and shrinks z after the last of them); beyond it the density falls with
+    that distance and has elliptical contours. A hundredth of every component stays as
+    it starts: where flows leave next to no density, it still falls with the distance.
+
+    Parameters
+    ----------
+    gaussians : Gaussians
+        Where the components start.
+    flow : str
+        A key of `skflowmix.model.flows.FLOWS`.
+    n_transforms : int
+        Number of layers of each flow. With 0 there are no transforms at all.
+    n_common_transforms : int, default=0
+        Number of layers before these, the same for all components.
+    n_shared_transforms : int, default=0
+        How many of the `n_transforms` layers, the last ones, are the same for all
+        components.
+    hidden_units : sequence of int
+        Widths of the hidden layers of the conditioners.
+    generator : torch.Generator
+        Source of the initial network weights.
+    """
+
+    means: Tensor
+    scales: Tensor
+    whitening: Tensor
+    unwhitening: Tensor
+    log_constant: Tensor
+
+    def __init__(
+        self,
+        gaussians: Gaussians,
+        *,
+        flow: str,
+        n_transforms: int,
+        n_common_transforms: int = 0,
+        n_shared_transforms: int = 0,
+        hidden_units: Sequence[int],
+        generator: torch.Generator,
+    ):
+        super().__init__()
+        n_components, n_features = gaussians.means.shape
+        self.n_components, self.n_features = n_components, n_features
+        self.architecture = {
+            "flow": flow,
+            "n_transforms": n_transforms,
+            "n_common_transforms": n_common_transforms,
+            "n_shared_transforms": n_shared_transforms,
+            "hidden_units": tuple(hidden_units),
+        }
+        # What an evaluation holds of one row at a time, roughly.
+        self.floats_per_row = 8 * n_components * max(*hidden_units, 24 * n_features, 1)
+        self.are_small = gaussians.are_small()
+        n_own = n_transforms - n_shared_transforms
+        n_common = n_common_transforms if n_transforms else 0
+        n_inner = min(n_own, 1)
+        if gaussians.are_flat():
+            n_common = n_inner = 0
+        elif self.are_small:
+            n_common = 0
+        stacks, position = [], 0
+        for n_flows, n_layers in (
+            (1, n_common),
+            (n_components, n_inner),
+            (n_components, n_own - n_inner),
+            (1, n_shared_transforms),
+        ):
+            stack = FlowStack(
+                flow,
+                n_flows,
+                n_features,
+                n_layers,
+                hidden_units,
+                first_position=position,
+                generator=generator,
+            )
+            stacks.append(stack)
+            position += n_layers
+        self.common, self.inner, self.outer, self.shared = stacks
+        self.base = RadialBase(n_features) if n_transforms else None
+        self.double()
+        for name, value in self._whitening(gaussians).items():
+            self.register_buffer(name, value)
+
+    @staticmethod
+    def _whitening(gaussians: Gaussians) -> dict[str, Tensor]:
+        """Buffers that hold where components whiten."""
+        scales = gaussians.scales()
+        whitening = gaussians.whitening()
+        n_features = scales.shape[1]
+        log_constant = np.linalg.slogdet(whitening)[1] - np.log(scales).sum(1)
+        log_constant -= 0.5 * n_features * math.log(2 * math.pi)
+        return {
+            "means": torch.from_numpy(gaussians.means),
+            "scales": torch.from_numpy(scales),
+            "whitening": torch.from_numpy(whitening),
+            "unwhitening": torch.from_numpy(np.linalg.inv(whitening)),
+            "log_constant": torch.from_numpy(log_constant),
+        }
+
+    def with_gaussians(self, gaussians: Gaussians) -> Self:
+        """Return a copy on the CPU, in float64, that whitens by other Gaussians."""
+        other = copy.deepcopy(self)
+        for name, value in self._whitening(gaussians).items():
+            setattr(other, name, value)
+        return other
+
+    @property
+    def n_flow_parameters(self) -> int:
+        """Number of free parameters of the transforms."""
+        return sum(flows.n_parameters for flows in self.flows())
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """See `Components`."""
+        stacks = self.flows()
+        groups = {
+            "pooled": [
+                w for stack in stacks if stack.is_stacked for w in stack.weights
+            ],
+            "decayed": [
+                w for stack in stacks if not stack.is_stacked for w in stack.weights
+            ],
+            "plain": [bias for stack in stacks for bias in stack.biases],
+        }
+        return groups
+
+    def flows(self) -> tuple[FlowStack, ...]:
+        """All transforms, from the data to the base distribution."""
+        return self.common, self.inner, self.outer, self.shared
+
+    def log_prob(self, x: Tensor, pairs: Support | AllPairs) -> Tensor:
+        """Log-densities (K, C) of pairs of standardised rows x (N, D) and components.
+
+        All of it is one function for autograd, whose nodes cost more than small layers.
+        """
+        parameters = [stack.recorded_parameters for stack in self.flows()]
+        needs_input, keeps = x.requires_grad, torch.is_grad_enabled()
+
+        def record(x, *_parameters):
+            return self._record(x, pairs, parameters, needs_input, keeps)
+
+        flat = (p for of_stack in parameters for own in of_stack for p in own)
+        return Recorded.apply(record, x, *flat)[0]
+
+    def _record(self, x, pairs, parameters, needs_input, keeps):
+        of_common, of_inner, of_outer, of_shared = parameters
+        scales = self.scales.unsqueeze(2)
+        points = pairs.spread(x.T.contiguous())
+        centred = (points - self.means.unsqueeze(2)).div_(scales)
+        white = torch.bmm(self.whitening, centred)
+        ball = _InBall(self, white)
+        has_inner = bool(of_common or of_inner)
+        common_backward = inner_backward = _no_backward
+        log_slopes: list[Tensor] = []
+        if has_inner:
+            scaled = ball.scaled(centred)
+            if of_common:
+                if scaled is not centred:
+                    points = torch.addcmul(self.means.unsqueeze(2), scaled, scales)
+                y, slopes, common_backward = _record_joined(
+                    self.common, points, of_common, keeps
+                )
+                log_slopes += slopes
+                scaled = (y - self.means.unsqueeze(2)).div_(scales)
+            bent, slopes, inner_backward = self.inner.record(scaled, of_inner, keeps)
+            log_slopes += slopes
+            z = torch.bmm(self.whitening, bent)
+        else:
+            z = ball.moved
+        z, slopes, outer_backward = self.outer.record(z, of_outer, keeps)
+        log_slopes += slopes
+        z, slopes, shared_backward = _record_joined(self.shared, z, of_shared, keeps)
+        log_slopes += slopes
+        log_density, base_backward = ball.log_prob(z, log_slopes)
+        log_prob = log_density.squeeze(1).add_(self.log_constant.unsqueeze(1))
+
+        def backward(grad):
+            grad_log = grad.unsqueeze(1)
+            grad, grad_log, on_radius = base_backward(grad_log)
+            grad, on_shared = shared_backward(grad, grad_log, True)
+            grad, on_outer = outer_backward(grad, grad_log, needs_input or has_inner)
+            own = on_outer + on_shared
+            if has_inner:
+                grad = torch.bmm(self.whitening.transpose(1, 2), grad)
+                needs_points = needs_input or bool(of_common)
+                grad, on_inner = inner_backward(grad, grad_log, needs_points)
+                own = on_inner + own
+                if of_common:
+                    grad = (grad / scales).contiguous()
+                    grad, on_common = common_backward(grad, grad_log, needs_input)
+                    own = on_common + own
+                    grad = None if grad is None else grad * scales
+            if not needs_input:
+                return None, *own
+            on_white = ball.backward(grad, on_radius, has_inner)
+            on_centred = torch.bmm(self.whitening.transpose(1, 2), on_white)
+            if has_inner:
+                on_centred += grad
+            return pairs.collect(on_centred / scales, len(x)).T, *own
+
+        return log_prob, backward
+
+    def log_prob_of_all(self, x: Tensor) -> Tensor:
+        """Log-density of every component at every row.
+
+        Parameters
+        ----------
+        x : Tensor of shape (N, D)
+            Standardised rows.
+
+        Returns
+        -------
+        log_prob : Tensor of shape (N, K)
+            log p(x|k), in nats.
+        """
+        if self.base is None or x.is_cuda or torch.is_grad_enabled():
+            return self.log_prob(x, AllPairs(self.n_components)).T
+        r = self._mahalanobis(x)
+        inside = (r < Ball(self.n_features).radius).squeeze(1).T
+        capacity = int(inside.sum(0).max())
+        if capacity > SPARSE_SHARE * len(x):
+            return self.log_prob(x, AllPairs(self.n_components)).T
+        log_prob = self.base.log_prob(r)[0].squeeze(1)
+        log_prob += self.log_constant.unsqueeze(1)
+        if capacity:
+            support = Support(inside, capacity)
+            entries = self.log_prob(x, support)
+            log_prob.mul_(~inside.T).add_(support.scatter(entries, len(x)))
+        return log_prob.T
+
+    def gaussian_log_prob(self, x: Tensor) -> Tensor | None:
+        """Log-densities (K, N) of the Gaussians at x (N, D), where q has to know them.
+
+        Of components that are small beside the data a network of standardised rows
+        cannot see the borders. None where no component is.
+        """
+        if not self.are_small:
+            return None
+        r = self._mahalanobis(x).squeeze(1)
+        return self.log_constant.unsqueeze(1) - 0.5 * r.square()
+
+    def _mahalanobis(self, x: Tensor) -> Tensor:
+        """Mahalanobis distance of every row to every component: (K, 1, N)."""
+        centred = x.T.sub(self.means.unsqueeze(2)).div_(self.scales.unsqueeze(2))
+        return norm(torch.bmm(self.whitening, centred))
+
+    def sample(self, component: Tensor, generator: torch.Generator) -> Tensor:
+        """Draw one standardised row from each of the given components.
+
+        Parameters
+        ----------
+        component : Tensor of shape (N,), int64
+            Component of every row.
+        generator : torch.Generator
+            Source of the draws. One on the CPU draws the same for every device.
+
+        Returns
+        -------
+        x : Tensor of shape (N, D)
+            The rows.
+        """
+        present, local = component.unique(return_inverse=True)
+        inner, outer = self.inner, self.outer
+        if len(present) < self.n_components:
+            inner, outer = inner.select(present), outer.select(present)
+        support = Support(nn.functional.one_hot(local, len(present)).bool())
+        z = torch.randn(
+            *support.rows.shape,
+            self.n_features,
+            generator=generator,
+            dtype=self.means.dtype,
+            device=generator.device,
+        ).to(self.means.device)
+        means, scales = (
+            values[present].unsqueeze(1) for values in (self.means, self.scales)
+        )
+        unwhitening = self.unwhitening[present].transpose(1, 2)
+        white = z
+        if self.base is not None:
+            ball = Ball(self.n_features)
+            t = z.norm(dim=2, keepdim=True).clamp(min=TINY)
+            r = self.base.radius(t)
+            of_flows = torch.rand(r.shape, generator=generator, dtype=r.dtype).to(r)
+            inside = (r < ball.radius) & (of_flows >= BASE_SHARE)
+            rho = ball.stretch(r).radius
+            moved = z * torch.where(inside, rho / t, 0.0)
+            moved = self.shared.inverse(moved.flatten(0, 1).unsqueeze(0)).view_as(z)
+            moved = outer.inverse(moved)
+            scaled = inner.inverse(torch.bmm(moved, unwhitening))
+            y = torch.addcmul(means, scaled, scales).flatten(0, 1)
+            y = self.common.inverse(y.unsqueeze(0)).view_as(z)
+            moved = torch.bmm((y - means) / scales, self.whitening[present].mT)
+            rho = moved.norm(dim=2, keepdim=True).clamp(min=TINY)
+            white = moved * (ball.shrink(rho).radius / rho)
+            white = torch.where(inside, white, z * (r / t))
+        points = torch.addcmul(means, torch.bmm(white, unwhitening), scales)
+        x = points.new_empty(len(component), self.n_features)
+        x[support.rows[support.valid]] = points[support.valid]
+        return x
+
+    def select_(self, index: Tensor) -> None:
+        """See `Components`."""
+        self.n_components = len(index)
+        self.inner, self.outer = self.inner.select(index), self.outer.select(index)
+        for name in WHITENING:
+            setattr(self, name, getattr(self, name)[index])

@@ -1,0 +1,54 @@
+"""Which group each flow belongs to: classes of several components, for one."""
+
+import numpy as np
+
+__all__ = ["Groups"]
+
+
+class Groups:
+    """A map from K flows to groups, whose flows stand next to each other.
+
+    Densities, responsibilities and weights of a group are sums over its flows.
+
+    Parameters
+    ----------
+    sizes : sequence of int
+        Number of flows of every group, at least one.
+
+    Examples
+    --------
+    >>> groups = Groups([2, 1])
+    >>> groups.of_flow
+    array([0, 0, 1])
+    >>> groups.sum(np.array([[0.25, 0.25, 0.5]]))
+    array([[0.5, 0.5]])
+    """
+
+    def __init__(self, sizes):
+        self.sizes = np.asarray(sizes)
+        self.n_groups, self.n_flows = len(self.sizes), int(self.sizes.sum())
+        self.of_flow = np.repeat(np.arange(self.n_groups), self.sizes)
+        self._first = np.concatenate([[0], np.cumsum(self.sizes)[:-1]])
+
+    def allowed(self, known):
+        """Tell which flows are possible for rows whose group may be known.
+
+        Parameters
+        ----------
+        known : ndarray of shape (n_samples,)
+            Number of each row's group, -1 where it is unknown.
+
+        Returns
+        -------
+        allowed : ndarray of shape (n_samples, n_flows), bool
+            All of them where the group is unknown.
+        """
+        return (known < 0)[:, None] | (known[:, None] == self.of_flow)
+
+    def sum(self, values):
+        """Add up over the flows of each group: (n_samples, K) to (n_samples, G)."""
+        return np.add.reduceat(values, self._first, axis=1)
+
+    def logsumexp(self, values):
+        """Return the logarithm of the sum of exponentials over each group's flows."""
+        return np.logaddexp.reduceat(values, self._first, axis=1)

@@ -1,0 +1,248 @@
+"""`FlowMixtureOptions`: what is rarely set, of the model and of its training."""
+
+from dataclasses import fields
+from numbers import Integral, Real
+from typing import Any, ClassVar
+
+import numpy as np
+from sklearn.base import BaseEstimator
+from sklearn.utils._param_validation import Interval, StrOptions
+
+from skflowmix.training.settings import FitSettings
+
+__all__ = ["FlowMixtureOptions", "OptionsMixin"]
+
+
+class FlowMixtureOptions(BaseEstimator):
+    """Options of model and training that are rarely set.
+
+    All estimators take one as `options`; None stands for these defaults. An estimator
+    never changes it. To search among options, give the estimator an object first, as a
+    kernel of a Gaussian process: then ``options__input_noise`` and the like are its
+    parameters.
+
+    Parameters
+    ----------
+    n_common_transforms : int or "auto", default="auto"
+        Number of layers before the flows that are the same for all components: they
+        learn what the columns have in common, such as steps, bounds and tails, from
+        all rows. "auto" is 1, in the classifier 0: with few labels classes can lose.
+        None is used without `n_transforms`, nor where rows are rank-deficient (a
+        column is constant, or the sum of others).
+    n_shared_transforms : int, default=0
+        Number of the `n_transforms` layers, the last ones before the base
+        distribution, that are the same for all components: for clusters of one shape,
+        moved and turned, which then learn it from all rows. From 0, where every
+        component has its own shape, to `n_transforms`.
+    posterior_units : int or tuple of int, default=(64, 64)
+        Widths of the hidden layers of the posterior network q(z|x).
+    n_iter_init : int, default=15
+        Largest number of epochs of the M-step at the first responsibilities. With 0
+        the ELBO starts from Gaussians.
+    temperature : float, default=1.0
+        First temperature of q(z|x), whose logits are divided by it. The larger, the
+        more components a row trains at first.
+    temperature_decay : float, default=1e-3
+        Rate of its exponential decay per step, down to 0.1. At 0 it is constant.
+    label_noise : float, default=0.05
+        Assumed error rate of the first responsibilities, which count as noisy labels
+        in the ELBO, in (0, 1]. The smaller, the more firmly rows keep their first
+        component; at 1 they do not count after the start, as in the paper, and
+        flexible components can drift away from a right partition. Labels in the `y` of
+        a classifier are never wrong.
+    input_noise : float or "auto", default="auto"
+        Standard deviation of the noise in training, along the lines from a row to its
+        two nearest ones, in units of these distances; it shrinks with the step size.
+        "auto" is 0.5, in classifier and detector 0. At 0 flows can follow single rows,
+        from 1 on they lose detail.
+    repeat_noise : float or "auto", default="auto"
+        Standard deviation of the dequantization noise in training, on values that
+        repeat in a column, as integers do, in units of the column's standard deviation,
+        but at most half the distance within which other values on one side are half as
+        frequent. "auto" is 0, in classifier and detector 0.25. At 0 flows follow such
+        values with spikes: samples then look like the data, but the heights of the
+        spikes say little.
+    validation_fraction : float, default=0.15
+        Share of the distinct rows held out until the last phase, in (0, 1). With fewer
+        than 8 of them flows are not trained.
+    batch_size : int or "auto", default="auto"
+        Rows per step; "auto" grows with the data from 128 to 1024.
+    weight_decay : float or "auto", default="auto"
+        Decoupled weight decay of the networks' weight matrices; "auto" is 500 times
+        the columns over the rows, but at most 1. What sets a component apart from the
+        others decays three times as fast as what they have in common. At 0 nothing
+        does.
+    dtype : {"float32", "float64"}, default="float32"
+        Precision of the training. Scores have the precision of the X they are for.
+
+    Examples
+    --------
+    >>> from skflowmix import FlowMixture, FlowMixtureOptions
+    >>> model = FlowMixture(3, options=FlowMixtureOptions(batch_size=256))
+    >>> model.set_params(options__input_noise=0.0).options
+    FlowMixtureOptions(batch_size=256, input_noise=0.0)
+    """
+
+    _parameter_constraints: ClassVar[dict] = {
+        "n_common_transforms": [
+            StrOptions({"auto"}),
+            Interval(Integral, 0, None, closed="left"),
+        ],
+        "n_shared_transforms": [Interval(Integral, 0, None, closed="left")],
+        "posterior_units": ["array-like", Interval(Integral, 1, None, closed="left")],
+        "n_iter_init": [Interval(Integral, 0, None, closed="left")],
+        "temperature": [Interval(Real, 0.0, 1e30, closed="neither")],
+        "temperature_decay": [Interval(Real, 0.0, None, closed="left")],
+        "label_noise": [Interval(Real, 0.0, 1.0, closed="right")],
+        "input_noise": [StrOptions({"auto"}), Interval(Real, 0.0, None, closed="left")],
+        "repeat_noise": [
+            StrOptions({"auto"}),
+            Interval(Real, 0.0, None, closed="left"),
+        ],
+        "validation_fraction": [Interval(Real, 0.0, 1.0, closed="neither")],
+        "batch_size": [
+            StrOptions({"auto"}),
+            Interval(Integral, 1, None, closed="left"),
+        ],
+        "weight_decay": [
+            StrOptions({"auto"}),
+            Interval(Real, 0.0, None, closed="left"),
+        ],
+        "dtype": [StrOptions({"float32", "float64"})],
+    }
+
+    def __init__(
+        self,
+        *,
+        n_common_transforms="auto",
+        n_shared_transforms=0,
+        posterior_units=(64, 64),
+        n_iter_init=15,
+        temperature=1.0,
+        temperature_decay=1e-3,
+        label_noise=0.05,
+        input_noise="auto",
+        repeat_noise="auto",
+        validation_fraction=0.15,
+        batch_size="auto",
+        weight_decay="auto",
+        dtype="float32",
+    ):
+        self.n_common_transforms = n_common_transforms
+        self.n_shared_transforms = n_shared_transforms
+        self.posterior_units = posterior_units
+        self.n_iter_init = n_iter_init
+        self.temperature = temperature
+        self.temperature_decay = temperature_decay
+        self.label_noise = label_noise
+        self.input_noise = input_noise
+        self.repeat_noise = repeat_noise
+        self.validation_fraction = validation_fraction
+        self.batch_size = batch_size
+        self.weight_decay = weight_decay
+        self.dtype = dtype
+
+    @classmethod
+    def paper(cls):
+        """Return the options of the paper's experiments.
+
+        There training starts from random responsibilities without an M-step (give the
+        estimator ``init_params="random"``), on the ELBO alone: no common layers, noise,
+        weight decay or noisy labels, and a decaying temperature.
+
+        Returns
+        -------
+        options : FlowMixtureOptions
+            A new object.
+
+        References
+        ----------
+        G. G. P. Freitas Pires and M. A. T. Figueiredo, Variational Mixture of
+        Normalizing Flows, ESANN 2020, https://arxiv.org/abs/2009.00585
+        """
+        return cls(
+            n_common_transforms=0,
+            n_iter_init=0,
+            label_noise=1.0,
+            input_noise=0.0,
+            repeat_noise=0.0,
+            validation_fraction=0.05,
+            weight_decay=0.0,
+        )
+
+
+class OptionsMixin(BaseEstimator):
+    """An estimator with a parameter `options`.
+
+    `_auto_options` holds what the options' "auto" stands for in it.
+    """
+
+    _auto_options: ClassVar[dict] = {
+        "n_common_transforms": 1,
+        "input_noise": 0.5,
+        "repeat_noise": 0.0,
+    }
+
+    def set_params(self, **params):
+        """Set parameters, those of `options` as ``options__name``.
+
+        Parameters
+        ----------
+        **params : dict
+            Values by name.
+
+        Returns
+        -------
+        self : estimator
+            The same estimator.
+        """
+        nested = [name for name in params if name.startswith("options__")]
+        if nested and params.get("options", self.options) is None:
+            raise ValueError(
+                f"{nested[0]} cannot be set while options is None. Give the estimator "
+                "an object first: options=FlowMixtureOptions()."
+            )
+        return super().set_params(**params)
+
+    def _resolved_options(self) -> FlowMixtureOptions:
+        """Return new options in which nothing depends on the estimator any more."""
+        options = FlowMixtureOptions() if self.options is None else self.options
+        options._validate_params()
+        values = options.get_params(deep=False)
+        for name, value in self._auto_options.items():
+            if values[name] == "auto":
+                values[name] = value
+        return FlowMixtureOptions(**values)
+
+    def _settings(self) -> FitSettings:
+        """Collect what shapes and trains a model."""
+        options = self._resolved_options()
+        values: dict[str, Any] = {}
+        for field in fields(FitSettings):
+            owner = options if hasattr(options, field.name) else self
+            values[field.name] = getattr(owner, field.name, None)
+        for name in ("hidden_units", "posterior_units"):
+            values[name] = widths(name, values[name])
+        if values["n_init"] is None:
+            values["n_init"] = 1
+        if values["n_shared_transforms"] > values["n_transforms"]:
+            raise ValueError(
+                "n_shared_transforms must be at most n_transforms="
+                f"{values['n_transforms']}, got {values['n_shared_transforms']}."
+            )
+        return FitSettings(**values)
+
+
+def widths(name, units):
+    """Return the widths of hidden layers as a tuple; one number is one layer."""
+    if isinstance(units, (int, np.integer)):
+        units = (units,)
+    try:
+        layers = tuple(units)
+    except TypeError:
+        layers = (None,)
+    if not all(isinstance(u, (int, np.integer)) and u > 0 for u in layers):
+        raise ValueError(
+            f"{name} must hold positive integers, one per hidden layer, got {units!r}."
+        )
+    return tuple(int(u) for u in layers)

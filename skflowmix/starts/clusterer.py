@@ -1,0 +1,120 @@
+"""First partitions by a scikit-learn clusterer."""
+
+from numbers import Integral
+
+import numpy as np
+from sklearn.base import DensityMixin, clone
+from sklearn.cluster import KMeans
+from sklearn.utils.validation import has_fit_parameter
+
+from skflowmix.starts.knn import draw_rows, nearest, one_hot
+
+__all__ = ["MAX_MODEL_ROWS", "from_clusterer", "split_to", "weighted_rows"]
+
+# Learners see at most so many rows.
+MAX_MODEL_ROWS = 20_000
+
+
+def is_constant(sample_weight):
+    return np.ptp(sample_weight) < 1e-9
+
+
+def weighted_rows(x, sample_weight, size, random_state):
+    """Rows whose plain count stands for their weight, for unweighted learners."""
+    if is_constant(sample_weight):
+        return x[draw_rows(sample_weight, size, random_state)]
+    probability = sample_weight / sample_weight.sum()
+    drawn = random_state.choice(len(x), min(2 * len(x), size), p=probability)
+    return x[np.sort(drawn)]
+
+
+def from_clusterer(x, sample_weight, n_components, clusterer, random_state):
+    """Partition rows by a clone of a clusterer, which sees only these.
+
+    Parameters
+    ----------
+    x : ndarray of shape (n, D)
+        Rows.
+    sample_weight : ndarray of shape (n,)
+        Given to a clusterer that takes weights; others see rows drawn by them.
+    n_components : int or None
+        K, to which an `n_clusters` of it is set; None takes as many as it finds. Where
+        it finds fewer, the largest clusters are divided.
+    clusterer : clusterer
+        Rows that it calls noise join the cluster of the nearest other row.
+    random_state : RandomState
+        Seeds it where its own is None.
+
+    Returns
+    -------
+    responsibilities : ndarray of shape (n, K)
+        One-hot rows.
+
+    Raises
+    ------
+    ValueError
+        If it finds more clusters than K, or returns no integer per row.
+    """
+    model = clone(clusterer)
+    for key, value in model.get_params().items():
+        name = key.split("__")[-1]
+        if value is None and name == "random_state":
+            model.set_params(**{key: random_state.randint(2**31 - 1)})
+        counts = name == "n_clusters"
+        counts |= key == "n_components" and isinstance(model, DensityMixin)
+        if counts and isinstance(value, Integral) and n_components is not None:
+            model.set_params(**{key: n_components})
+    rows, fit_params = x, {}
+    if not is_constant(sample_weight):
+        if has_fit_parameter(model, "sample_weight"):
+            fit_params = {"sample_weight": sample_weight}
+        else:
+            rows = weighted_rows(x, sample_weight, MAX_MODEL_ROWS, random_state)
+    labels = _check_labels(model.fit_predict(rows, **fit_params), len(rows))
+    if rows is not x:
+        labels = labels[nearest(rows, x, 1)[:, 0]]
+    noise = labels < 0
+    if noise.all():
+        labels[:] = 0
+    elif noise.any():
+        owner = nearest(x[~noise], x[noise], 1)[:, 0]
+        labels[noise] = labels[~noise][owner]
+    n_found = len(np.unique(labels))
+    if n_components is None:
+        n_components = n_found
+    if n_found > n_components:
+        raise ValueError(
+            f"The clusterer given as init_params found {n_found} clusters, more than "
+            f"n_components={n_components}."
+        )
+    return one_hot(split_to(labels, x, n_components, random_state), n_components)
+
+
+def _check_labels(labels, n_rows):
+    """Cluster numbers as integers; a clusterer may return anything."""
+    labels = np.asarray(labels)
+    wrong = None
+    if labels.shape != (n_rows,):
+        wrong = f"an array of shape {labels.shape} for {n_rows} rows"
+    elif labels.dtype.kind not in "iufb":
+        wrong = f"labels of dtype {labels.dtype}"
+    elif not np.isfinite(labels).all() or (labels != np.floor(labels)).any():
+        wrong = "NaN, infinity or fractions"
+    if wrong:
+        raise ValueError(
+            "The fit_predict of the clusterer given as init_params must return one "
+            f"integer per row, negative for noise; it returned {wrong}."
+        )
+    return labels.astype(np.intp)
+
+
+def split_to(labels, x, n_components, random_state):
+    """Split the largest clusters in two until there are `n_components`."""
+    labels = np.unique(labels, return_inverse=True)[1]
+    for new in range(labels.max() + 1, n_components):
+        largest = np.flatnonzero(labels == np.bincount(labels).argmax())
+        halves = KMeans(2, n_init=1, random_state=random_state).fit_predict(x[largest])
+        if not halves.any():
+            halves[: len(halves) // 2] = 1
+        labels[largest[halves == 1]] = new
+    return labels
