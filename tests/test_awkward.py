@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 from awkward import awkward_rows
 
+from small_models import make
+
 from skflowmix import FlowMixture
 
 NETWORKS = {
@@ -20,7 +22,7 @@ NETWORKS = {
 def test_flows_are_no_worse_than_the_gaussians_they_start_from(seed):
     X, fresh = awkward_rows(seed)
     n_components = min(1 + seed % 5, len(X))
-    model = FlowMixture(n_components, random_state=seed, **NETWORKS).fit(X)
+    model = make(FlowMixture, n_components, random_state=seed, **NETWORKS).fit(X)
     log_prob = model.score_samples(fresh)
     assert np.isfinite(log_prob).all()
     assert np.isfinite(model.score_samples(X)).all()

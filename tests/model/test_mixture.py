@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 from sklearn.mixture import GaussianMixture
+from small_models import make
 from small_modules import flow_parameters, make_model, random_gaussians, rows, seeded
 
 from skflowmix import FlowMixture
@@ -150,7 +151,8 @@ def test_density_of_a_trained_model_integrates_to_one(flow, n_features):
     X = np.column_stack((np.cos(angle), np.sin(angle)))
     X = np.where(half[:, None], X, [1.0, 0.5] - X) + 0.1 * rng.normal(size=(300, 2))
     X = (X * [1e-3, 50.0] + [7.0, -3.0])[:, :n_features]
-    model = FlowMixture(
+    model = make(
+        FlowMixture,
         2,
         flow=flow,
         hidden_units=(16,),

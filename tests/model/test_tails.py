@@ -7,6 +7,7 @@ import pytest
 import torch
 from scipy import stats
 from sklearn.datasets import load_iris
+from small_models import make
 
 from skflowmix import FlowMixture
 from skflowmix.model.flows import FLOWS
@@ -150,7 +151,8 @@ def test_log_prob_falls_with_the_mahalanobis_distance(name, flow):
     """Beyond 10 from a component, and with ellipses for contours."""
     n_components, draw = SETS[name]
     X = draw(np.random.default_rng(0))
-    model = FlowMixture(
+    model = make(
+        FlowMixture,
         n_components,
         flow=flow,
         n_transforms=2,
@@ -186,7 +188,7 @@ def test_log_prob_falls_with_the_mahalanobis_distance(name, flow):
 @pytest.mark.parametrize("flow", FLOWS)
 def test_a_trained_density_integrates_to_one(flow):
     X = heavy(np.random.default_rng(0))[:, :1]
-    model = FlowMixture(2, flow=flow, tol=0.1, n_iter_no_change=2, random_state=0)
+    model = make(FlowMixture, 2, flow=flow, tol=0.1, n_iter_no_change=2, random_state=0)
     model.fit(X)
     t = np.linspace(-60, 60, 400_001)
     x = np.sinh(t)

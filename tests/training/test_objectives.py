@@ -10,11 +10,10 @@ from small_modules import flow_parameters, make_model, rows, seeded
 
 from skflowmix.model.flows import FLOWS
 from skflowmix.training import objectives
+from skflowmix.training.batches import Batch, Noise, TableSource
 from skflowmix.training.objectives import (
     ElboObjective,
     MStepObjective,
-    Noise,
-    Rows,
     Temperature,
     clearly_gains,
     robust_gain,
@@ -32,7 +31,7 @@ def make_rows(n_components=3, n_rows=N_ROWS, hard=False, seed=3):
     if hard:
         shares = torch.eye(n_components).double()[shares.argmax(1)]
     x = rows(n_rows, seed=seed)
-    return Rows(x, weights, shares / shares.sum(1, keepdim=True))
+    return Batch(x, weights, shares / shares.sum(1, keepdim=True))
 
 
 def weighted_mean(values, data):
@@ -43,12 +42,18 @@ def constant_temperature(value=1.0):
     return Temperature(value, 0.0)
 
 
+def source_of(data, nearest=None):
+    return TableSource(data, len(data), seeded(), nearest)
+
+
 def make_elbo(model, data, temperature=1.0):
-    return ElboObjective(model, data, data, constant_temperature(temperature))
+    return ElboObjective(
+        model, source_of(data), data, constant_temperature(temperature)
+    )
 
 
 def make_m_step(model, data):
-    return MStepObjective(model, data, data)
+    return MStepObjective(model, source_of(data), data)
 
 
 def decided(model):
@@ -64,7 +69,7 @@ def everything(data):
 
 def step_loss(objective, index, step_share=1.0, starts_epoch=False):
     objective.begin_step(starts_epoch)
-    return objective.loss(index, step_share)
+    return objective.loss(objective.source.rows(index), step_share)
 
 
 def force(monkeypatch, path):
@@ -97,21 +102,6 @@ def count_dense_tables(model, monkeypatch):
 # The ELBO.
 
 
-def test_weights_of_largest_posterior_probability():
-    """Where counts grow by the concentration less one, the gradient is zero."""
-    model, data = make_model(n_transforms=0), make_rows()
-    posterior = model.posterior_logits(data.x).softmax(1).detach()
-    for concentration in (0.5, 1.0, 7.0):
-        counts = data.weights / data.mean_weight @ posterior + concentration - 1
-        model.weight_logits.data = counts.log()
-        objective = ElboObjective(
-            model, data, data, Temperature(1.0, 0.0), concentration=concentration
-        )
-        step_loss(objective, torch.arange(len(data))).backward()
-        assert model.weight_logits.grad.abs().max() < 1e-8
-        model.zero_grad()
-
-
 @given(
     seed=st.integers(0, 1000),
     n_components=st.integers(1, 5),
@@ -125,7 +115,7 @@ def test_elbo_never_exceeds_the_log_likelihood(
     """Neither the dense ELBO of step 0, nor the truncated one of step 1."""
     model = decided(make_model(flow, n_components, n_transforms=2, seed=seed))
     data = make_rows(n_components, seed=seed + 1)
-    data = Rows(data.x, torch.ones_like(data.weights), data.responsibilities)
+    data = Batch(data.x, torch.ones_like(data.weights), data.responsibilities)
     objective = make_elbo(model, data, temperature)
     objective.n_steps = step
     for row in range(5):
@@ -247,7 +237,7 @@ def test_sparse_path_is_taken_when_it_saves_pairs(monkeypatch):
 def test_loss_sees_the_rows_of_its_batch_only():
     model, data = make_model(), make_rows()
     index = torch.tensor([5, 3, 17])
-    for make in (make_elbo, lambda m, d: MStepObjective(m, d, d)):
+    for make in (make_elbo, make_m_step):
         whole, part = make(model, data), make(model, data[index])
         torch.testing.assert_close(
             step_loss(whole, index), step_loss(part, torch.arange(3))
@@ -257,8 +247,8 @@ def test_loss_sees_the_rows_of_its_batch_only():
 @given(scale=st.floats(1e-6, 1e6))
 def test_scale_of_the_weights_does_not_matter(scale):
     model, data = make_model(n_transforms=1), make_rows()
-    scaled = Rows(data.x, scale * data.weights, data.responsibilities)
-    for make in (make_elbo, lambda m, d: MStepObjective(m, d, d)):
+    scaled = Batch(data.x, scale * data.weights, data.responsibilities)
+    for make in (make_elbo, make_m_step):
         one, other = make(model, data), make(model, scaled)
         torch.testing.assert_close(
             step_loss(one, everything(data)), step_loss(other, everything(data))
@@ -270,13 +260,13 @@ def test_weight_equals_repetition(monkeypatch, path):
     force(monkeypatch, path)
     model, data = decided(make_model()), make_rows(hard=True)
     counts = 1 + torch.arange(N_ROWS) % 3
-    weighted = Rows(data.x, counts.double(), data.responsibilities)
-    repeated = Rows(
+    weighted = Batch(data.x, counts.double(), data.responsibilities)
+    repeated = Batch(
         data.x.repeat_interleave(counts, 0),
         torch.ones(int(counts.sum()), dtype=torch.float64),
         data.responsibilities.repeat_interleave(counts, 0),
     )
-    for make in (make_elbo, lambda m, d: MStepObjective(m, d, d)):
+    for make in (make_elbo, make_m_step):
         one, other = make(model, weighted), make(model, repeated)
         one.n_steps = other.n_steps = 1
         torch.testing.assert_close(
@@ -315,14 +305,14 @@ def test_room_follows_what_the_epoch_before_asked_for(make, monkeypatch):
         gradients = torch.autograd.grad(loss, flows)
         torch.testing.assert_close(gradients, expected_gradients)
     share = data.responsibilities.sum(0).max() / N_ROWS
-    room = ahead._room
+    room = ahead._capacity
     assert share <= room <= share * 1.1 + 1 / 32
     # A little more than what is asked for stays, much more does not.
     for former, present in ((share - 0.1, room), (room * 1.1, room * 1.1), (1, room)):
-        ahead._room = former
+        ahead._capacity = former
         step_loss(ahead, everything(data))
         step_loss(ahead, everything(data), starts_epoch=True)
-        assert ahead._room == present
+        assert ahead._capacity == present
 
 
 def test_room_is_that_of_the_epochs_largest_demand(monkeypatch):
@@ -342,16 +332,16 @@ def test_room_is_that_of_the_epochs_largest_demand(monkeypatch):
             monkeypatch.setattr(model, "posterior_logits", lambda _, q=logits: q)
             kind = objective.begin_step(starts_epoch=step == 0)
             assert kind == (step == 3, room)
-            objective.loss(everything(data))
+            objective.loss(objective.source.rows(everything(data)))
         assert len(dense) == n_dense
 
 
 def test_bound_stays_one_where_room_is_short():
     """It is that of the pairs with room; rows without any have no say."""
     model, data = decided(make_model()), make_rows()
-    data = Rows(data.x, torch.ones_like(data.weights), data.responsibilities)
+    data = Batch(data.x, torch.ones_like(data.weights), data.responsibilities)
     objective = planned(make_elbo, model, data)
-    objective._room = 0.25
+    objective._capacity = 0.25
     loss, gradients = loss_and_gradients(objective, everything(data))
     q = model.posterior_logits(data.x).softmax(1)
     chosen = q >= objectives.MIN_POSTERIOR
@@ -377,7 +367,7 @@ def test_m_step_is_the_expected_complete_log_likelihood(monkeypatch, path, hard)
     """With hard labels: the mean of each row's own component's log p(x, z)."""
     force(monkeypatch, path)
     model, data = make_model(), make_rows(hard=hard)
-    loss = step_loss(MStepObjective(model, data, data), everything(data))
+    loss = step_loss(MStepObjective(model, source_of(data), data), everything(data))
     log_q = model.posterior_logits(data.x).log_softmax(1)
     table = model.component_log_prob(data.x) + model.log_weights + log_q
     if hard:
@@ -394,7 +384,9 @@ def test_sparse_m_step_has_the_gradients_of_the_dense_one(flow, monkeypatch):
     for path in ("sparse", "dense"):
         force(monkeypatch, path)
         model.zero_grad()
-        step_loss(MStepObjective(model, data, data), everything(data)).backward()
+        step_loss(
+            MStepObjective(model, source_of(data), data), everything(data)
+        ).backward()
         results.append([p.grad.clone() for p in model.parameters()])
     for one, other in zip(*results, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-10)
@@ -404,8 +396,8 @@ def test_sparse_m_step_has_the_gradients_of_the_dense_one(flow, monkeypatch):
 def test_m_step_with_hard_labels_evaluates_each_row_once(monkeypatch):
     model, data = make_model(n_components=3), make_rows(hard=True)
     shares = torch.eye(3).double()[torch.arange(N_ROWS) % 3]
-    objective = MStepObjective(model, data, data)
-    objective.train = Rows(data.x, data.weights, shares)
+    objective = MStepObjective(model, source_of(data), data)
+    objective.source = source_of(Batch(data.x, data.weights, shares))
     dense = count_dense_tables(model, monkeypatch)
     supports = []
     original = model.component_log_prob_on
@@ -426,7 +418,7 @@ def test_m_step_leaves_out_what_hardly_counts():
     least = objectives.MIN_POSTERIOR
     for share, is_same in ((0.4 * least, True), (least, False)):
         shares = hard.responsibilities * (1 - 3 * share) + share
-        soft = Rows(hard.x, hard.weights, shares)
+        soft = Batch(hard.x, hard.weights, shares)
         one, other = (make_m_step(model, data) for data in (hard, soft))
         losses = [step_loss(o, everything(hard)).detach() for o in (one, other)]
         assert torch.isclose(*losses, rtol=0, atol=1e-10) == is_same
@@ -435,21 +427,18 @@ def test_m_step_leaves_out_what_hardly_counts():
 # Noise.
 
 
-def with_neighbors(data):
-    """Rows, each with the two after it for neighbours."""
+def two_after(data):
+    """Numbers of the two rows after each, for neighbours."""
     after = torch.arange(len(data)).unsqueeze(1) + torch.tensor([1, 2])
-    return Rows(
-        data.x, data.weights, data.responsibilities, neighbors=after % len(data)
-    )
+    return after % len(data)
 
 
 def noisy(make, model, data, scale, seed=0):
     noise = Noise(scale, seeded(seed))
-    if data.repeat_widths is None:
-        data = with_neighbors(data)
+    source = source_of(data, two_after(data) if data.repeat_widths is None else None)
     if make is MStepObjective:
-        return MStepObjective(model, data, data, noise)
-    return ElboObjective(model, data, data, constant_temperature(), noise=noise)
+        return MStepObjective(model, source, data, noise)
+    return ElboObjective(model, source, data, constant_temperature(), noise=noise)
 
 
 @pytest.mark.parametrize("make", [MStepObjective, ElboObjective])
@@ -473,9 +462,9 @@ def test_noise_moves_rows_along_the_lines_to_their_neighbours():
     """Its covariance is the mean of the outer products of these lines."""
     rows = torch.tensor([[0.0, 1.0, 2.0], [1.0, 1.0, 2.0], [0.0, 4.0, 6.0]]).double()
     neighbors = torch.tensor([[1, 2], [0, 2], [0, 1]])
-    data = Rows(rows, rows[:, 0], rows[:, :1], neighbors=neighbors)
-    batch = data.take(torch.zeros(50_000, dtype=torch.int64))
-    Noise(0.5, seeded()).move(batch, data, 0.8)
+    source = source_of(Batch(rows, rows[:, 0], rows[:, :1]), neighbors)
+    batch = source.rows(torch.zeros(50_000, dtype=torch.int64))
+    Noise(0.5, seeded()).move(batch, 0.8)
     ways = rows[1:] - rows[0]
     torch.testing.assert_close(batch.x.mean(0), rows[0], rtol=0, atol=0.02)
     covariance = 0.4**2 * ways.T @ ways / 2
@@ -483,12 +472,12 @@ def test_noise_moves_rows_along_the_lines_to_their_neighbours():
 
 
 def test_noise_leaves_values_where_they_may_not_move():
-    data = with_neighbors(make_rows())
+    data = make_rows()
     movable = torch.ones_like(data.x)
     movable[::2, 0] = 0.0
     data.movable = movable
-    batch = data.take(everything(data))
-    Noise(0.5, seeded()).move(batch, data, 1.0)
+    batch = source_of(data, two_after(data)).rows(everything(data))
+    Noise(0.5, seeded()).move(batch, 1.0)
     assert torch.equal(batch.x == data.x, movable == 0)
 
 
@@ -497,25 +486,24 @@ def test_noise_fills_a_plane_of_some_thickness():
     x = torch.ones(50_000, 2, dtype=torch.float64)
     neighbors = torch.zeros(50_000, 2, dtype=torch.int64)
     expected = torch.tensor([0.1, 3.0], dtype=x.dtype)
-    data = Rows(
+    data = Batch(
         x,
         x[:, 0],
         x[:, :1],
-        neighbors=neighbors,
         movable=0 * x,
         thickness=expected.expand_as(x),
     )
-    batch = data.take(torch.arange(50_000))
-    Noise(0.5, seeded()).move(batch, data, 0.8)
+    batch = source_of(data, neighbors).rows(torch.arange(50_000))
+    Noise(0.5, seeded()).move(batch, 0.8)
     torch.testing.assert_close(batch.x.std(0), expected, rtol=0.02, atol=0)
 
 
 def test_noise_keeps_rows_in_their_plane():
     x = rows(N_ROWS)
     x = torch.column_stack((x, x.sum(1), torch.full((N_ROWS,), 2.0)))
-    data = with_neighbors(Rows(x, x[:, 0], x[:, :1]))
-    batch = data.take(everything(data))
-    Noise(0.5, seeded()).move(batch, data, 1.0)
+    data = Batch(x, x[:, 0], x[:, :1])
+    batch = source_of(data, two_after(data)).rows(everything(data))
+    Noise(0.5, seeded()).move(batch, 1.0)
     assert not torch.equal(batch.x, data.x)
     torch.testing.assert_close(batch.x[:, :2].sum(1), batch.x[:, 2])
     torch.testing.assert_close(batch.x[:, 3], data.x[:, 3])
@@ -534,7 +522,7 @@ def test_noise_on_repeated_values_does_not_shrink(make):
     model, data = make_model(), make_rows()
     widths = torch.zeros_like(data.x)
     widths[:, 0] = 0.2
-    spread = Rows(data.x, data.weights, data.responsibilities, repeat_widths=widths)
+    spread = Batch(data.x, data.weights, data.responsibilities, repeat_widths=widths)
 
     def loss(rows, step_share=1.0, seed=0):
         objective = noisy(make, model, rows, 0.0, seed)
@@ -542,7 +530,7 @@ def test_noise_on_repeated_values_does_not_shrink(make):
 
     assert loss(spread) != loss(data)
     assert loss(spread) == loss(spread, 0.1) != loss(spread, seed=1)
-    without = Rows(
+    without = Batch(
         data.x, data.weights, data.responsibilities, repeat_widths=0 * widths
     )
     assert loss(without) == loss(data)
@@ -551,9 +539,9 @@ def test_noise_on_repeated_values_does_not_shrink(make):
 def test_noise_on_repeated_values_is_as_wide_as_they_ask():
     x = torch.ones(50_000, 3, dtype=torch.float64)
     widths = torch.tensor([0.0, 0.1, 0.25], dtype=x.dtype).expand_as(x)
-    data = Rows(x, x[:, 0], x[:, :1], repeat_widths=widths)
+    data = Batch(x, x[:, 0], x[:, :1], repeat_widths=widths)
     batch = data.take(torch.arange(len(x)))
-    Noise(0.3, seeded()).move(batch, data, 0.5)
+    Noise(0.3, seeded()).move(batch, 0.5)
     assert torch.equal(data.x, torch.ones_like(x))
     assert torch.equal(batch.x[:, 0], x[:, 0])
     torch.testing.assert_close(batch.x.mean(0), x[0], rtol=0, atol=5e-3)
@@ -562,10 +550,10 @@ def test_noise_on_repeated_values_is_as_wide_as_they_ask():
 
 def test_noise_on_repeated_values_stays_in_the_plane_of_the_rows():
     x = torch.ones(100, 3, dtype=torch.float64)
-    data = Rows(x, x[:, 0], x[:, :1], repeat_widths=0.2 * x)
+    data = Batch(x, x[:, 0], x[:, :1], repeat_widths=0.2 * x)
     plane = torch.tensor([[0.5, 0.5, 0.0], [0.5, 0.5, 0.0], [0.0, 0.0, 1.0]])
     batch = data.take(torch.arange(len(x)))
-    Noise(0.3, seeded(), plane.double()).move(batch, data, 0.5)
+    Noise(0.3, seeded(), plane.double()).move(batch, 0.5)
     torch.testing.assert_close(batch.x[:, 0], batch.x[:, 1])
     assert len(batch.x.unique()) == 200
 
@@ -582,7 +570,7 @@ def test_temperature_decays_to_its_floor():
 
 def test_temperature_decays_with_every_step():
     model, data = make_model(), make_rows()
-    objective = ElboObjective(model, data, data, Temperature(2.0, 0.1))
+    objective = ElboObjective(model, source_of(data), data, Temperature(2.0, 0.1))
     for step in range(4):
         step_loss(objective, torch.arange(5))
         assert float(model.temperature) == pytest.approx(2.0 * math.exp(-0.1 * step))
@@ -592,9 +580,11 @@ def test_temperature_decays_with_every_step():
 def test_figures_are_what_they_are_called(kind):
     model, train, held_out = make_model(), make_rows(), make_rows(seed=8)
     if kind == "elbo":
-        objective = ElboObjective(model, train, held_out, constant_temperature())
+        objective = ElboObjective(
+            model, source_of(train), held_out, constant_temperature()
+        )
     else:
-        objective = MStepObjective(model, train, held_out)
+        objective = MStepObjective(model, source_of(train), held_out)
     figures = objective.evaluate()
     assert float(figures["score"]) == pytest.approx(0.0, abs=1e-12)
     terms = [figures[f"elbo_{t}"] for t in ("reconstruction", "prior", "entropy")]
@@ -625,9 +615,11 @@ def test_score_is_the_held_out_gain_over_the_start(kind):
         return (held_out.responsibilities * table).sum(1)
 
     if kind == "elbo":
-        objective = ElboObjective(model, train, held_out, constant_temperature())
+        objective = ElboObjective(
+            model, source_of(train), held_out, constant_temperature()
+        )
     else:
-        objective = MStepObjective(model, train, held_out)
+        objective = MStepObjective(model, source_of(train), held_out)
     before = judged().detach()
     generator = seeded(4)
     with torch.no_grad():
@@ -641,7 +633,7 @@ def test_score_is_the_held_out_gain_over_the_start(kind):
 
 
 def test_one_row_cannot_decide_a_gain():
-    data = Rows(torch.zeros(100, 2), torch.ones(100), torch.ones(100, 1))
+    data = Batch(torch.zeros(100, 2), torch.ones(100), torch.ones(100, 1))
     reference = torch.zeros(100)
     better = torch.full((100,), 0.2)
     better[0] = -1e30
@@ -655,7 +647,7 @@ def test_batches_add_up_to_all_rows_however_heavy_one_is():
     """Weight equals repetition for gradients too, not only for row counts."""
     model, data = make_model("maf", 3, 2), make_rows(n_rows=64)
     data.weights[3] = data.weights.sum()
-    objective = MStepObjective(model, data, data)
+    objective = MStepObjective(model, source_of(data), data)
     whole = step_loss(objective, torch.arange(64))
     parts = [step_loss(objective, part) for part in torch.arange(64).split(16)]
     torch.testing.assert_close(torch.stack(parts).mean(), whole)

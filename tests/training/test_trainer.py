@@ -7,14 +7,15 @@ import pytest
 import torch
 from torch import nn
 
-from skflowmix.training.trainer import (
+from skflowmix.training.batches import Batch, TableSource
+from skflowmix.training.optimizer import (
     DEVIATION_DECAY,
     DEVIATION_RATE,
     AdamW,
-    Outcome,
-    TrainingConfig,
-    train,
+    FlatParameters,
 )
+from skflowmix.training.reducers import LocalReducer
+from skflowmix.training.trainer import Outcome, Trainer, TrainingConfig
 
 
 def seeded(seed=0):
@@ -28,13 +29,30 @@ def number(value):
 def config(**changes):
     settings = {
         "max_epochs": 50,
-        "batch_size": 4,
         "learning_rate": 0.1,
         "patience": 3,
         "tol": 0.5,
         "averaged_epochs": 0,
     }
     return TrainingConfig(**(settings | changes))
+
+
+class Rows:
+    """A source of shuffled row numbers."""
+
+    def __init__(self, n_rows, batch_size, generator):
+        self.numbers = TableSource(
+            Batch(torch.arange(n_rows), torch.ones(n_rows), torch.ones(n_rows, 1)),
+            batch_size,
+            generator,
+        )
+        self.n_batches = self.numbers.n_batches
+        self.state_dict = self.numbers.state_dict
+        self.load_state_dict = self.numbers.load_state_dict
+        self.draw = self.numbers.draw
+
+    def rows(self, index):
+        return index
 
 
 class Steady:
@@ -44,6 +62,45 @@ class Steady:
 
     def begin_step(self, starts_epoch):
         return None
+
+    def state_dict(self):
+        return {}
+
+    def load_state_dict(self, state):
+        assert not state
+
+
+def grouped(parameters):
+    """Weights of several components, other weights, others; what is not trained."""
+    trained = [p for p in parameters if p.requires_grad]
+    groups = {
+        "pooled": [p for p in trained if p.ndim == 3 and len(p) > 1],
+        "decayed": [p for p in trained if p.ndim == 3 and len(p) == 1],
+        "plain": [p for p in trained if p.ndim != 3],
+    }
+    return FlatParameters(groups, [p for p in parameters if not p.requires_grad])
+
+
+def adam(parameters):
+    return AdamW(grouped(parameters))
+
+
+def make_trainer(objective, optimizer, settings=None, generator=None, batch_size=4):
+    source = Rows(objective.n_rows, batch_size, generator or seeded())
+    return Trainer(objective, source, optimizer, settings or config())
+
+
+def train(
+    objective,
+    optimizer,
+    settings,
+    generator,
+    on_epoch=lambda record: False,
+    batch_size=4,
+):
+    return make_trainer(objective, optimizer, settings, generator, batch_size).run(
+        on_epoch
+    )
 
 
 class Scripted(Steady):
@@ -77,10 +134,10 @@ class Scripted(Steady):
         self.seen.append((self.weight.detach().clone(), float(self.step)))
         return {"score": number(next(self.scores))}
 
-    def train(self, seed=0, on_epoch=lambda record: False, **changes):
-        return train(
-            self, AdamW(self.parameters), config(**changes), seeded(seed), on_epoch
-        )
+    def train(self, seed=0, on_epoch=lambda record: False, batch_size=4, **changes):
+        optimizer = adam(self.parameters)
+        settings = config(**changes)
+        return train(self, optimizer, settings, seeded(seed), on_epoch, batch_size)
 
 
 class Quadratic(Steady):
@@ -112,7 +169,7 @@ def test_loss_learns_how_far_the_step_size_has_dropped():
             return {"score": number(0)}
 
     objective = Stale()
-    train(objective, AdamW([objective.weight]), config(patience=1, n_drops=2), seeded())
+    train(objective, adam([objective.weight]), config(patience=1, n_drops=2), seeded())
     assert sorted(set(shares), reverse=True) == [1.0, 0.25, 0.0625]
 
 
@@ -121,7 +178,7 @@ def test_loss_learns_how_far_the_step_size_has_dropped():
 
 def test_loss_is_minimised():
     objective = Quadratic()
-    outcome = train(objective, AdamW([objective.weight]), config(tol=1e-6), seeded())
+    outcome = train(objective, adam([objective.weight]), config(tol=1e-6), seeded())
     torch.testing.assert_close(
         objective.weight.detach(),
         torch.tensor([1.0, -2.0, 3.0]).double(),
@@ -414,7 +471,7 @@ def test_train_loss_is_the_mean_over_the_steps():
 def test_equal_generators_give_equal_runs():
     def run(seed):
         objective = Quadratic()
-        outcome = train(objective, AdamW([objective.weight]), config(), seeded(seed))
+        outcome = train(objective, adam([objective.weight]), config(), seeded(seed))
         return objective.weight.detach(), outcome
 
     (weight, outcome), (same_weight, same_outcome) = run(0), run(0)
@@ -459,7 +516,7 @@ def test_steps_are_those_of_torchs_adamw(max_grad_norm, weight_decay):
     """
     ours, theirs = Curved(), Curved()
     changes = {"max_grad_norm": max_grad_norm, "weight_decay": weight_decay}
-    train(ours, AdamW(ours.parameters), config(max_epochs=20, **changes), seeded())
+    train(ours, adam(ours.parameters), config(max_epochs=20, **changes), seeded())
     trained = [p for p in theirs.parameters if p.requires_grad]
     stacked = [p for p in trained if p.ndim == 3 and len(p) == 2]
     (single,) = (p for p in trained if p.ndim == 3 and len(p) == 1)
@@ -493,14 +550,14 @@ def test_steps_are_those_of_torchs_adamw(max_grad_norm, weight_decay):
 def test_moments_go_on_from_phase_to_phase():
     """Without them the first steps at the minimum are as long as ever."""
     objective = Quadratic()
-    optimizer = AdamW([objective.weight])
-    settings = config(batch_size=40, max_epochs=200, patience=200)
-    train(objective, optimizer, settings, seeded())
+    optimizer = adam([objective.weight])
+    settings = config(max_epochs=200, patience=200)
+    train(objective, optimizer, settings, seeded(), batch_size=40)
     moved = []
     for _ in range(2):
         before = objective.weight.detach().clone()
-        settings = config(batch_size=40, max_epochs=1, may_keep_start=False)
-        train(objective, optimizer, settings, seeded())
+        settings = config(max_epochs=1, may_keep_start=False)
+        train(objective, optimizer, settings, seeded(), batch_size=40)
         moved.append(float((objective.weight.detach() - before).abs().max()))
         optimizer.reset()
     assert moved[0] < 0.01 < moved[1]
@@ -511,3 +568,76 @@ def test_training_works_where_gradients_are_switched_off():
     with torch.no_grad():
         objective.train(max_epochs=1)
     assert objective.weight.any()
+
+
+# Resuming.
+
+
+def test_state_after_any_epoch_goes_on_bit_for_bit():
+    """Through drops of the step size and a loss that is not finite."""
+
+    class Failing(Quadratic):
+        """The tenth epoch has a loss that is not finite."""
+
+        def __init__(self):
+            super().__init__()
+            self.n_steps = 0
+
+        def state_dict(self):
+            return {"n_steps": self.n_steps}
+
+        def load_state_dict(self, state):
+            self.n_steps = state["n_steps"]
+
+        def loss(self, rows, step_share=1.0):
+            self.n_steps += 1
+            factor = math.nan if self.n_steps == 95 else 1.0
+            return super().loss(rows) * factor
+
+    def start():
+        objective = Failing()
+        settings = config(tol=1e-4, patience=2, averaged_epochs=3)
+        return make_trainer(objective, adam([objective.weight]), settings)
+
+    states = []
+    whole = start()
+    whole.run(after_epoch=lambda trainer: states.append(trainer.state_dict()))
+    assert len(states) == whole.progress.epoch > 12
+    assert {state["progress"]["n_drops"] for state in states} == {0, 1, 2}
+    assert states[-1]["progress"]["n_failures"] == 1
+    for state in states:
+        again = start()
+        again.load_state_dict(state)
+        assert again.run() == whole.outcome
+        assert torch.equal(again.flat.values, whole.flat.values)
+
+
+def test_a_state_is_a_copy():
+    objective = Quadratic()
+    trainer = make_trainer(objective, adam([objective.weight]), config(max_epochs=3))
+    states = []
+
+    def after_epoch(trainer):
+        states.append((trainer.state_dict(), trainer.flat.values.clone()))
+
+    trainer.run(after_epoch=after_epoch)
+    for state, values in states:
+        assert torch.equal(state["optimizer"]["values"], values)
+    assert len({float(values[0]) for _, values in states}) == 3
+
+
+def test_gradients_are_reduced_over_processes():
+    class Doubling(LocalReducer):
+        def mean_(self, vector):
+            vector.mul_(2)
+
+    def trained(reducer):
+        objective = Quadratic()
+        settings = config(max_epochs=1, max_grad_norm=math.inf)
+        optimizer = adam([objective.weight])
+        source = Rows(objective.n_rows, 4, seeded())
+        Trainer(objective, source, optimizer, settings, reducer).run()
+        return optimizer.common.first, optimizer.groups[1][0][0].first
+
+    (_, one), (_, other) = trained(LocalReducer()), trained(Doubling())
+    assert not torch.equal(one, other)
