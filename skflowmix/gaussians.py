@@ -9,6 +9,7 @@ from scipy.special import logsumexp
 from skflowmix.data import row_counts
 
 __all__ = [
+    "LOSS_BOUND",
     "Gaussians",
     "Shrinkage",
     "bounded_means",
