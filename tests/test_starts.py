@@ -85,7 +85,9 @@ def test_codes_without_room_leave_the_others_their_clusters(
     assert adjusted_rand_score(y[~is_coded], labels[~is_coded]) > 0.95
 
 
-@pytest.mark.parametrize("code", CODES)
+@pytest.mark.parametrize(
+    "code", [CODES[0], *(pytest.param(c, marks=pytest.mark.slow) for c in CODES[1:])]
+)
 def test_other_rows_are_as_likely_as_without_a_code(code):
     X, _, is_coded = coded(blobs, 0.03, code, 1)
     model = trained(3, init_params="auto").fit(X)
