@@ -2,6 +2,9 @@
 
 import os
 
+# Before NumPy and torch are imported, here and by the workers: one thread each.
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["OPENBLAS_NUM_THREADS"] = "1"
 os.environ["MPLBACKEND"] = "Agg"
 # scikit-learn checks array API input only with this, set before SciPy is imported.
 os.environ["SCIPY_ARRAY_API"] = "1"

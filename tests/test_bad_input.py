@@ -160,7 +160,7 @@ def test_hard_rows(X, n_components):
         "near the float limits",
         "subnormal",
         "one outlier",
-        "more columns than rows",
+        pytest.param("more columns than rows", marks=pytest.mark.slow),
         "as many rows as components",
         "one column",
         "large integers",
@@ -363,7 +363,7 @@ def test_no_such_device(device):
     [
         ("validation_fraction", 1e-9),
         ("validation_fraction", 0.999999),
-        ("batch_size", 1),
+        pytest.param("batch_size", 1, marks=pytest.mark.slow),
         ("batch_size", 10**9),
         ("hidden_units", ()),
         ("posterior_units", ()),

@@ -215,7 +215,9 @@ def test_stop_after_a_restart():
     }
 
 
-@pytest.mark.parametrize("phase", ["m-step", "elbo"])
+@pytest.mark.parametrize(
+    "phase", ["m-step", pytest.param("elbo", marks=pytest.mark.slow)]
+)
 def test_stop_in_a_worker(phase):
     model = trained(2, n_init=3, n_jobs=2, init_params="random")
     model.set_callbacks(Stop(f"{phase} epoch", 2)).fit(moons())

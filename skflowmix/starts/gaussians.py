@@ -9,6 +9,7 @@ from scipy.special import logsumexp
 from skflowmix.starts.preprocessing import row_counts
 
 __all__ = [
+    "LOSS_BOUND",
     "Gaussians",
     "Shrinkage",
     "bounded_means",

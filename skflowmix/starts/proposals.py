@@ -4,10 +4,11 @@ import numpy as np
 
 from skflowmix.starts.cluster_count import contact
 from skflowmix.starts.far_groups import far_groups
+from skflowmix.starts.gaussians import LOSS_BOUND
 from skflowmix.starts.knn import Landmarks, nearest
 from skflowmix.starts.partitions import propose_partitions, rescale_columns
 from skflowmix.starts.preprocessing import row_counts
-from skflowmix.starts.robust import beyond_gaps, lone_heaps
+from skflowmix.starts.robust import are_codes, beyond_gaps, lone_heaps
 from skflowmix.starts.scores import (
     GAUSSIAN_TOLERANCE,
     choose_shrinkage,
@@ -42,8 +43,9 @@ def propose_starts(
 
     The bulk, rows without a far value, is partitioned by itself. Groups of far rows
     have components of their own, the heaviest first, unless the bulk falls into as many
-    clusters as there are components. All other far rows join the component of the
-    nearest row of the bulk, far values clipped to the range of the bulk.
+    clusters as there are components, by more than the groups lose then. All other far
+    rows join the component of the nearest row of the bulk, far values clipped to the
+    range of the bulk.
 
     Parameters
     ----------
@@ -82,9 +84,10 @@ def propose_starts(
     if n_groups:
         rescaled = rescale_columns(x[bulk], sample_weight[bulk], standardizer.scale)
         landmarks = Landmarks(rescaled, sample_weight[bulk], random_state)
+        losses = _losses(x, counts, groups, standardizer, n_groups)
         for n_own in range(n_groups):
             finer = propose(bulk, n_components - n_own)
-            if _is_supported(landmarks, finer[0], parts[0]):
+            if _is_supported(landmarks, finer[0], parts[0], losses[n_own:].sum()):
                 parts, n_groups = finer, n_own
                 break
     pulled_in = np.clip(x, x[bulk].min(axis=0), x[bulk].max(axis=0))
@@ -125,16 +128,33 @@ def _unusual_rows(x, sample_weight, counts, standardizer, random_state):
     return unusual, groups
 
 
-def _is_supported(landmarks, finer, coarser):
+def _losses(x, counts, groups, standardizer, n_groups):
+    """Nats per row of the bulk that groups lose for want of a component.
+
+    Far rows count in no moments of others. Codes lose nothing: they are no cluster.
+    """
+    far = standardizer.far(x)
+    losses = np.zeros(n_groups)
+    for number in range(n_groups):
+        rows = np.flatnonzero(groups == number)
+        far_columns = x[rows][:, far[rows].any(axis=0)].T
+        if not all(are_codes(column) for column in far_columns):
+            losses[number] = counts[rows].sum()
+    return LOSS_BOUND * x.shape[1] * losses / counts[groups < 0].sum()
+
+
+def _is_supported(landmarks, finer, coarser, loss):
     """Whether the bulk falls into the finer of two partitions.
 
-    Either Gaussians are believed and clearly likelier, or no two clusters touch more
-    densely than separate ones may, or than those of the coarser partition do.
+    Either Gaussians are believed and likelier, clearly and by more than that loss, or
+    no two clusters touch more densely than separate ones may, or than those of the
+    coarser partition do.
     """
     finer, coarser = finer[landmarks.index], coarser[landmarks.index]
     likelihood = choose_shrinkage(landmarks, finer)[1]
     if likelihood + GAUSSIAN_TOLERANCE > kernel_score(landmarks):
-        return likelihood - choose_shrinkage(landmarks, coarser)[1] > CLEARLY_LIKELIER
+        gain = likelihood - choose_shrinkage(landmarks, coarser)[1]
+        return gain > CLEARLY_LIKELIER + loss
     touching = [
         contact(landmarks, part.argmax(axis=1), part.shape[1], n_pairs=1).max()
         for part in (finer, coarser)

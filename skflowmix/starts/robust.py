@@ -5,6 +5,7 @@ import numpy as np
 __all__ = [
     "MIN_ROWS",
     "MIN_SHARE",
+    "are_codes",
     "beyond_gaps",
     "lone_heaps",
     "usual_interval",
@@ -119,11 +120,15 @@ def usual_interval(column, weights):
         low, high = _ends_at_gaps(column, weights)
         far = (column < low) | (column > high)
         inner = _winsorized_moments(column[~far], weights[~far])
-        repeat = len(np.unique(column[far])) <= max(2, FEW_DISTINCT * far.sum())
-        largest = CODES_INFLATION if repeat else LARGEST_INFLATION
+        largest = CODES_INFLATION if are_codes(column[far]) else LARGEST_INFLATION
         if spread > largest * inner[1] > 0:
             return low, high, *inner
     return center - FARTHEST * spread, center + FARTHEST * spread, center, spread
+
+
+def are_codes(values):
+    """Tell whether values repeat, as codes do: few of them are distinct."""
+    return len(np.unique(values)) <= max(2, FEW_DISTINCT * len(values))
 
 
 def _ends_at_gaps(column, weights):

@@ -167,7 +167,7 @@ def test_log_prob_falls_with_the_mahalanobis_distance(name, flow):
     ways /= np.linalg.norm(ways, axis=1, keepdims=True)
     for k in range(n_components):
         factor = np.linalg.cholesky(model.covariances_[k])
-        x = model.components.means_[k] + radius[:, None, None] * (ways @ factor.T)
+        x = model.means_[k] + radius[:, None, None] * (ways @ factor.T)
         log_prob = model.component_log_prob(x.reshape(-1, X.shape[1]))[:, k]
         by_radius = log_prob.reshape(len(radius), -1)
         np.testing.assert_allclose(np.ptp(by_radius, axis=1), 0, atol=1e-6)
@@ -177,7 +177,7 @@ def test_log_prob_falls_with_the_mahalanobis_distance(name, flow):
     x = X.mean(axis=0) + np.geomspace(10, 1e6, 40)[:, None, None] * ways
     flat = x.reshape(-1, X.shape[1])
     inverse = np.linalg.inv(model.covariances_)
-    away = flat[:, None] - model.components.means_
+    away = flat[:, None] - model.means_
     r = np.sqrt(np.einsum("nki,kij,nkj->nk", away, inverse, away))
     r = r.reshape(*x.shape[:2], n_components)
     falls = (r[:-1].min(axis=2) > 10) & (np.diff(r, axis=0) > 0).all(axis=2)

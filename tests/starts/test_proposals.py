@@ -58,7 +58,14 @@ def labels_of_start(X, n_components):
 
 
 @pytest.mark.parametrize("n_columns", [1, 2])
-@pytest.mark.parametrize("share", [0.02, 0.05, 0.15])
+@pytest.mark.parametrize(
+    "share",
+    [
+        pytest.param(0.02, marks=pytest.mark.slow),
+        0.05,
+        pytest.param(0.15, marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("code", CODES)
 @pytest.mark.parametrize("draw", [blobs, moons])
 def test_codes_have_components_where_there_is_room(draw, code, share, n_columns):
@@ -67,7 +74,7 @@ def test_codes_have_components_where_there_is_room(draw, code, share, n_columns)
 
 
 @pytest.mark.parametrize("n_columns", [1, 2])
-@pytest.mark.parametrize("share", [0.01, 0.04])
+@pytest.mark.parametrize("share", [pytest.param(0.01, marks=pytest.mark.slow), 0.04])
 @pytest.mark.parametrize("code", CODES)
 @pytest.mark.parametrize("draw", [blobs, moons])
 def test_codes_without_room_leave_the_others_their_clusters(
@@ -78,7 +85,9 @@ def test_codes_without_room_leave_the_others_their_clusters(
     assert adjusted_rand_score(y[~is_coded], labels[~is_coded]) > 0.95
 
 
-@pytest.mark.parametrize("code", CODES)
+@pytest.mark.parametrize(
+    "code", [CODES[0], *(pytest.param(c, marks=pytest.mark.slow) for c in CODES[1:])]
+)
 def test_other_rows_are_as_likely_as_without_a_code(code):
     X, _, is_coded = coded(blobs, 0.03, code, 1)
     model = trained(3, init_params="auto").fit(X)
@@ -132,6 +141,16 @@ def test_groups_within_a_far_group_are_told_apart():
     model = trained(5, init_params="auto").fit(X)
     assert adjusted_rand_score(y, model.labels_) == 1
     assert model.elbo_gap_ < 0.1
+
+
+@pytest.mark.parametrize("n_components", [2, 3])
+def test_a_far_group_outweighs_a_small_gain_among_the_others(n_components):
+    rng = np.random.default_rng(0)
+    y = rng.choice(3, size=600, p=[0.5, 0.45, 0.05])
+    X = np.array([[0, 0], [4, 0], [3e4, 1e4]])[y] + rng.normal(size=(600, 2))
+    labels = labels_of_start(X, n_components)
+    expected = y if n_components == 3 else y == 2
+    assert adjusted_rand_score(expected, labels) > 0.85
 
 
 def test_a_start_does_not_depend_on_the_codes_value():
