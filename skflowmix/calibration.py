@@ -135,6 +135,6 @@ def _refit_without_folds(fitted):
             table.x[others], table.weights[others], moments[others]
         )
         # Without these rows a column may be constant, which reg_covar=0 allows.
-        if np.linalg.eigvalsh(refitted.covariances).min() > 0:
+        if refitted.are_positive_definite():
             folds.append((own, refitted))
     return folds

@@ -114,8 +114,8 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
         is constant in a component, of the others' variances. At 0 a constant or
         duplicated column is an error, from 0.01 on correlations are lost.
     max_iter : int, default=200
-        Largest number of epochs on the ELBO. An epoch has at most 256 steps, less
-        than a pass over more than 262 144 rows.
+        Largest number of epochs on the ELBO. An epoch visits at most 65 536 rows, in
+        at most 256 steps: where there are more it is less than a pass over them.
     tol : float, default=1e-3
         Progress is a gain in held-out log-likelihood of more than this, in nats per
         row, and of more than a hundredth of what the phase has gained.

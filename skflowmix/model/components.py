@@ -3,7 +3,7 @@
 import copy
 import math
 from collections.abc import Sequence
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
@@ -15,10 +15,14 @@ from skflowmix.model.pairs import SPARSE_SHARE, AllPairs, Support
 from skflowmix.model.tails import Ball, RadialBase, norm
 from skflowmix.starts.gaussians import Gaussians
 
-__all__ = ["Components", "FlowComponents"]
+__all__ = ["WIDE", "Components", "FlowComponents"]
 
 # Buffers that hold where components whiten.
 WHITENING = ("means", "scales", "whitening", "unwhitening", "log_constant")
+
+# Of more columns the posterior network learns little from few rows, while their
+# Gaussians tell components apart: it corrects these, and most pairs need no flow.
+WIDE = 500
 
 # Share of a component that no flow shapes.
 BASE_SHARE = 0.01
@@ -192,6 +196,10 @@ class Components(Protocol):
         """Return a copy that starts from, or whitens by, other Gaussians."""
         ...
 
+    def whiten_like_(self, other: Any) -> None:
+        """Take over the Gaussians of other components."""
+        ...
+
     def sample(self, component: Tensor, generator: torch.Generator) -> Tensor:
         """Draw one row from each of the given components: (N,) to (N, D)."""
         ...
@@ -285,13 +293,14 @@ class FlowComponents(nn.Module):
         }
         # What an evaluation holds of one row at a time, roughly.
         self.floats_per_row = 8 * n_components * max(*hidden_units, 24 * n_features, 1)
-        self.are_small = gaussians.are_small()
+        are_small = gaussians.are_small()
+        self.guides_posterior = are_small or n_features > WIDE
         n_own = n_transforms - n_shared_transforms
         n_common = n_common_transforms if n_transforms else 0
         n_inner = min(n_own, 1)
         if gaussians.are_flat():
             n_common = n_inner = 0
-        elif self.are_small:
+        elif are_small:
             n_common = 0
         stacks, position = [], 0
         for n_flows, n_layers in (
@@ -344,6 +353,11 @@ class FlowComponents(nn.Module):
     def n_flow_parameters(self) -> int:
         """Number of free parameters of the transforms."""
         return sum(flows.n_parameters for flows in self.flows())
+
+    def whiten_like_(self, other: Self) -> None:
+        """Whiten by the Gaussians that other components whiten by."""
+        for name in WHITENING:
+            getattr(self, name).copy_(getattr(other, name))
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """See `Components`."""
@@ -467,9 +481,9 @@ class FlowComponents(nn.Module):
         """Log-densities (K, N) of the Gaussians at x (N, D), where q has to know them.
 
         Of components that are small beside the data a network of standardised rows
-        cannot see the borders. None where no component is.
+        cannot see the borders, and of many columns it learns little. Otherwise None.
         """
-        if not self.are_small:
+        if not self.guides_posterior:
             return None
         r = self._mahalanobis(x).squeeze(1)
         return self.log_constant.unsqueeze(1) - 0.5 * r.square()

@@ -21,7 +21,7 @@ __all__ = [
 # The posterior network sees standardised rows no further out than this.
 POSTERIOR_BOUND = 10.0
 
-# Where components are small, their Gaussians give q no less than this, in nats.
+# Where it corrects the Gaussians, these give q no less than this, in nats.
 LEAST_LOG_POSTERIOR = -10.0
 
 
@@ -223,7 +223,7 @@ class MixtureModule(nn.Module):
     def posterior_logits(self, x: Tensor) -> Tensor:
         """Logits of the amortised q(z|x), over the temperature: (N, D) to (N, K).
 
-        Where components are small it corrects the posterior of their Gaussians.
+        Where the components say so it corrects the posterior of their Gaussians.
         """
         bounded = x.clamp(-POSTERIOR_BOUND, POSTERIOR_BOUND)
         logits = self.posterior(bounded) / self.temperature

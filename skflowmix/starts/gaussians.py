@@ -306,9 +306,14 @@ class Gaussians:
         if self._are_flat is None:  # asked in every phase of a fit
             scales = self.scales()
             correlations = self.covariances / (scales[:, :, None] * scales[:, None, :])
-            least = np.linalg.eigvalsh(correlations).min()
-            self._are_flat = bool(least - self._reg_covar < FLAT)
+            least = FLAT + self._reg_covar
+            rest = correlations - least * np.eye(correlations.shape[1])
+            self._are_flat = not _are_positive_definite(rest)
         return self._are_flat
+
+    def are_positive_definite(self):
+        """Whether all covariances can be inverted."""
+        return _are_positive_definite(self.covariances)
 
     def are_small(self):
         """Whether one is small beside the rows, whose columns have unit variance."""
@@ -375,6 +380,15 @@ def least_strengths(n_rows, n_columns, n_components):
     if few and n_rows * n_columns < SMALL_TABLE:
         return [LEAST_STRENGTH, GREATER_STRENGTH]
     return [LEAST_STRENGTH]
+
+
+def _are_positive_definite(matrices):
+    """Tell by their factors, in a tenth of the time that eigenvalues take."""
+    try:
+        np.linalg.cholesky(matrices)
+    except np.linalg.LinAlgError:
+        return False
+    return True
 
 
 def _principal_axes(gaussians, x, shares):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from skflowmix._arrays import own_arithmetic, rows_per_chunk, torch_generator
+from skflowmix.model.components import WIDE
 from skflowmix.model.mixture import MixtureModule
 from skflowmix.starts.gaussians import Gaussians
 from skflowmix.starts.knn import nearest_others
@@ -24,7 +25,7 @@ from skflowmix.training.objectives import (
     robust_gain,
 )
 from skflowmix.training.optimizer import AdamW, FlatParameters
-from skflowmix.training.settings import FitSettings
+from skflowmix.training.settings import EPOCH_ROWS, FitSettings
 from skflowmix.training.table import N_NEAREST, TrainingTable
 from skflowmix.training.trainer import Objective, Trainer, TrainingConfig
 
@@ -259,8 +260,9 @@ class _Fit:
 
     def config(self, max_epochs: int, n_drops: int, batch: Batch) -> TrainingConfig:
         """Return how to train one phase on some rows."""
+        n_rows, n_columns = batch.x.shape
         return self.settings.training_config(
-            max_epochs, n_drops, batch.x.shape[1], batch.n_counted
+            max_epochs, n_drops, n_rows, n_columns, batch.n_counted
         )
 
     def run(
@@ -390,8 +392,7 @@ class _Fit:
         """Let other Gaussians take the place of those it was trained with."""
         self.gaussians = gaussians
         self.model = self.model.with_gaussians(gaussians)
-        other = self.working.with_gaussians(gaussians)
-        self.working.load_state_dict(other.state_dict())
+        self.working.components.whiten_like_(self.model.components)
 
     def train_on_all_rows(self) -> None:
         """Go on for a few epochs, from what held-out rows found best.
@@ -421,6 +422,11 @@ class _Fit:
         """Whether held-out rows prefer this model to another as they stand."""
         log_prob, reference = self.held_out_log_prob(), other.held_out_log_prob()
         return bool(robust_gain(self.held_out, log_prob, reference) > 0)
+
+    def starts_ahead_of(self, other: "_Fit") -> bool:
+        """Whether held-out rows prefer its Gaussians, by more than `tol`."""
+        start, reference = self.log_prob_start, other.log_prob_start
+        return bool(robust_gain(self.held_out, start, reference) > self.settings.tol)
 
     def clearly_better_than(self, other: Tensor) -> bool:
         """Whether held-out rows clearly prefer this model to one of that density."""
@@ -463,8 +469,9 @@ def fit_candidate(
     Flows are judged by rows that neither they nor the Gaussians they start from have
     seen. Of several starts the one that is better after the M-step goes on. Unless what
     came of it is clearly better than the plain Gaussians, training starts again from
-    these. Where no flow gains anything, or rows per component are too few for any, they
-    are the model; otherwise training ends with a few epochs on all rows.
+    these; a large table, which is trained once, starts from them if they are ahead.
+    Where no flow gains anything, or rows per component are too few for any, they are
+    the model; otherwise training ends with a few epochs on all rows.
 
     Parameters
     ----------
@@ -500,7 +507,7 @@ def fit_candidate(
         )
         seen.weights = gaussians.weights
         # Without the others a column may be constant, which reg_covar=0 allows.
-        if np.linalg.eigvalsh(seen.covariances).min() <= 0:
+        if not seen.are_positive_definite():
             seen = gaussians
         model = MixtureModule.of_flows(
             seen,
@@ -529,7 +536,13 @@ def fit_candidate(
         if needs_m_step:
             fit.train_by_responsibilities()
 
+    untried = plain.shrinkage not in [start.shrinkage for start in starts]
     fit = start_from("start 0", starts[0])
+    if untried and (table.x.shape[1] > WIDE or len(table.train) > EPOCH_ROWS):
+        other = start_from("plain", plain)
+        if other.starts_ahead_of(fit):
+            fit = other
+        untried = False
     m_step(fit)
     for i, gaussians in enumerate(starts[1:], start=1):
         if runtime.is_stopped():
@@ -539,8 +552,7 @@ def fit_candidate(
         if other.better_than(fit):
             fit, other = other, fit
     fit.train()
-    tried = [start.shrinkage for start in starts]
-    if not (runtime.is_stopped() or plain.shrinkage in tried):
+    if untried and not runtime.is_stopped():
         other = start_from("plain", plain)
         enough = fit.keeps_flows and fit.clearly_better_than(other.log_prob_start)
         if not enough:

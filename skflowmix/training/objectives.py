@@ -46,8 +46,10 @@ GAIN_BOUND = 5.0
 # So many held-out rows have to gain twice the standard error, many rows once.
 FEW_ROWS_TO_JUDGE = 8
 
-# Rows on which the history's training figures are computed.
+# Rows on which the history's training figures are computed: in wide tables fewer, of so
+# many values together.
 SAMPLE_SIZE = 128
+SAMPLE_VALUES = 25_600
 
 
 def robust_gain(rows: Batch, log_prob: Tensor, reference: Tensor) -> Tensor:
@@ -159,7 +161,9 @@ class _Objective(ABC):
         self.plans_ahead = held_out.x.is_cuda
         # Shares of a batch: the capacity of a component, and the largest demand.
         self._capacity, self._demand = 1.0, held_out.x.new_zeros(())
-        self._sample = source.sample(SAMPLE_SIZE)
+        n_columns = max(held_out.x.shape[1], 1)
+        n_sampled = min(SAMPLE_SIZE, max(SAMPLE_VALUES // n_columns, 1))
+        self._sample = source.sample(n_sampled)
         with torch.no_grad():
             self._reference = self._held_out_log_prob(
                 model.component_log_prob(held_out.x)

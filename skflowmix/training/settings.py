@@ -6,10 +6,15 @@ import numpy as np
 
 from skflowmix.training.trainer import TrainingConfig
 
-__all__ = ["FitSettings"]
+__all__ = ["EPOCH_ROWS", "FitSettings"]
 
 # With more rows per column than this, weights decay less.
 ROWS_TO_DECAY = 500
+
+# An epoch visits no more rows, in no more steps: how many a large table needs until
+# held-out rows stop gaining hardly grows with it.
+EPOCH_ROWS = 65_536
+MAX_STEPS = 256
 
 
 @dataclass(frozen=True)
@@ -49,9 +54,17 @@ class FitSettings:
         return int(self.batch_size)
 
     def training_config(
-        self, max_epochs: int, n_drops: int, n_columns: int, n_counted: float
+        self,
+        max_epochs: int,
+        n_drops: int,
+        n_rows: int,
+        n_columns: int,
+        n_counted: float,
     ) -> TrainingConfig:
-        """Return the settings of one training phase on so many columns and rows."""
+        """Return the settings of one training phase.
+
+        It is on a table of so many rows, which stand for `n_counted`, and columns.
+        """
         weight_decay = self.weight_decay
         if weight_decay == "auto":
             weight_decay = min(1.0, ROWS_TO_DECAY * n_columns / n_counted)
@@ -62,4 +75,5 @@ class FitSettings:
             tol=self.tol,
             weight_decay=float(weight_decay),
             n_drops=n_drops,
+            max_steps=min(max(EPOCH_ROWS // self.batch_size_for(n_rows), 1), MAX_STEPS),
         )

@@ -9,18 +9,21 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
+from scipy.special import logsumexp
 from sklearn.mixture import GaussianMixture
 from small_models import make
 from small_modules import flow_parameters, make_model, random_gaussians, rows, seeded
 
 from skflowmix import FlowMixture
+from skflowmix.model.components import WIDE
 from skflowmix.model.flows import FLOWS
-from skflowmix.model.mixture import MixtureModule, elbo_terms
+from skflowmix.model.mixture import LEAST_LOG_POSTERIOR, MixtureModule, elbo_terms
 from skflowmix.model.pairs import Support
 from skflowmix.starts import gaussians as gaussians_module
 from skflowmix.starts.gaussians import (
     BLENDS,
     DIAGONALITIES,
+    FLAT,
     STRENGTHS,
     Gaussians,
     Shrinkage,
@@ -424,6 +427,45 @@ def test_reg_covar_and_shrinkage_are_in_units_of_the_component(factor):
         deviations = np.sqrt(np.diag(expected))
         error = (fit.covariances[k] - expected) / np.outer(deviations, deviations)
         assert np.abs(error).max() < 0.02
+
+
+@pytest.mark.parametrize("reg_covar", [0.0, 1e-4])
+@pytest.mark.parametrize("least", [0.0, 2e-4, 1e-3])
+def test_flat_gaussians_are_told_by_their_least_variance(least, reg_covar):
+    """That `reg_covar` has added does not count."""
+    least += reg_covar
+    correlations = np.stack(
+        [np.eye(3), [[1, 1 - least, 0], [1 - least, 1, 0], [0, 0, 1]]]
+    )
+    scales = np.array([1e-3, 1.0, 1e3])
+    gaussians = Gaussians(
+        np.full(2, 0.5),
+        np.zeros((2, 3)),
+        correlations * scales[:, None] * scales,
+        shrinkage=Shrinkage(1.0, 0.0, 0.0, reg_covar),
+    )
+    assert gaussians.are_flat() == (least - reg_covar < FLAT)
+    assert gaussians.are_positive_definite() == (least > 0)
+
+
+def test_in_wide_tables_the_posterior_network_corrects_gaussians():
+    """Before it has learnt anything, q is theirs within its bound."""
+    gaussians = random_gaussians(3, WIDE + 1)
+    model = MixtureModule.of_flows(
+        gaussians,
+        flow="realnvp",
+        n_transforms=1,
+        hidden_units=(2,),
+        posterior_units=(2,),
+        generator=seeded(),
+    )
+    x = np.random.default_rng(1).normal(size=(5, WIDE + 1)) + gaussians.means[[1]]
+    q = model.posterior_proba(torch.from_numpy(x))
+    expected = gaussians.log_joint(x)
+    expected -= logsumexp(expected, axis=1, keepdims=True)
+    expected = np.maximum(expected, LEAST_LOG_POSTERIOR)
+    expected -= logsumexp(expected, axis=1, keepdims=True)
+    np.testing.assert_allclose(q.detach().log(), expected, rtol=1e-6, atol=1e-6)
 
 
 def scipy_log_joint(gaussians, x):

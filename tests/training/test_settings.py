@@ -1,0 +1,19 @@
+"""What follows from an estimator's parameters and the size of a table."""
+
+import pytest
+from small_models import make
+
+from skflowmix import FlowMixture
+from skflowmix.training.settings import EPOCH_ROWS, MAX_STEPS
+
+
+@pytest.mark.parametrize("batch_size", ["auto", 1, 100, 10**6])
+def test_an_epoch_visits_a_bounded_number_of_rows(batch_size):
+    settings = make(FlowMixture, batch_size=batch_size)._settings()
+    n_rows = 500_000
+    config = settings.training_config(1, 0, n_rows, 1, n_rows)
+    assert 1 <= config.max_steps <= MAX_STEPS
+    size = settings.batch_size_for(n_rows)
+    visited = config.max_steps * size
+    assert visited <= max(EPOCH_ROWS, size)
+    assert batch_size != "auto" or visited == EPOCH_ROWS
