@@ -46,7 +46,7 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
     ----------
     n_components_per_class : int, default=1
         Number of flows per class.
-    flow : {"realnvp", "maf", "nsf", "nsf-ar"}, default="nsf-ar"
+    flow : {"realnvp", "maf", "nsf", "nsf-ar"} or FlowFamily, default="nsf-ar"
         Family of the flows.
     n_transforms : int, default=3
         Layers of each flow. With 0 classes are Gaussian, or mixtures of Gaussians.

@@ -19,6 +19,7 @@ from skflowmix.initialization import (
     GivenResponsibilities,
     ProposedStart,
 )
+from skflowmix.model.flows import FlowFamily
 from skflowmix.monitor import CallbackWatcher
 from skflowmix.options import FlowMixtureOptions, OptionsMixin
 from skflowmix.parameter_checks import (
@@ -78,10 +79,11 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
         density separates are merged until none is left, and components that come to
         expect less than one row are dropped. `means_init`, `weights_init`, an array or
         a clusterer as `init_params` say it themselves.
-    flow : {"realnvp", "maf", "nsf", "nsf-ar"}, default="nsf-ar"
+    flow : {"realnvp", "maf", "nsf", "nsf-ar"} or FlowFamily, default="nsf-ar"
         Family of the flows. Coupling layers (`"realnvp"`, `"nsf"`) sample in one
         pass, autoregressive ones (`"maf"`, `"nsf-ar"`) need one pass per column;
-        splines (`"nsf"`, `"nsf-ar"`) bend further than affine maps.
+        splines (`"nsf"`, `"nsf-ar"`) bend further than affine maps. A
+        `skflowmix.model.flows.FlowFamily` is one of your own.
     n_transforms : int, default=3
         Layers of each flow. With 0 the components stay the Gaussians of the first
         partition, which EM does not refine.
@@ -231,7 +233,7 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
             StrOptions({"auto"}),
             Interval(Integral, 1, None, closed="left"),
         ],
-        "flow": [str],
+        "flow": [str, FlowFamily],
         "n_transforms": [Interval(Integral, 0, None, closed="left")],
         "hidden_units": ["array-like", Interval(Integral, 1, None, closed="left")],
         "init_params": [

@@ -67,7 +67,7 @@ class FlowMixtureOutlierDetector(OutlierMixin, CallbackSupportMixin, OptionsMixi
         from the median and the 20 % quantile of the others to where 1 % of them
         should be left. Tight groups of more than about 4 % can pass unnoticed: give
         a number there. The neighbourhood holds 15 % of the rows.
-    flow : {"realnvp", "maf", "nsf", "nsf-ar"}, default="nsf-ar"
+    flow : {"realnvp", "maf", "nsf", "nsf-ar"} or FlowFamily, default="nsf-ar"
         Family of the flows.
     n_transforms : int, default=3
         Layers of each flow. With 0 components are Gaussian.

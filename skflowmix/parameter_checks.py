@@ -7,7 +7,7 @@ from sklearn import config_context
 from sklearn.utils.validation import _check_sample_weight, check_array
 
 from skflowmix._arrays import require_memory
-from skflowmix.model.flows import FLOWS
+from skflowmix.model.flows import FLOWS, family_of
 
 __all__ = [
     "check_model",
@@ -51,7 +51,7 @@ def check_model(estimator, settings, n_components, n_samples, n_features, larges
     largest : int, optional
         The largest number of components, where it is still to be found.
     """
-    if estimator.flow not in FLOWS:
+    if isinstance(estimator.flow, str) and estimator.flow not in FLOWS:
         raise ValueError(
             f"flow must be one of {sorted(FLOWS)}, got {estimator.flow!r}."
         )
@@ -88,7 +88,7 @@ def _check_memory(settings, n_components, n_samples, n_features):
     n_layers = settings.n_transforms
     if n_layers:
         n_layers += settings.n_common_transforms
-    outputs = FLOWS[settings.flow].elementwise().n_parameters * n_features
+    outputs = family_of(settings.flow).elementwise().n_parameters * n_features
     widths = [n_features, *settings.hidden_units, outputs]
     posterior_widths = [n_features, *settings.posterior_units, n_components]
     n_weights = _n_connections(posterior_widths) + n_components * (

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from skflowmix.model.flows import FlowStack
+from skflowmix.model.flows import FlowFamily, FlowStack
 from skflowmix.model.nn import Recorded
 from skflowmix.model.pairs import SPARSE_SHARE, AllPairs, Support
 from skflowmix.model.tails import Ball, RadialBase, norm
@@ -249,8 +249,8 @@ class FlowComponents(nn.Module):
     ----------
     gaussians : Gaussians
         Where the components start.
-    flow : str
-        A key of `skflowmix.model.flows.FLOWS`.
+    flow : str or FlowFamily
+        See `skflowmix.model.flows.FlowStack`.
     n_transforms : int
         Number of layers of each flow. With 0 there are no transforms at all.
     n_common_transforms : int, default=0
@@ -274,7 +274,7 @@ class FlowComponents(nn.Module):
         self,
         gaussians: Gaussians,
         *,
-        flow: str,
+        flow: str | FlowFamily,
         n_transforms: int,
         n_common_transforms: int = 0,
         n_shared_transforms: int = 0,

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from skflowmix.model.nn import Recorded
 
-__all__ = ["Affine", "ElementwiseMap", "RationalQuadraticSpline"]
+__all__ = ["Affine", "AutogradMap", "ElementwiseMap", "RationalQuadraticSpline"]
 
-ONE = torch.ones(())
+ONE = torch.ones((), dtype=torch.float32)
 
 # Gradients of x and of the parameters, given those of the value and of the log-slope;
 # the latter only has to broadcast.
@@ -40,6 +40,62 @@ class ElementwiseMap(Protocol):
     def inverse(self, z: Tensor, parameters: Tensor) -> Tensor:
         """Return the x whose value is z."""
         ...
+
+
+class AutogradMap:
+    """An element-wise map of which only `forward` and `inverse` are written.
+
+    Its backward is autograd's, which is slower than one by hand. See `ElementwiseMap`
+    for what the two methods and `n_parameters` have to be; `forward` must be made of
+    torch operations that change nothing in place.
+
+    Examples
+    --------
+    >>> class Shift(AutogradMap):
+    ...     n_parameters = 1
+    ...     def forward(self, x, parameters):
+    ...         return x + parameters[..., 0, :], torch.zeros_like(x)
+    ...     def inverse(self, z, parameters):
+    ...         return z - parameters[..., 0, :]
+    """
+
+    n_parameters: int
+
+    def forward(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        """Value and log-slope, both shaped as x."""
+        raise NotImplementedError
+
+    def inverse(self, z: Tensor, parameters: Tensor) -> Tensor:
+        """Return the x whose value is z."""
+        raise NotImplementedError
+
+    def record(
+        self, x: Tensor, parameters: Tensor
+    ) -> tuple[Tensor, Tensor, MapBackward]:
+        """`forward` without autograd, and its backward."""
+        if torch.is_inference_mode_enabled():
+            return *self.forward(x, parameters), _no_backward
+        inputs = [t.detach().requires_grad_() for t in (x, parameters)]
+        with torch.enable_grad():
+            outputs = self.forward(*inputs)
+
+        def backward(grad_value: Tensor, grad_log: Tensor):
+            on_x, on_parameters = torch.autograd.grad(
+                outputs,
+                inputs,
+                (grad_value, grad_log.expand_as(outputs[1])),
+                retain_graph=True,
+                allow_unused=True,
+                materialize_grads=True,
+            )
+            return on_x, on_parameters
+
+        value, log_slope = outputs
+        return value.detach(), log_slope.detach(), backward
+
+
+def _no_backward(grad_value, grad_log):
+    raise RuntimeError("Nothing is recorded in inference mode.")
 
 
 class Affine:

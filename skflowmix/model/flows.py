@@ -12,7 +12,14 @@ from torch import Tensor, nn
 from skflowmix.model.elementwise import Affine, ElementwiseMap, RationalQuadraticSpline
 from skflowmix.model.nn import Recorded, StackedLinear, StackedMLP, autoregressive_masks
 
-__all__ = ["FLOWS", "Autoregressive", "Coupling", "FlowFamily", "FlowStack"]
+__all__ = [
+    "FLOWS",
+    "Autoregressive",
+    "Coupling",
+    "FlowFamily",
+    "FlowStack",
+    "family_of",
+]
 
 # Conditioners see no further than this; a map acts on everything.
 CONDITIONER_BOUND = 5.0
@@ -351,7 +358,25 @@ class Autoregressive(_Layer):
 
 
 class FlowFamily(NamedTuple):
-    """A conditioner and the element-wise map that it parametrises."""
+    """A conditioner and the element-wise map that it parametrises.
+
+    Parameters
+    ----------
+    conditioner : {Coupling, Autoregressive}
+        Which columns a map's parameters depend on.
+    elementwise : callable
+        Makes the map, as its class does.
+
+    Examples
+    --------
+    Splines of more bins on a wider interval:
+
+    >>> from functools import partial
+    >>> from skflowmix import FlowMixture
+    >>> from skflowmix.model.elementwise import RationalQuadraticSpline
+    >>> spline = partial(RationalQuadraticSpline, n_bins=16, bound=8.0)
+    >>> model = FlowMixture(2, flow=FlowFamily(Autoregressive, spline))
+    """
 
     conditioner: type[Coupling] | type[Autoregressive]
     elementwise: Callable[..., ElementwiseMap]
@@ -365,6 +390,11 @@ FLOWS: dict[str, FlowFamily] = {
 }
 
 
+def family_of(flow: str | FlowFamily) -> FlowFamily:
+    """Return the family of a name in `FLOWS`, or the family that is given."""
+    return FLOWS[flow] if isinstance(flow, str) else flow
+
+
 class FlowStack(nn.Module):
     """K independent normalizing flows of one family, evaluated together.
 
@@ -372,8 +402,8 @@ class FlowStack(nn.Module):
 
     Parameters
     ----------
-    flow : str
-        A key of `FLOWS`.
+    flow : str or FlowFamily
+        A key of `FLOWS`, or a family.
     n_components, n_features : int
         K and D.
     n_transforms : int
@@ -396,7 +426,7 @@ class FlowStack(nn.Module):
 
     def __init__(
         self,
-        flow: str,
+        flow: str | FlowFamily,
         n_components: int,
         n_features: int,
         n_transforms: int,
@@ -406,7 +436,7 @@ class FlowStack(nn.Module):
         generator: torch.Generator,
     ):
         super().__init__()
-        family = FLOWS[flow]
+        family = family_of(flow)
         self._n_flows = n_components
         # Plain lists beside the modules, which are slow to look up.
         self._layers: list[_Layer] = [

@@ -45,8 +45,7 @@ class Recorded(torch.autograd.Function):
 def _uniform(shape: Sequence[int], bound: float, generator: torch.Generator) -> Tensor:
     # Drawn alike whatever torch's default dtype is: a seed means one model.
     drawn = torch.empty(*shape, dtype=torch.float32, device=generator.device)
-    drawn.uniform_(-bound, bound, generator=generator)
-    return drawn.to(torch.get_default_dtype())
+    return drawn.uniform_(-bound, bound, generator=generator)
 
 
 class StackedLinear(nn.Module):

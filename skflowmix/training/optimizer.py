@@ -122,7 +122,7 @@ class AdamW:
         self.flat = flat
         self.average = flat.trained_values.clone()
         # Counted on the device, where a step may be a replay.
-        self.n_steps = torch.zeros((), device=flat.values.device)
+        self.n_steps = torch.zeros((), dtype=torch.float32, device=flat.values.device)
         self.n_averaged = flat.values.new_zeros(())
         self.whole = flat.of_components(flat.values)
         of_components = flat.of_components(flat.gradient)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from skflowmix.model.flows import FlowFamily
 from skflowmix.training.trainer import TrainingConfig
 
 __all__ = ["EPOCH_ROWS", "FitSettings"]
@@ -24,7 +25,7 @@ class FitSettings:
     Named and documented as in `skflowmix.FlowMixture`.
     """
 
-    flow: str
+    flow: str | FlowFamily
     n_transforms: int
     n_common_transforms: int
     n_shared_transforms: int

@@ -191,7 +191,7 @@ class Trainer:
         self.flat = flat = optimizer.flat
         self.n_steps = min(source.n_batches, config.max_steps)
         device = flat.values.device
-        self._total_loss = torch.zeros((), device=device)
+        self._total_loss = torch.zeros((), dtype=torch.float32, device=device)
         self._replays = Replays(device, objective.generators)
         self._best, self._recent = flat.values.clone(), flat.values.clone()
         self.outcome = Outcome([])
