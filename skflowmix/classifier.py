@@ -12,6 +12,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 
 from skflowmix._arrays import numpy_generator, resolve_device
+from skflowmix.array_api import in_kind, to_numpy
 from skflowmix.calibration import Calibration
 from skflowmix.estimator import (
     fitted_flow_mixture,
@@ -26,12 +27,15 @@ from skflowmix.options import OptionsMixin
 from skflowmix.parameter_checks import check_model, check_weights
 from skflowmix.prediction import all_or_none
 from skflowmix.starts.partitions import INIT_METHODS
-from skflowmix.validation import check_rows, warn_of_codes
+from skflowmix.validation import (
+    UNLABELLED,
+    check_rows,
+    column_of_labels,
+    is_unlabelled,
+    warn_of_codes,
+)
 
 __all__ = ["FlowMixtureClassifier"]
-
-# In `y`, a row without a label.
-UNLABELLED = -1
 
 
 class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin):
@@ -199,8 +203,8 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
         X : array-like of shape (n_samples, n_features)
             Training rows.
         y : array-like of shape (n_samples,)
-            Their labels, -1 for unlabelled rows. To mark rows among string labels, use
-            an array of dtype object.
+            Their labels, -1 for unlabelled rows, or NaN, None or NA. To mark rows among
+            string labels by -1, use an array of dtype object.
         sample_weight : array-like of shape (n_samples,), default=None
             Non-negative weights. A weight of zero leaves the row out; an integer
             weight equals repeating the row.
@@ -223,7 +227,9 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
         seen = {"X": X, "y": y, "metadata": {}}
         if sample_weight is not None:
             seen["metadata"]["sample_weight"] = sample_weight
-        X, y = check_rows(self, X, y, dtype=[np.float64, np.float32], fitted=False)
+        X, y = check_rows(
+            self, X, column_of_labels(y), dtype=[np.float64, np.float32], fitted=False
+        )
         sample_weight = check_weights(sample_weight, X)
         kept = sample_weight > 0
         X, y, sample_weight = X[kept], y[kept], sample_weight[kept]
@@ -266,6 +272,7 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
         check_is_fitted(self)
         return check_rows(self, X, dtype=[np.float64, np.float32], fitted=True)
 
+    @in_kind
     def predict_joint_log_proba(self, X):
         """Joint log-density of every row with every class.
 
@@ -287,13 +294,14 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
 
     def _log_joint(self, X, tempered):
         """`predict_joint_log_proba`, but the class shares where rows are not finite."""
-        log_joint = self.predict_joint_log_proba(X)
+        log_joint = to_numpy(self.predict_joint_log_proba(X))
         if tempered:
             log_joint /= self.calibration_temperature_
         shares = self._groups.sum(self.mixture_.weights_[None])
         log_joint[np.isneginf(log_joint).all(axis=1)] = np.log(shares)
         return log_joint
 
+    @in_kind
     def predict_log_proba(self, X):
         """Logarithms of the class probabilities.
 
@@ -310,6 +318,7 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
         log_joint = self._log_joint(X, tempered=True)
         return log_joint - np.logaddexp.reduce(log_joint, axis=1, keepdims=True)
 
+    @in_kind
     def predict_proba(self, X):
         r"""Class probabilities by Bayes' rule, calibrated.
 
@@ -327,9 +336,10 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
         proba : ndarray of shape (n_samples, n_classes)
             Rows sum to one; in the order of `classes_`; dtype of X.
         """
-        proba = np.exp(self.predict_log_proba(X))
+        proba = np.exp(to_numpy(self.predict_log_proba(X)))
         return proba / proba.sum(1, keepdims=True)
 
+    @in_kind
     def posterior_proba(self, X):
         """Amortised class probabilities q(y|x): one small network, no flow.
 
@@ -347,6 +357,7 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
         q = self.mixture_.posterior_proba(X)
         return self._groups.sum(q)
 
+    @in_kind
     def predict(self, X):
         """Most probable class of every row.
 
@@ -363,6 +374,7 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
         best = self._log_joint(X, tempered=False).argmax(1)
         return self.classes_[best]
 
+    @in_kind
     def score_samples(self, X):
         """Log-density of every row, whatever its class.
 
@@ -380,13 +392,39 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
         X = self._check_rows(X)
         return self.mixture_.score_samples(X)
 
-    def sample(self, n_samples=1, *, random_state=None):
+    def score(self, X, y, sample_weight=None):
+        """Accuracy on the rows that have a label.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+        y : array-like of shape (n_samples,)
+            Their labels; rows without one, as in `fit`, do not count.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the rows.
+
+        Returns
+        -------
+        accuracy : float
+            Share of right predictions, from 0 to 1.
+        """
+        right = to_numpy(self.predict(X)) == (y := column_of_labels(y))
+        weights = check_weights(sample_weight, right, n_positive=1)
+        weights = np.where(is_unlabelled(y), 0.0, weights)
+        if not weights.any():
+            raise ValueError("No row of positive weight has a label in y.")
+        return float(np.average(right, weights=weights))
+
+    def sample(self, n_samples=1, *, y=None, random_state=None):
         """Draw rows and their labels.
 
         Parameters
         ----------
         n_samples : int, default=1
             Number of rows.
+        y : label, default=None
+            Draw from this class only.
         random_state : int, RandomState instance or None, default=None
             None goes on with the estimator's own stream, so that two calls differ;
             an int gives the same rows every time.
@@ -397,22 +435,28 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
             Rows, those of one class after those of another.
         y : ndarray of shape (n_samples,)
             Their labels.
+
+        Raises
+        ------
+        ValueError
+            If `n_samples` is not positive or `y` is no class.
         """
         check_is_fitted(self)
-        X, component = self.mixture_.sample(n_samples, random_state=random_state)
+        flows = None
+        if y is not None:
+            (numbers,) = np.nonzero(self.classes_ == y)
+            if len(numbers) != 1:
+                raise ValueError(
+                    f"y must be one of the classes {self.classes_.tolist()}, got {y!r}."
+                )
+            flows = np.flatnonzero(self._groups.of_flow == numbers[0])
+        X, component = self.mixture_._sample(n_samples, flows, random_state)
         return X, self.classes_[self._groups.of_flow[component]]
 
 
 def _number_classes(y):
     """Labels without the mark of unlabelled rows, and their numbers, -1 for these."""
-    strings = y.astype(str) if y.dtype.kind in "US" else y
-    if y.dtype.kind in "USO" and (strings == str(UNLABELLED)).any():
-        raise ValueError(
-            "y holds the string '-1'. To mark unlabelled rows among string labels, "
-            "give y as an array with dtype=object and the number -1 in it."
-        )
-    # A comparison with -1 is not defined for arrays of strings.
-    unlabelled = y == UNLABELLED if y.dtype.kind in "iufO" else np.zeros(len(y), bool)
+    unlabelled = is_unlabelled(y)
     if unlabelled.all():
         raise ValueError(
             "No row has a label: y is -1, the mark of unlabelled rows, wherever "

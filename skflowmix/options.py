@@ -13,6 +13,13 @@ from skflowmix.training.settings import FitSettings
 __all__ = ["FlowMixtureOptions", "OptionsMixin"]
 
 
+# Parameters of `GaussianMixture` that mean nothing here.
+MEANINGLESS = {
+    "covariance_type": "components are flows, whose shape is not restricted.",
+    "precisions_init": "components start from the covariances of their first rows.",
+}
+
+
 class FlowMixtureOptions(BaseEstimator):
     """Options of model and training that are rarely set.
 
@@ -182,6 +189,18 @@ class OptionsMixin(BaseEstimator):
         "input_noise": 0.5,
         "repeat_noise": 0.0,
     }
+
+    def __new__(cls, *args, **parameters):
+        """Say where a parameter has gone, or why there is none."""
+        for name in parameters:
+            if name in MEANINGLESS:
+                raise TypeError(f"{cls.__name__} has no {name}: {MEANINGLESS[name]}")
+            if name in FlowMixtureOptions._parameter_constraints:
+                raise TypeError(
+                    f"{name} is an option: give {cls.__name__} "
+                    f"options=FlowMixtureOptions({name}={parameters[name]!r})."
+                )
+        return super().__new__(cls)
 
     def set_params(self, **params):
         """Set parameters, those of `options` as ``options__name``.

@@ -10,6 +10,7 @@ from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from skflowmix._arrays import numpy_generator, resolve_device
+from skflowmix.array_api import in_kind, to_numpy
 from skflowmix.distance_to_measure import NeighborDensity
 from skflowmix.estimator import (
     fitted_flow_mixture,
@@ -305,6 +306,7 @@ class FlowMixtureOutlierDetector(OutlierMixin, CallbackSupportMixin, OptionsMixi
         warn_unless_converged(self, fitted)
         return self
 
+    @in_kind
     def score_samples(self, X):
         """Log-densities of every row, near and from afar.
 
@@ -325,6 +327,7 @@ class FlowMixtureOutlierDetector(OutlierMixin, CallbackSupportMixin, OptionsMixi
         log_prob = self.mixture_.score_samples(X)
         return _scores(log_prob, self.neighbors_.log_prob(X), self.excess_)
 
+    @in_kind
     def decision_function(self, X):
         """Scores above the threshold.
 
@@ -340,6 +343,7 @@ class FlowMixtureOutlierDetector(OutlierMixin, CallbackSupportMixin, OptionsMixi
         """
         return self.score_samples(X) - self.offset_
 
+    @in_kind
     def predict(self, X):
         """Tell outliers from inliers.
 
@@ -353,7 +357,7 @@ class FlowMixtureOutlierDetector(OutlierMixin, CallbackSupportMixin, OptionsMixi
         marks : ndarray of shape (n_samples,)
             -1 for outliers, 1 for inliers.
         """
-        return np.where(self.decision_function(X) < 0, -1, 1)
+        return np.where(to_numpy(self.decision_function(X)) < 0, -1, 1)
 
 
 def _scores(log_prob, wide, excess):

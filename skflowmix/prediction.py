@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
+from scipy.linalg import solve_triangular
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import InconsistentVersionWarning
 from sklearn.utils import check_random_state
@@ -16,6 +17,7 @@ from skflowmix._arrays import (
     torch_generator,
 )
 from skflowmix._version import __version__
+from skflowmix.array_api import in_kind, to_numpy
 from skflowmix.evaluation import evaluate, module_on
 from skflowmix.model.mixture import MixtureModule
 from skflowmix.parameter_checks import check_weights
@@ -70,6 +72,7 @@ class FittedMethods(BaseEstimator):
         answers[rows_not_finite(X)] = of_others
         return answers
 
+    @in_kind
     def component_log_prob(self, X):
         """Log-density of every component at every row.
 
@@ -86,6 +89,7 @@ class FittedMethods(BaseEstimator):
         X = self._check_rows(X)
         return self._evaluate(X, MixtureModule.component_log_prob) - self._log_scale
 
+    @in_kind
     def score_samples(self, X):
         """Log-likelihood of every row.
 
@@ -120,11 +124,12 @@ class FittedMethods(BaseEstimator):
         log_likelihood : float
             In nats per row.
         """
-        log_prob = self.score_samples(X)
+        log_prob = to_numpy(self.score_samples(X))
         sample_weight = check_weights(sample_weight, log_prob, n_positive=1)
         kept = sample_weight > 0  # zero times -inf would be NaN
         return float(np.average(log_prob[kept], weights=sample_weight[kept]))
 
+    @in_kind
     def elbo(self, X):
         """Evidence lower bound of every row.
 
@@ -141,6 +146,7 @@ class FittedMethods(BaseEstimator):
         X = self._check_rows(X)
         return self._evaluate(X, MixtureModule.elbo) - self._log_scale
 
+    @in_kind
     def predict_proba(self, X):
         """Exact responsibilities p(z=k|x).
 
@@ -158,6 +164,7 @@ class FittedMethods(BaseEstimator):
         # Nothing is known of a row that is not finite.
         return self._evaluate(X, MixtureModule.responsibilities, self.weights_)
 
+    @in_kind
     def posterior_proba(self, X):
         """Amortised posterior q(z=k|x): one small network, no flow.
 
@@ -174,6 +181,7 @@ class FittedMethods(BaseEstimator):
         X = self._check_rows(X)
         return self._evaluate(X, MixtureModule.posterior_proba, self.weights_)
 
+    @in_kind
     def predict(self, X):
         """Most probable component of every row.
 
@@ -215,6 +223,23 @@ class FittedMethods(BaseEstimator):
         ValueError
             If `n_samples` is not positive or there is no such component.
         """
+        flows = None
+        if component is not None:
+            check_is_fitted(self)
+            n_components = self.module_.n_components
+            if not (
+                isinstance(component, (int, np.integer))
+                and 0 <= component < n_components
+            ):
+                raise ValueError(
+                    f"component must be an integer from 0 to {n_components - 1} or "
+                    f"None, got {component!r}."
+                )
+            flows = [int(component)]
+        return self._sample(n_samples, flows, random_state)
+
+    def _sample(self, n_samples, components, random_state):
+        """Draw from some components in the proportion of their weights, or from all."""
         check_is_fitted(self)
         if type(n_samples) is bool or not (
             isinstance(n_samples, (int, np.integer)) and n_samples >= 1
@@ -222,21 +247,18 @@ class FittedMethods(BaseEstimator):
             raise ValueError(
                 f"n_samples must be a positive integer, got {n_samples!r}."
             )
-        n_components = self.module_.n_components
         if random_state is None:
             random_state = self._sample_seeds.next()
         random_state = check_random_state(random_state)
-        if component is None:
-            weights = self.weights_ / self.weights_.sum()
-            counts = random_state.multinomial(n_samples, weights)
-            labels = np.repeat(np.arange(n_components), counts)
-        elif isinstance(component, (int, np.integer)) and 0 <= component < n_components:
-            labels = np.full(n_samples, int(component))
+        if components is None:
+            components = np.arange(self.module_.n_components)
+        components = np.asarray(components)
+        if len(components) == 1:
+            labels = np.full(n_samples, components[0])
         else:
-            raise ValueError(
-                f"component must be an integer from 0 to {n_components - 1} or None, "
-                f"got {component!r}."
-            )
+            weights = self.weights_[components]
+            counts = random_state.multinomial(n_samples, weights / weights.sum())
+            labels = np.repeat(components, counts)
         generator = torch_generator(random_state)
         device = resolve_device(self.device, fitted=True)
         model = module_on(self.module_, device, torch.float64)
@@ -272,7 +294,7 @@ class FittedMethods(BaseEstimator):
         bic : float
             In nats, doubled.
         """
-        log_prob = self.score_samples(X)
+        log_prob = to_numpy(self.score_samples(X))
         return float(-2 * log_prob.sum() + self._n_parameters() * np.log(len(log_prob)))
 
     def aic(self, X):
@@ -289,6 +311,25 @@ class FittedMethods(BaseEstimator):
             In nats, doubled. See `bic` for its limits.
         """
         return float(-2 * self.score_samples(X).sum() + 2 * self._n_parameters())
+
+    @property
+    def precisions_(self):
+        """Inverses of `covariances_`: (n_components_, n_features, n_features)."""
+        factors = self.precisions_cholesky_
+        return factors @ factors.transpose(0, 2, 1)
+
+    @property
+    def precisions_cholesky_(self):
+        """Upper triangular factors U of the precisions, each U times its transpose.
+
+        As `sklearn.mixture.GaussianMixture` has them with full covariances.
+        """
+        check_is_fitted(self)
+        lower = np.linalg.cholesky(self.covariances_)
+        identity = np.eye(lower.shape[1])
+        return np.stack(
+            [solve_triangular(factor, identity, lower=True).T for factor in lower]
+        )
 
     def __sklearn_is_fitted__(self):
         return hasattr(self, "module_")

@@ -8,9 +8,21 @@ from sklearn import config_context, get_config
 from sklearn.utils import check_array
 from sklearn.utils.validation import validate_data
 
+from skflowmix.array_api import to_numpy
 from skflowmix.starts.preprocessing import merge_identical_rows
 
-__all__ = ["check_rows", "find_codes", "rows_not_finite", "warn_of_codes"]
+__all__ = [
+    "UNLABELLED",
+    "check_rows",
+    "column_of_labels",
+    "find_codes",
+    "is_unlabelled",
+    "rows_not_finite",
+    "warn_of_codes",
+]
+
+# In `y`, a row without a label.
+UNLABELLED = -1
 
 # Messages list at most so many columns.
 MAX_NAMED = 10
@@ -73,6 +85,7 @@ def check_rows(estimator, X, y="no_validation", *, dtype, fitted):
     ValueError
         If the rows hold masked entries, NaN or infinity, or are no table of numbers.
     """
+    X = to_numpy(X)
     _refuse_masked(estimator, X)
     try:
         with config_context(assume_finite=fitted and get_config()["assume_finite"]):
@@ -85,9 +98,17 @@ def check_rows(estimator, X, y="no_validation", *, dtype, fitted):
                 reset=not fitted,
                 ensure_min_samples=1 if fitted else 2,
             )
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         if not str(error).startswith("Input X contains"):
-            raise
+            columns = _columns_without_numbers(X)
+            if not columns:
+                raise
+            raise ValueError(
+                f"X holds what is no number in column{'s' if len(columns) > 1 else ''} "
+                f"{_listed(columns, ', ')}. Encode text and categories "
+                "(sklearn.preprocessing.OneHotEncoder, in a ColumnTransformer), turn "
+                "dates into numbers, or leave these columns out."
+            ) from error
         rows = check_array(X, dtype=dtype, ensure_all_finite=False)
         lines = [str(error)]
         for kind, entries in (("NaN", np.isnan(rows)), ("Infinity", np.isinf(rows))):
@@ -98,6 +119,105 @@ def check_rows(estimator, X, y="no_validation", *, dtype, fitted):
             "rows or columns."
         )
         raise ValueError("\n".join(lines)) from error
+
+
+def _columns_without_numbers(X):
+    """Names or numbers of the columns of a table that hold no numbers."""
+    if hasattr(X, "columns"):
+        names = [repr(str(name)) for name in X.columns]
+        columns = [X[name] for name in X.columns]
+    else:
+        table = np.asarray(X, dtype=object)
+        if table.ndim != 2:
+            return []
+        names = [str(j) for j in range(table.shape[1])]
+        columns = list(table.T)
+    return [
+        name
+        for name, column in zip(names, columns, strict=True)
+        if not _are_numbers(column)
+    ]
+
+
+def _are_numbers(column):
+    values = np.asarray(column)
+    if values.dtype.kind in "mM":
+        return False
+    try:
+        values.astype(np.float64)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def column_of_labels(y):
+    """Return labels as an array in which missing ones (NaN, None, NA) are -1.
+
+    Parameters
+    ----------
+    y : array-like of shape (n_samples,)
+        Labels.
+
+    Returns
+    -------
+    y : array-like of shape (n_samples,)
+        As given where none is missing.
+    """
+    y = to_numpy(y)
+    if y is None:
+        return y
+    if isinstance(y, np.ma.MaskedArray):
+        missing, values = np.ma.getmaskarray(y), np.asarray(y.data, dtype=object)
+    else:
+        values = np.asarray(y)
+        if values.dtype.kind not in "Of":
+            return y
+        values = values.astype(object)
+        missing = np.array([_is_missing(v) for v in values.ravel()], dtype=bool)
+        missing = missing.reshape(values.shape)
+    if not missing.any():
+        return y
+    values = values.copy()
+    values[missing] = UNLABELLED
+    as_numbers = np.array(values.tolist())
+    return as_numbers if as_numbers.dtype.kind in "iuf" else values
+
+
+def _is_missing(value):
+    if value is None or type(value).__name__ in ("NAType", "NaTType"):
+        return True
+    return isinstance(value, (float, np.floating)) and value != value
+
+
+def is_unlabelled(y):
+    """Tell which rows have no label.
+
+    Parameters
+    ----------
+    y : ndarray of shape (n_samples,)
+        Labels, from `column_of_labels`.
+
+    Returns
+    -------
+    unlabelled : ndarray of shape (n_samples,), bool
+        True for -1.
+
+    Raises
+    ------
+    ValueError
+        If one is the string "-1".
+    """
+    y = np.asarray(y)
+    strings = y.astype(str) if y.dtype.kind in "US" else y
+    if y.dtype.kind in "USO" and (strings == str(UNLABELLED)).any():
+        raise ValueError(
+            "y holds the string '-1'. To mark unlabelled rows among string labels, "
+            "give y as an array with dtype=object and the number -1 in it."
+        )
+    # A comparison with -1 is not defined for arrays of strings.
+    if y.dtype.kind not in "iufO":
+        return np.zeros(len(y), dtype=bool)
+    return np.asarray(y == UNLABELLED, dtype=bool)
 
 
 def rows_not_finite(X):

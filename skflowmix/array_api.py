@@ -1,0 +1,45 @@
+"""Tensors of other libraries under scikit-learn's array API dispatch."""
+
+import functools
+
+import numpy as np
+from sklearn import get_config
+from sklearn.utils._array_api import _convert_to_numpy, device, get_namespace
+
+__all__ = ["in_kind", "to_numpy"]
+
+
+def _foreign_namespace(array):
+    """Namespace of a tensor, where dispatch is on; None for what NumPy takes."""
+    if not get_config()["array_api_dispatch"] or isinstance(array, (np.ndarray, list)):
+        return None
+    xp, is_array_api = get_namespace(array)
+    is_foreign = is_array_api and "numpy" not in xp.__name__
+    return xp if is_foreign else None
+
+
+def to_numpy(array):
+    """Return a tensor as a NumPy array where dispatch is on, all else as it is."""
+    xp = None if array is None else _foreign_namespace(array)
+    return array if xp is None else _convert_to_numpy(array, xp)
+
+
+def in_kind(method):
+    """Let a method answer with arrays of the kind, and on the device, of its X.
+
+    Labels that are no numbers stay NumPy arrays.
+    """
+
+    @functools.wraps(method)
+    def wrapper(self, X, *args, **kwargs):
+        answer = method(self, X, *args, **kwargs)
+        xp = _foreign_namespace(X)
+        if (
+            xp is None
+            or not isinstance(answer, np.ndarray)
+            or answer.dtype.kind in "OUS"
+        ):
+            return answer
+        return xp.asarray(answer, device=device(X))
+
+    return wrapper
