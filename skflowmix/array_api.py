@@ -1,4 +1,4 @@
-"""Tensors of other libraries under scikit-learn's array API dispatch."""
+"""What may be set around a call: array API dispatch, NumPy's error handling."""
 
 import functools
 
@@ -6,7 +6,7 @@ import numpy as np
 from sklearn import get_config
 from sklearn.utils._array_api import _convert_to_numpy, device, get_namespace
 
-__all__ = ["in_kind", "to_numpy"]
+__all__ = ["in_kind", "own_errors", "to_numpy"]
 
 
 def _foreign_namespace(array):
@@ -18,6 +18,11 @@ def _foreign_namespace(array):
     return xp if is_foreign else None
 
 
+def own_errors():
+    """Return a context in which NumPy handles errors as it does by default."""
+    return np.errstate(divide="warn", over="warn", under="ignore", invalid="warn")
+
+
 def to_numpy(array):
     """Return a tensor as a NumPy array where dispatch is on, all else as it is."""
     xp = None if array is None else _foreign_namespace(array)
@@ -27,12 +32,14 @@ def to_numpy(array):
 def in_kind(method):
     """Let a method answer with arrays of the kind, and on the device, of its X.
 
-    Labels that are no numbers stay NumPy arrays.
+    Labels that are no numbers stay NumPy arrays. Underflow, of small densities, is no
+    error even under ``numpy.errstate(all="raise")``.
     """
 
     @functools.wraps(method)
     def wrapper(self, X, *args, **kwargs):
-        answer = method(self, X, *args, **kwargs)
+        with own_errors():
+            answer = method(self, X, *args, **kwargs)
         xp = _foreign_namespace(X)
         if (
             xp is None

@@ -17,7 +17,7 @@ from skflowmix._arrays import (
     torch_generator,
 )
 from skflowmix._version import __version__
-from skflowmix.array_api import in_kind, to_numpy
+from skflowmix.array_api import in_kind, own_errors, to_numpy
 from skflowmix.evaluation import evaluate, module_on
 from skflowmix.model.mixture import MixtureModule
 from skflowmix.parameter_checks import check_weights
@@ -38,7 +38,8 @@ def all_or_none(estimator):
     """Leave an estimator as it was where its fit fails, whatever the reason."""
     before = dict(vars(estimator))
     try:
-        yield
+        with own_errors():
+            yield
     except BaseException:
         state = vars(estimator)
         for name in [n for n in state if not n.startswith(OF_CALLBACKS)]:
