@@ -8,11 +8,15 @@ from skflowmix.classifier import FlowMixtureClassifier
 from skflowmix.estimator import FlowMixture
 from skflowmix.options import FlowMixtureOptions
 from skflowmix.outlier import FlowMixtureOutlierDetector
+from skflowmix.persistence import ModelFileError, load, save
 
 __all__ = [
     "FlowMixture",
     "FlowMixtureClassifier",
     "FlowMixtureOptions",
     "FlowMixtureOutlierDetector",
+    "ModelFileError",
     "__version__",
+    "load",
+    "save",
 ]

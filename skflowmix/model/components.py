@@ -170,7 +170,11 @@ class Components(Protocol):
     n_components: int
     n_features: int
     floats_per_row: int
-    architecture: dict
+    architecture: dict[str, Any]
+
+    def spec(self) -> dict[str, Any]:
+        """Return what describes the components besides their tensors."""
+        ...
 
     @property
     def n_flow_parameters(self) -> int:
@@ -284,15 +288,13 @@ class FlowComponents(nn.Module):
         super().__init__()
         n_components, n_features = gaussians.means.shape
         self.n_components, self.n_features = n_components, n_features
-        self.architecture = {
+        self.architecture: dict[str, Any] = {
             "flow": flow,
             "n_transforms": n_transforms,
             "n_common_transforms": n_common_transforms,
             "n_shared_transforms": n_shared_transforms,
             "hidden_units": tuple(hidden_units),
         }
-        # What an evaluation holds of one row at a time, roughly.
-        self.floats_per_row = 8 * n_components * max(*hidden_units, 24 * n_features, 1)
         are_small = gaussians.are_small()
         self.guides_posterior = are_small or n_features > WIDE
         n_own = n_transforms - n_shared_transforms
@@ -302,13 +304,22 @@ class FlowComponents(nn.Module):
             n_common = n_inner = 0
         elif are_small:
             n_common = 0
+        layers = (n_common, n_inner, n_own - n_inner, n_shared_transforms)
+        self._build(layers, generator)
+        for name, value in self._whitening(gaussians).items():
+            self.register_buffer(name, value)
+
+    def _build(self, layers: Sequence[int], generator: torch.Generator) -> None:
+        """Make the stacks, of so many layers each."""
+        flow, hidden_units = (
+            self.architecture[name] for name in ("flow", "hidden_units")
+        )
+        n_components, n_features = self.n_components, self.n_features
+        # What an evaluation holds of one row at a time, roughly.
+        self.floats_per_row = 8 * n_components * max(*hidden_units, 24 * n_features, 1)
         stacks, position = [], 0
-        for n_flows, n_layers in (
-            (1, n_common),
-            (n_components, n_inner),
-            (n_components, n_own - n_inner),
-            (1, n_shared_transforms),
-        ):
+        sizes = (1, n_components, n_components, 1)
+        for n_flows, n_layers in zip(sizes, layers, strict=True):
             stack = FlowStack(
                 flow,
                 n_flows,
@@ -321,10 +332,40 @@ class FlowComponents(nn.Module):
             stacks.append(stack)
             position += n_layers
         self.common, self.inner, self.outer, self.shared = stacks
+        n_transforms = self.architecture["n_transforms"]
         self.base = RadialBase(n_features) if n_transforms else None
         self.double()
-        for name, value in self._whitening(gaussians).items():
-            self.register_buffer(name, value)
+
+    def spec(self) -> dict[str, Any]:
+        """Return what `from_spec` makes components of, besides their tensors."""
+        return {
+            "architecture": self.architecture,
+            "n_components": self.n_components,
+            "n_features": self.n_features,
+            "guides_posterior": self.guides_posterior,
+            "layers": [stack.n_layers for stack in self.flows()],
+        }
+
+    @classmethod
+    def from_spec(cls, spec: dict[str, Any]) -> Self:
+        """Make components whose tensors are still to be loaded."""
+        self = cls.__new__(cls)
+        nn.Module.__init__(self)
+        self.architecture = spec["architecture"]
+        self.n_components, self.n_features = spec["n_components"], spec["n_features"]
+        self.guides_posterior = spec["guides_posterior"]
+        self._build(spec["layers"], torch.Generator())
+        shapes: dict[str, tuple[int, ...]] = {
+            "means": (self.n_features,),
+            "scales": (self.n_features,),
+            "whitening": (self.n_features, self.n_features),
+            "unwhitening": (self.n_features, self.n_features),
+            "log_constant": (),
+        }
+        for name in WHITENING:
+            shape = (self.n_components, *shapes[name])
+            self.register_buffer(name, torch.zeros(shape, dtype=torch.float64))
+        return self
 
     @staticmethod
     def _whitening(gaussians: Gaussians) -> dict[str, Tensor]:

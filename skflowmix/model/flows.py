@@ -461,6 +461,11 @@ class FlowStack(nn.Module):
         return self._n_flows > 1
 
     @property
+    def n_layers(self) -> int:
+        """Number of layers."""
+        return len(self._layers)
+
+    @property
     def weights(self) -> list[nn.Parameter]:
         """Weight matrices of all conditioners."""
         return [w for layer in self._layers for w in layer.conditioner.weights]

@@ -1,7 +1,8 @@
 """The model: components, their weights, and the amortised posterior."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -130,6 +131,67 @@ class MixtureModule(nn.Module):
             generator=generator,
         )
         return cls(components, posterior, gaussians.weights)
+
+    def spec(self) -> dict[str, Any]:
+        """Return what `from_spec` makes a mixture of, besides its tensors."""
+        return {
+            "components": self.components.spec(),
+            "posterior_units": self.posterior.hidden_units,
+        }
+
+    @classmethod
+    def from_spec(
+        cls, spec: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
+    ) -> "MixtureModule":
+        """Make a mixture of flows, in float64 on the CPU, from its parts.
+
+        Parameters
+        ----------
+        spec : mapping
+            What `spec` returned.
+        arrays : mapping of str to ndarray
+            What `arrays` returned.
+
+        Returns
+        -------
+        mixture : MixtureModule
+            The same model.
+
+        Raises
+        ------
+        RuntimeError
+            If an array is missing or has another shape.
+        """
+        components = FlowComponents.from_spec(spec["components"])
+        n_components = components.n_components
+        posterior = PosteriorNet(
+            components.n_features,
+            n_components,
+            spec["posterior_units"],
+            generator=torch.Generator(),
+        )
+        mixture = cls(components, posterior, np.ones(n_components))
+        tensors = {name: torch.from_numpy(a.copy()) for name, a in arrays.items()}
+        mixture.load_state_dict(tensors)
+        return mixture
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return copies of all parameters and buffers, by name."""
+        state = self.state_dict()
+        return {name: state[name].numpy(force=True).copy() for name in sorted(state)}
+
+    def __getstate__(self):
+        """Without torch: equal models have equal pickles."""
+        return {"spec": self.spec(), "arrays": self.arrays()}
+
+    def __setstate__(self, state):
+        self.__dict__.update(self.from_spec(state["spec"], state["arrays"]).__dict__)
+
+    def __deepcopy__(self, memo):
+        """Copy what there is, of any dtype and on any device."""
+        other = self.__class__.__new__(self.__class__)
+        other.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return other
 
     @property
     def architecture(self) -> dict:
