@@ -12,20 +12,24 @@ from torch import Tensor, nn
 from skflowmix.model.flows import FlowFamily, FlowStack
 from skflowmix.model.nn import Recorded
 from skflowmix.model.pairs import SPARSE_SHARE, AllPairs, Support
-from skflowmix.model.tails import Ball, RadialBase, norm
+from skflowmix.model.tails import (
+    BASE_SHARE,
+    LOG_BASE_SHARE,
+    Ball,
+    RadialBase,
+    ball_radius,
+    norm,
+)
 from skflowmix.starts.gaussians import Gaussians
 
 __all__ = ["WIDE", "Components", "FlowComponents"]
 
 # Buffers that hold where components whiten.
-WHITENING = ("means", "scales", "whitening", "unwhitening", "log_constant")
+WHITENING = ("means", "scales", "whitening", "unwhitening", "log_constant", "radii")
 
 # Of more columns the posterior network learns little from few rows, while their
 # Gaussians tell components apart: it corrects these, and most pairs need no flow.
 WIDE = 500
-
-# Share of a component that no flow shapes.
-BASE_SHARE = 0.01
 
 # Radii are no smaller where they divide.
 TINY = 1e-30
@@ -69,7 +73,7 @@ class _InBall:
         self.all_in_core = True
         if self.base is None:
             return
-        self.ball = Ball(components.n_features)
+        self.ball = components._ball()
         self.r = norm(white)
         self.inside = self.r < self.ball.radius
         # On a GPU the answer would have to be waited for.
@@ -87,11 +91,11 @@ class _InBall:
         shift = torch.bmm(self.unwhitening, self.moved - self.white)
         return torch.where(self.inside, centred + shift, 0.0)
 
-    def log_prob(self, z: Tensor, log_slopes: list[Tensor]):
+    def log_prob(self, z: Tensor, log_slopes: list[Tensor], trains: bool):
         """Log-densities (K, 1, N) of images z, up to a constant, and their backward.
 
         The backward returns gradients of z, of the log-slopes, and of the radius of the
-        whitened rows.
+        whitened rows; where the model trains, see `MixtureModule.training_log_prob`.
         """
         parts = [part.sum(1, keepdim=True) for part in log_slopes]
         if self.base is None:
@@ -105,33 +109,38 @@ class _InBall:
         if shrinks:
             shrunk = self.ball.shrink(rho)
             log_prob, slope = self.base.log_prob(shrunk.radius)
-            log_prob += shrunk.log_det
-            slope = slope * shrunk.slope + shrunk.log_det_slope
+            log_share, growth = self.ball.log_share_of_flows(shrunk.left)
+            log_prob += shrunk.log_det + log_share
+            slope = (slope + growth) * shrunk.slope + shrunk.log_det_slope
         else:
             log_prob, slope = self.base.log_prob(rho)
+            log_prob += math.log1p(-BASE_SHARE)
         for part in parts:
             log_prob += part
         of_base, slope_of_base = self.base.log_prob(self.r)
-        if not self.all_in_core:
+        if self.all_in_core:
+            of_base += LOG_BASE_SHARE
+        else:
+            log_share, growth = self.ball.log_share_of_base(self.stretch.left)
+            of_base += torch.where(self.inside, log_share, 0.0)
+            slope_of_base += torch.where(self.inside, growth, 0.0)
             log_prob += self.stretch.log_det
-            log_prob = torch.where(self.inside, log_prob, of_base)
-        # Outside both are the same.
-        log_prob += math.log1p(-BASE_SHARE)
-        of_base += math.log(BASE_SHARE)
+            log_prob = torch.where(self.inside, log_prob, -math.inf)
         both = torch.logaddexp(log_prob, of_base)
         of_flows = (log_prob - both).exp()
+        if trains and self.all_in_core:
+            of_flows.clamp_(min=1 - BASE_SHARE)
+        elif trains:
+            least = torch.where(self.inside, -log_share.expm1(), 0.0)
+            of_flows = torch.maximum(of_flows, least)
 
         def backward(grad):
             within = grad * of_flows
-            on_radius = grad * (1 - of_flows) * slope_of_base
+            on_radius = (grad - within) * slope_of_base
             if not self.all_in_core:
-                of_stretch = self.stretch.log_det_slope
-                on_radius += within * torch.where(
-                    self.inside, of_stretch, slope_of_base
-                )
-                within = torch.where(self.inside, within, 0.0)
-            on_rho = within * slope
-            return z * (on_rho / rho.clamp(min=TINY)), within.contiguous(), on_radius
+                on_radius += within * self.stretch.log_det_slope
+            on_z = z * (within * slope / rho.clamp(min=TINY))
+            return on_z, within.contiguous(), on_radius
 
         return both, backward
 
@@ -181,8 +190,13 @@ class Components(Protocol):
         """Number of free parameters besides those of Gaussians."""
         ...
 
-    def log_prob(self, x: Tensor, pairs: Support | AllPairs) -> Tensor:
-        """Log-densities (K, C) of pairs of rows x (N, D) and components, in nats."""
+    def log_prob(
+        self, x: Tensor, pairs: Support | AllPairs, trains: bool = False
+    ) -> Tensor:
+        """Log-densities (K, C) of pairs of rows x (N, D) and components, in nats.
+
+        Where the model `trains` gradients may be other than those of the value.
+        """
         ...
 
     def log_prob_of_all(self, x: Tensor) -> Tensor:
@@ -247,7 +261,8 @@ class FlowComponents(nn.Module):
     :math:`N(\mu_k, \Sigma_k)` (`skflowmix.model.tails.Ball`, which stretches x before
     the first and shrinks z after the last of them); beyond it the density falls with
     that distance and has elliptical contours. A hundredth of every component stays as
-    it starts: where flows leave next to no density, it still falls with the distance.
+    it starts, near the surface of the ball more and there all of it: where flows leave
+    next to no density, it still falls with the distance.
 
     Parameters
     ----------
@@ -273,6 +288,7 @@ class FlowComponents(nn.Module):
     whitening: Tensor
     unwhitening: Tensor
     log_constant: Tensor
+    radii: Tensor
 
     def __init__(
         self,
@@ -361,6 +377,7 @@ class FlowComponents(nn.Module):
             "whitening": (self.n_features, self.n_features),
             "unwhitening": (self.n_features, self.n_features),
             "log_constant": (),
+            "radii": (),
         }
         for name in WHITENING:
             shape = (self.n_components, *shapes[name])
@@ -381,6 +398,7 @@ class FlowComponents(nn.Module):
             "whitening": torch.from_numpy(whitening),
             "unwhitening": torch.from_numpy(np.linalg.inv(whitening)),
             "log_constant": torch.from_numpy(log_constant),
+            "radii": torch.from_numpy(ball_radius(n_features, gaussians.reach)),
         }
 
     def with_gaussians(self, gaussians: Gaussians) -> Self:
@@ -414,11 +432,17 @@ class FlowComponents(nn.Module):
         }
         return groups
 
+    def _ball(self, index=slice(None)) -> Ball:
+        """Return the balls of components, for (K, 1, N) or (K, N, 1) radii."""
+        return Ball(self.n_features, self.radii[index, None, None])
+
     def flows(self) -> tuple[FlowStack, ...]:
         """All transforms, from the data to the base distribution."""
         return self.common, self.inner, self.outer, self.shared
 
-    def log_prob(self, x: Tensor, pairs: Support | AllPairs) -> Tensor:
+    def log_prob(
+        self, x: Tensor, pairs: Support | AllPairs, trains: bool = False
+    ) -> Tensor:
         """Log-densities (K, C) of pairs of standardised rows x (N, D) and components.
 
         All of it is one function for autograd, whose nodes cost more than small layers.
@@ -427,12 +451,12 @@ class FlowComponents(nn.Module):
         needs_input, keeps = x.requires_grad, torch.is_grad_enabled()
 
         def record(x, *_parameters):
-            return self._record(x, pairs, parameters, needs_input, keeps)
+            return self._record(x, pairs, parameters, needs_input, keeps, trains)
 
         flat = (p for of_stack in parameters for own in of_stack for p in own)
         return Recorded.apply(record, x, *flat)[0]
 
-    def _record(self, x, pairs, parameters, needs_input, keeps):
+    def _record(self, x, pairs, parameters, needs_input, keeps, trains):
         of_common, of_inner, of_outer, of_shared = parameters
         scales = self.scales.unsqueeze(2)
         points = pairs.spread(x.T.contiguous())
@@ -461,7 +485,7 @@ class FlowComponents(nn.Module):
         log_slopes += slopes
         z, slopes, shared_backward = _record_joined(self.shared, z, of_shared, keeps)
         log_slopes += slopes
-        log_density, base_backward = ball.log_prob(z, log_slopes)
+        log_density, base_backward = ball.log_prob(z, log_slopes, trains)
         log_prob = log_density.squeeze(1).add_(self.log_constant.unsqueeze(1))
 
         def backward(grad):
@@ -506,7 +530,7 @@ class FlowComponents(nn.Module):
         if self.base is None or x.is_cuda or torch.is_grad_enabled():
             return self.log_prob(x, AllPairs(self.n_components)).T
         r = self._mahalanobis(x)
-        inside = (r < Ball(self.n_features).radius).squeeze(1).T
+        inside = (r < self._ball().radius).squeeze(1).T
         capacity = int(inside.sum(0).max())
         if capacity > SPARSE_SHARE * len(x):
             return self.log_prob(x, AllPairs(self.n_components)).T
@@ -567,12 +591,14 @@ class FlowComponents(nn.Module):
         unwhitening = self.unwhitening[present].transpose(1, 2)
         white = z
         if self.base is not None:
-            ball = Ball(self.n_features)
+            ball = self._ball(present)
             t = z.norm(dim=2, keepdim=True).clamp(min=TINY)
             r = self.base.radius(t)
             of_flows = torch.rand(r.shape, generator=generator, dtype=r.dtype).to(r)
-            inside = (r < ball.radius) & (of_flows >= BASE_SHARE)
-            rho = ball.stretch(r).radius
+            stretch = ball.stretch(r)
+            stays = ball.log_share_of_base(stretch.left)[0].exp()
+            inside = (r < ball.radius) & (of_flows >= stays)
+            rho = stretch.radius
             moved = z * torch.where(inside, rho / t, 0.0)
             moved = self.shared.inverse(moved.flatten(0, 1).unsqueeze(0)).view_as(z)
             moved = outer.inverse(moved)

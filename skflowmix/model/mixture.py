@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from skflowmix.model.components import Components, FlowComponents
 from skflowmix.model.nn import PosteriorNet
-from skflowmix.model.pairs import Support
+from skflowmix.model.pairs import AllPairs, Support
 from skflowmix.starts.gaussians import Gaussians
 
 __all__ = [
@@ -249,9 +249,14 @@ class MixtureModule(nn.Module):
         """
         return self.components.log_prob_of_all(x)
 
-    def component_log_prob_on(self, x: Tensor, support: Support) -> Tensor:
-        """Return the same on a support only: of shape (K, C)."""
-        return self.components.log_prob(x, support)
+    def training_log_prob(self, x: Tensor, pairs: Support | AllPairs) -> Tensor:
+        """Return the same of pairs, (K, C), with gradients that flows learn from.
+
+        A row counts in them for the flow as much as a component is its, however much
+        likelier the row is under the base. By the likelihood's own gradient a flow
+        would not return once a few steps have moved it off its rows.
+        """
+        return self.components.log_prob(x, pairs, trains=True)
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Log-density log p(x) of the mixture, in nats: (N, D) to (N,)."""

@@ -3,21 +3,32 @@
 import math
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Ball", "RadialBase", "Stretch", "norm"]
+__all__ = ["Ball", "RadialBase", "Stretch", "ball_radius", "norm"]
 
-# Flows act on rows up to this Mahalanobis distance, in many columns to that many roots
-# of their number: a Gaussian has its rows at one root. Up to this share of the radius
-# rows stay where they are.
+# A normal distribution has three rows in a thousand further out than the root of the
+# number of columns by more than this.
+NORMAL_ROOM = 2.0
+
+# Flows act on rows up to this Mahalanobis distance at most, in many columns to that
+# many roots of their number. Up to this share of the radius rows stay where they are.
 RADIUS = 10.0
 RADIUS_PER_ROOT = 2.5
-CORE_SHARE = 0.8
+CORE_SHARE = 0.75
 
-# Standard deviations over which the tail of the base distribution bends: the fewer, the
-# heavier it is.
-TAIL_SCALE = 0.3
+# Share of a component that no flow shapes, in the core.
+BASE_SHARE = 0.01
+LOG_BASE_SHARE = math.log(BASE_SHARE)
+
+# Standard deviations over which the tail of the base distribution bends, the fewer the
+# heavier it is: this over the number of columns, within these bounds. A radial density
+# falls faster the more columns there are. In two, with the scale of ten, weights and
+# sizes of components, not distances, decided whose a region far out is.
+TAIL_SCALE_TIMES_COLUMNS = 3.0
+TAIL_SCALES = (0.3, 1.5)
 
 
 def norm(x: Tensor) -> Tensor:
@@ -33,7 +44,7 @@ class RadialBase:
     with the Jacobian counted, where :math:`r = |z|` and
 
     .. math:: t(r) = r, \quad r \le b; \qquad
-        t(r) = b + s \log(1 + (r - b) / s), \quad r > b, \; s = 0.3.
+        t(r) = b + s \log(1 + (r - b) / s), \quad r > b.
 
     It is continuous and falls with r alone, so that its contours are spheres. A row 80
     standard deviations out costs tens of nats instead of 3200.
@@ -42,12 +53,14 @@ class RadialBase:
     ----------
     n_features : int
         D. The tail begins at :math:`b = \sqrt{D} + 2`, beyond which the normal has
-        about three rows in a thousand.
+        about three rows in a thousand; s is 3 / D, but within 0.3
+        and 1.5.
     """
 
     def __init__(self, n_features: int):
         self.n_features = n_features
-        self.bound = math.sqrt(n_features) + 2.0
+        self.bound = math.sqrt(n_features) + NORMAL_ROOM
+        self.scale = float(np.clip(TAIL_SCALE_TIMES_COLUMNS / n_features, *TAIL_SCALES))
 
     def log_prob(self, r: Tensor) -> tuple[Tensor, Tensor]:
         """Log-density at radius r, up to that of the normal at 0, and its slope.
@@ -63,13 +76,13 @@ class RadialBase:
             In nats; the slope is the derivative with respect to r.
         """
         others = self.n_features - 1
-        excess = (r - self.bound).clamp_(min=0).div_(TAIL_SCALE)
+        excess = (r - self.bound).clamp_(min=0).div_(self.scale)
         log_stretch = excess.log1p()
-        t = r.clamp(max=self.bound) + TAIL_SCALE * log_stretch
+        t = r.clamp(max=self.bound) + self.scale * log_stretch
         beyond = excess > 0
         rate = (1 + excess).reciprocal_()
         log_prob = t.square().mul_(-0.5).sub_(log_stretch)
-        slope = -t * rate - torch.where(beyond, rate / TAIL_SCALE, 0)
+        slope = -t * rate - torch.where(beyond, rate / self.scale, 0)
         if others:
             # Both are zero inside the bound, and at a radius of zero undefined.
             safe = r.clamp(min=self.bound)
@@ -82,17 +95,43 @@ class RadialBase:
     def radius(self, t: Tensor) -> Tensor:
         """Return the r that is mapped to t, the radius of a normal draw."""
         largest = math.log(torch.finfo(t.dtype).max) / 2  # leaves room to unwhiten
-        excess = (t - self.bound).div_(TAIL_SCALE).clamp_(0, largest)
-        return t.clamp(max=self.bound) + TAIL_SCALE * excess.expm1_()
+        excess = (t - self.bound).div_(self.scale).clamp_(0, largest)
+        return t.clamp(max=self.bound) + self.scale * excess.expm1_()
+
+
+def ball_radius(n_features: int, reach: np.ndarray) -> np.ndarray:
+    r"""Radius of the ball of components whose rows reach so far.
+
+    Parameters
+    ----------
+    n_features : int
+        D.
+    reach : ndarray
+        Largest Mahalanobis distance of a row of each component.
+
+    Returns
+    -------
+    radius : ndarray
+        So large that the core holds these rows, and the base distribution up to where
+        its tail begins; at most 10, or :math:`2.5 \sqrt D` where that is more (D > 16).
+    """
+    root = math.sqrt(n_features)
+    largest = max(RADIUS, RADIUS_PER_ROOT * root)
+    return np.clip(reach, root + NORMAL_ROOM, CORE_SHARE * largest) / CORE_SHARE
 
 
 class Stretch(NamedTuple):
-    """A radial map at some radii: new radii, their slope, log-determinant and its."""
+    """A radial map at some radii: new radii, their slope, log-determinant and its.
+
+    Last how much of the shell outside the core is left to the ball's surface, from 1 in
+    the core to 0.
+    """
 
     radius: Tensor
     slope: Tensor
     log_det: Tensor
     log_det_slope: Tensor
+    left: Tensor
 
 
 class Ball:
@@ -108,17 +147,28 @@ class Ball:
     continues outside. So flows shape a component within :math:`|u| < R` only; beyond it
     has the contours of its Gaussian.
 
+    Not all draws from the base distribution go through the flows: the share s of those
+    at radius r stay where they are,
+
+    .. math:: s(r) = 0.01^{\min(1, (R - r) / (R - c))},
+
+    so that densities at the surface are those of the base. They rise no faster towards
+    it than the base falls, roughly: otherwise rings of a wide component that its flow
+    has left empty would fall to others.
+
     Parameters
     ----------
     n_features : int
-        D. The radius R is 10, or :math:`2.5 \sqrt D` where that is more (D > 16); the
-        core, which stays as it is, has the radius c = 0.8 R.
+        D.
+    radius : Tensor of shape (K, 1, 1)
+        R of every component. The core, which stays as it is, has the radius
+        c = 0.75 R.
     """
 
-    def __init__(self, n_features: int):
+    def __init__(self, n_features: int, radius: Tensor):
         self.n_features = n_features
-        self.radius = max(RADIUS, RADIUS_PER_ROOT * math.sqrt(n_features))
-        self.core = CORE_SHARE * self.radius
+        self.radius = radius
+        self.core = CORE_SHARE * radius
 
     def stretch(self, r: Tensor) -> Stretch:
         """Map radii inside the ball.
@@ -140,7 +190,8 @@ class Ball:
         left = (width - excess).clamp_(min=least)
         beyond = (excess > 0).to(r)
         excess = width - left
-        growth = width / left
+        share_left = left / width
+        growth = share_left.reciprocal()
         core = r.clamp(max=self.core)
         rho = core + excess * growth
         slope = growth.square()
@@ -152,7 +203,7 @@ class Ball:
             others = self.n_features - 1
             log_det = log_det + others * (outside / inside).log()
             log_det_slope = log_det_slope + others * (slope / outside - 1 / inside)
-        return Stretch(rho, slope, log_det, log_det_slope * beyond)
+        return Stretch(rho, slope, log_det, log_det_slope * beyond, share_left)
 
     def shrink(self, rho: Tensor) -> Stretch:
         """Inverse of `stretch`.
@@ -182,4 +233,26 @@ class Ball:
             others = self.n_features - 1
             log_det = log_det + others * (inside / outside).log()
             log_det_slope = log_det_slope + others * (slope / inside - 1 / outside)
-        return Stretch(r, slope, log_det, log_det_slope * beyond)
+        return Stretch(r, slope, log_det, log_det_slope * beyond, share)
+
+    def log_share_of_base(self, left: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the log-share of draws that stay, and its slope over their radius.
+
+        Parameters
+        ----------
+        left : Tensor
+            See `Stretch`.
+
+        Returns
+        -------
+        log_share, slope : Tensor shaped as left
+            In nats.
+        """
+        growth = -LOG_BASE_SHARE / (self.radius - self.core)
+        return LOG_BASE_SHARE * left, torch.where(left < 1, growth, 0.0)
+
+    def log_share_of_flows(self, left: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the same of draws that go through the flows."""
+        share_of_base, growth = self.log_share_of_base(left)
+        share = -torch.expm1(share_of_base)
+        return share.log(), growth * (1 - share.reciprocal())

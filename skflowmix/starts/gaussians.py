@@ -96,6 +96,8 @@ class Gaussians:
         How the covariances were shrunk.
     sample_variances : ndarray of shape (n_components, n_features), optional
         Variances of the columns before that.
+    reach : ndarray of shape (n_components,), optional
+        Largest Mahalanobis distance of a component's rows; without bound by default.
     """
 
     def __init__(
@@ -106,6 +108,7 @@ class Gaussians:
         axes=None,
         shrinkage=None,
         sample_variances=None,
+        reach=None,
     ):
         self.weights = weights
         self.means = means
@@ -115,6 +118,7 @@ class Gaussians:
         if sample_variances is None:
             sample_variances = np.diagonal(covariances, axis1=1, axis2=2)
         self.sample_variances = sample_variances
+        self.reach = np.full(len(weights), np.inf) if reach is None else reach
         self._are_flat = None
 
     def __getitem__(self, index):
@@ -126,6 +130,7 @@ class Gaussians:
             None if self.axes is None else self.axes[index],
             self.shrinkage,
             self.sample_variances[index],
+            self.reach[index],
         )
 
     @classmethod
@@ -279,6 +284,22 @@ class Gaussians:
         other = self.shrunk(x, sample_weight, responsibilities, self.shrinkage)
         other.axes = self.axes
         return other
+
+    def measure_reach(self, x, responsibilities):
+        """Find how far from their mean the rows of each component lie, as whitened.
+
+        Parameters
+        ----------
+        x, responsibilities : ndarray
+            As for `fit`. A row belongs to the component that has most of it; one
+            without responsibilities to none.
+        """
+        owner = np.where(responsibilities.any(axis=1), responsibilities.argmax(1), -1)
+        scales, whitening = self.scales(), self.whitening()
+        self.reach = np.zeros(len(self.weights))
+        for k in np.unique(owner[owner >= 0]):
+            white = (x[owner == k] - self.means[k]) / scales[k] @ whitening[k].T
+            self.reach[k] = np.linalg.norm(white, axis=1).max()
 
     def log_joint(self, x):
         """Log-densities of rows with each component, log p(k) + log N(x; k).

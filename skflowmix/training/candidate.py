@@ -376,7 +376,9 @@ class _Fit:
         """
         table, former, before = self.table, self.gaussians, self.held_out_log_prob()
         moments = table.without_far(self.responsibilities)
-        self.set_gaussians(former.refit(table.x, table.weights, moments))
+        gaussians = former.refit(table.x, table.weights, moments)
+        gaussians.measure_reach(table.x, moments)
+        self.set_gaussians(gaussians)
         gain = robust_gain(self.held_out, self.held_out_log_prob(), before)
         if not gain >= 0:
             self.set_gaussians(former)
@@ -509,6 +511,7 @@ def fit_candidate(
         # Without the others a column may be constant, which reg_covar=0 allows.
         if not seen.are_positive_definite():
             seen = gaussians
+        seen.measure_reach(table.x[table.train], moments[table.train])
         model = MixtureModule.of_flows(
             seen,
             flow=settings.flow,

@@ -225,9 +225,7 @@ class _Objective(ABC):
 
     def _log_prob_of(self, x: Tensor, pairs: Support | AllPairs) -> Tensor:
         """Log p(x|k) of the pairs: (K, C) or (K, N)."""
-        if isinstance(pairs, Support):
-            return self.model.component_log_prob_on(x, pairs)
-        return self.model.component_log_prob(x).T
+        return self.model.training_log_prob(x, pairs)
 
     def _figures(self, log_prob: Tensor) -> dict[str, Tensor]:
         """Figures of the sample, given log p(x|k)."""

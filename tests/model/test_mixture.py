@@ -18,7 +18,7 @@ from skflowmix import FlowMixture
 from skflowmix.model.components import WIDE
 from skflowmix.model.flows import FLOWS
 from skflowmix.model.mixture import LEAST_LOG_POSTERIOR, MixtureModule, elbo_terms
-from skflowmix.model.pairs import Support
+from skflowmix.model.pairs import AllPairs, Support
 from skflowmix.starts import gaussians as gaussians_module
 from skflowmix.starts.gaussians import (
     BLENDS,
@@ -570,7 +570,7 @@ def test_log_prob_on_a_support_equals_the_dense_table(flow, share, sharing):
     chosen[0, 0] = True
     support = Support(chosen)
     table = torch.zeros(50, 3, dtype=torch.float64)
-    packed = model.component_log_prob_on(x, support)
+    packed = model.training_log_prob(x, support)
     dense = model.component_log_prob(x)
     component = torch.arange(3).unsqueeze(1).expand_as(support.rows)
     table[support.rows[support.valid], component[support.valid]] = packed[support.valid]
@@ -579,6 +579,42 @@ def test_log_prob_on_a_support_equals_the_dense_table(flow, share, sharing):
     )
     gathered = support.gather(dense.T)[support.valid]
     torch.testing.assert_close(gathered, packed[support.valid], rtol=0, atol=1e-10)
+
+
+def test_a_flow_learns_from_rows_that_it_has_lost():
+    """Moved off by a wild step, where only the base has any density there."""
+    model = make_model("nsf", 1, 2)
+    x = 0.1 * rows(50)
+    with torch.no_grad():
+        for flows in model.components.flows():
+            for parameter in flows.parameters():
+                parameter.add_(3.0)
+    parameters = [p for flows in model.components.flows() for p in flows.parameters()]
+    sizes = []
+    for log_prob in (
+        model.component_log_prob(x),
+        model.training_log_prob(x, AllPairs(1)),
+    ):
+        gradients = torch.autograd.grad(log_prob.mean(), parameters)
+        sizes.append(max(float(g.abs().max()) for g in gradients))
+    assert sizes[0] < 0.05 * sizes[1]
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_reach_is_the_largest_mahalanobis_distance_of_own_rows(turned):
+    gaussians = random_gaussians(3, 2, turned=turned)
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(60, 2))
+    shares = rng.dirichlet((1, 1), size=60) @ np.eye(2, 3)  # none of the third
+    shares[0], x[0] = 0, 100.0
+    gaussians.measure_reach(x, shares)
+    for k in (0, 1):
+        away = (x - gaussians.means[k])[
+            (shares.argmax(axis=1) == k) & shares.any(axis=1)
+        ]
+        squares = np.sum(away @ np.linalg.inv(gaussians.covariances[k]) * away, axis=1)
+        assert gaussians.reach[k] == pytest.approx(np.sqrt(squares.max()))
+    assert gaussians.reach[2] == 0
 
 
 # Reordering.

@@ -11,7 +11,7 @@ from small_models import make
 
 from skflowmix import FlowMixture
 from skflowmix.model.flows import FLOWS
-from skflowmix.model.tails import Ball, RadialBase, norm
+from skflowmix.model.tails import Ball, RadialBase, ball_radius, norm
 
 DIMENSIONS = (1, 2, 5, 64)
 each_dimension = pytest.mark.parametrize("n_features", DIMENSIONS)
@@ -21,6 +21,10 @@ def derivative(function, r):
     r = r.clone().requires_grad_()
     (slope,) = torch.autograd.grad(function(r).sum(), r)
     return slope
+
+
+def ball_of(n_features, dtype=torch.float64):
+    return Ball(n_features, torch.tensor(10.0, dtype=dtype))
 
 
 def radii(low, high, n=2001):
@@ -88,7 +92,7 @@ def test_eighty_deviations_cost_tens_of_nats():
 
 @each_dimension
 def test_stretch_and_shrink_undo_each_other(n_features):
-    ball = Ball(n_features)
+    ball = ball_of(n_features)
     r = ball.radius * radii(0.0, 0.9999) + 1.234e-6
     stretched = ball.stretch(r)
     shrunk = ball.shrink(stretched.radius)
@@ -111,12 +115,46 @@ def test_stretch_and_shrink_undo_each_other(n_features):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @each_dimension
 def test_shrink_stays_in_the_ball(n_features, dtype):
-    ball = Ball(n_features)
+    ball = ball_of(n_features, dtype)
     rho = torch.logspace(0, 15, 200).to(dtype)
     shrunk = ball.shrink(rho)
     assert (shrunk.radius <= ball.radius).all()
     for value in shrunk:
         assert torch.isfinite(value).all()
+
+
+@each_dimension
+def test_what_does_not_stay_goes_through_the_flows(n_features):
+    """Shares from a hundredth in the core to all at the surface, with their slopes."""
+    ball = ball_of(n_features)
+    r = ball.radius * radii(0.0, 0.9999) + 1.234e-6
+
+    def of_base(r):
+        return ball.log_share_of_base(ball.stretch(r).left)[0]
+
+    def of_flows(r):
+        return ball.log_share_of_flows(ball.stretch(r).left)[0]
+
+    torch.testing.assert_close(of_base(r).exp() + of_flows(r).exp(), torch.ones_like(r))
+    core = r <= ball.core
+    assert (of_base(r)[core].exp() - 0.01).abs().max() < 1e-12
+    assert of_base(r)[-1].exp() > 0.99
+    left = ball.stretch(r).left
+    for function, found in (
+        (of_base, ball.log_share_of_base(left)[1]),
+        (of_flows, ball.log_share_of_flows(left)[1]),
+    ):
+        torch.testing.assert_close(found, derivative(function, r))
+
+
+@each_dimension
+def test_the_core_holds_the_rows_and_most_of_the_base(n_features):
+    bound = RadialBase(n_features).bound
+    largest = max(10, 2.5 * math.sqrt(n_features))
+    reach = np.array([0.0, bound + 0.1, np.inf])
+    found = ball_radius(n_features, reach)
+    np.testing.assert_allclose(0.75 * found[:2], [bound, bound + 0.1])
+    assert found[2] == largest
 
 
 def test_norm_of_huge_rows_is_finite():

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from small_modules import flow_parameters, make_model, rows, seeded
 
 from skflowmix.model.flows import FLOWS
+from skflowmix.model.pairs import AllPairs
 from skflowmix.training import objectives
 from skflowmix.training.batches import Batch, Noise, TableSource
 from skflowmix.training.objectives import (
@@ -87,15 +88,16 @@ def loss_and_gradients(objective, index):
 
 
 def count_dense_tables(model, monkeypatch):
-    """Count evaluations of all pairs."""
+    """Count evaluations of all pairs in training."""
     calls = []
-    original = model.component_log_prob
+    original = model.training_log_prob
 
-    def counted(x):
-        calls.append(len(x))
-        return original(x)
+    def counted(x, pairs):
+        if isinstance(pairs, AllPairs):
+            calls.append(len(x))
+        return original(x, pairs)
 
-    monkeypatch.setattr(model, "component_log_prob", counted)
+    monkeypatch.setattr(model, "training_log_prob", counted)
     return calls
 
 
@@ -400,13 +402,13 @@ def test_m_step_with_hard_labels_evaluates_each_row_once(monkeypatch):
     objective.source = source_of(Batch(data.x, data.weights, shares))
     dense = count_dense_tables(model, monkeypatch)
     supports = []
-    original = model.component_log_prob_on
+    original = model.training_log_prob
 
     def recorded(x, support):
         supports.append(support)
         return original(x, support)
 
-    monkeypatch.setattr(model, "component_log_prob_on", recorded)
+    monkeypatch.setattr(model, "training_log_prob", recorded)
     step_loss(objective, everything(data))
     assert not dense
     assert int(supports[0].valid.sum()) == N_ROWS
