@@ -6,9 +6,10 @@
 from skflowmix._version import __version__
 from skflowmix.classifier import FlowMixtureClassifier
 from skflowmix.estimator import FlowMixture
+from skflowmix.files import ModelFileError
 from skflowmix.options import FlowMixtureOptions
 from skflowmix.outlier import FlowMixtureOutlierDetector
-from skflowmix.persistence import ModelFileError, load, save
+from skflowmix.persistence import load, save
 
 __all__ = [
     "FlowMixture",

@@ -14,6 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 from skflowmix._arrays import numpy_generator, resolve_device
 from skflowmix.array_api import in_kind, to_numpy
 from skflowmix.calibration import Calibration
+from skflowmix.checkpoints import Checkpoint
 from skflowmix.estimator import (
     fitted_flow_mixture,
     shared_constraints,
@@ -195,7 +196,7 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
         self.options = options
 
     @_fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X, y, sample_weight=None):
+    def fit(self, X, y, sample_weight=None, *, checkpoint=None):
         """Fit the classifier.
 
         Parameters
@@ -208,6 +209,11 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
         sample_weight : array-like of shape (n_samples,), default=None
             Non-negative weights. A weight of zero leaves the row out; an integer
             weight equals repeating the row.
+        checkpoint : str or path-like, default=None
+            A folder for checkpoints, written every 30 seconds: a fit that was killed,
+            and is run again with the same data, parameters and folder, goes on and ends
+            the same, to the last bit on a CPU with as many threads. It is deleted when
+            the fit has ended.
 
         Returns
         -------
@@ -221,9 +227,9 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
             be.
         """
         with all_or_none(self):
-            return self._fit(X, y, sample_weight)
+            return self._fit(X, y, sample_weight, checkpoint)
 
-    def _fit(self, X, y, sample_weight):
+    def _fit(self, X, y, sample_weight, checkpoint):
         seen = {"X": X, "y": y, "metadata": {}}
         if sample_weight is not None:
             seen["metadata"]["sample_weight"] = sample_weight
@@ -252,19 +258,28 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
                 "_groups": groups,
             }
 
+        problem = Problem(X, sample_weight, numbers)
+        random_state = numpy_generator(self.random_state)
+        written = None
+        if checkpoint is not None:
+            written = Checkpoint(checkpoint, self, problem, random_state)
+            random_state = written.random_state
         fitted = fit_mixture(
-            Problem(X, sample_weight, numbers),
+            problem,
             LabelStart(groups, self.init_params),
             settings,
             device=device,
             n_jobs=1,
-            random_state=numpy_generator(self.random_state),
+            random_state=random_state,
             watcher=CallbackWatcher(self, context, seen, attributes),
+            journal_of=None if written is None else written.journal,
         )
         self.__dict__.update(attributes(fitted))
         context.call_on_fit_task_end(
             estimator=self, reconstruction_attributes=dict, **seen
         )
+        if written is not None:
+            written.remove()
         warn_unless_converged(self, fitted)
         return self
 

@@ -12,6 +12,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 
 from skflowmix._arrays import LockedSeeds, numpy_generator, resolve_device
+from skflowmix.checkpoints import Checkpoint
 from skflowmix.fitting import FittedMixture, Problem, fit_mixture
 from skflowmix.initialization import (
     FittedStart,
@@ -307,7 +308,7 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
         self.options = options
 
     @_fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X, y=None, sample_weight=None):
+    def fit(self, X, y=None, sample_weight=None, *, checkpoint=None):
         """Fit the mixture.
 
         Parameters
@@ -319,6 +320,11 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
         sample_weight : array-like of shape (n_samples,), default=None
             Non-negative weights. A weight of zero leaves the row out; an integer
             weight equals repeating the row.
+        checkpoint : str or path-like, default=None
+            A folder for checkpoints, written every 30 seconds: a fit that was killed,
+            and is run again with the same data, parameters and folder, goes on and ends
+            the same, to the last bit on a CPU with as many threads. It is deleted when
+            the fit has ended.
 
         Returns
         -------
@@ -340,9 +346,9 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
             If the model cannot fit in memory.
         """
         with all_or_none(self):
-            return self._fit(X, y, sample_weight)
+            return self._fit(X, y, sample_weight, checkpoint)
 
-    def _fit(self, X, y, sample_weight):
+    def _fit(self, X, y, sample_weight, checkpoint):
         seen = {"X": X, "y": y, "metadata": {}}
         if sample_weight is not None:
             seen["metadata"]["sample_weight"] = sample_weight
@@ -358,19 +364,28 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
             max_subtasks=self.n_init, sequential_subtasks=False
         )
         context.call_on_fit_task_begin(estimator=self, **seen)
+        problem = Problem(X, sample_weight)
+        random_state = numpy_generator(self.random_state)
+        written = None
+        if checkpoint is not None:
+            written = Checkpoint(checkpoint, self, problem, random_state)
+            random_state = written.random_state
         fitted = fit_mixture(
-            Problem(X, sample_weight),
+            problem,
             start,
             settings,
             device=device,
             n_jobs=self.n_jobs,
-            random_state=numpy_generator(self.random_state),
+            random_state=random_state,
             watcher=CallbackWatcher(self, context, seen, self._attributes),
+            journal_of=None if written is None else written.journal,
         )
         self.__dict__.update(self._attributes(fitted))
         context.call_on_fit_task_end(
             estimator=self, reconstruction_attributes=dict, **seen
         )
+        if written is not None:
+            written.remove()
         warn_unless_converged(self, fitted)
         return self
 

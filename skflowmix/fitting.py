@@ -290,7 +290,7 @@ def fit_mixture(
     n_jobs: int | None,
     random_state: np.random.RandomState,
     watcher: Watcher,
-    journal: Journal | None = None,
+    journal_of: Callable[[int], Journal] | None = None,
 ) -> FittedMixture:
     """Fit a mixture of flows.
 
@@ -310,8 +310,9 @@ def fit_mixture(
         Source of everything random.
     watcher : Watcher
         Sees every epoch of every restart.
-    journal : Journal, optional
-        Runs the phases; by default nothing is written.
+    journal_of : callable, optional
+        Returns the journal that runs the phases of a restart; by default nothing is
+        written.
 
     Returns
     -------
@@ -347,7 +348,7 @@ def fit_mixture(
                 device,
                 np.random.RandomState(random_state.randint(2**31)),
                 watcher.restart(i, fitted),
-                NoJournal() if journal is None else journal,
+                NoJournal() if journal_of is None else journal_of(i),
             )
         )
     candidates = fit_restarts(restarts, n_jobs)

@@ -1,0 +1,207 @@
+"""Checkpoints: fits that were killed go on where they were."""
+
+import hashlib
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import sklearn
+import torch
+from torch import Tensor
+
+from skflowmix._version import __version__
+from skflowmix.files import ModelFileError, read_file, write_file
+from skflowmix.fitting import Problem
+from skflowmix.training.trainer import Outcome, Trainer
+
+__all__ = ["Checkpoint", "FileJournal"]
+
+# Seconds between two writes.
+INTERVAL = 30.0
+
+# The file of the fit, and of each restart, in the folder of a checkpoint.
+OF_FIT, OF_RESTART = "fit.safetensors", "restart-{}.safetensors"
+
+
+class FileJournal:
+    """Runs phases, writes where they stand, and continues what was written.
+
+    Parameters
+    ----------
+    path : Path
+        Name of its file.
+    identity : str
+        What fit it belongs to; a file of another one does not count.
+    """
+
+    def __init__(self, path: Path, identity: str):
+        self.path, self.identity = path, identity
+        self.finished: dict[str, Any] = {}
+        self.present: dict[str, Any] = {}
+        self.written = time.monotonic()
+        if path.exists():
+            content = read_file(path, "checkpoint")
+            if content["identity"] == identity:
+                self.finished, self.present = content["finished"], content["present"]
+
+    def phase(
+        self, key: str, trainer: Trainer, on_epoch: Callable[[dict[str, Any]], bool]
+    ) -> Outcome:
+        """See `skflowmix.training.journal.Journal`."""
+        former = self.finished.get(key, self.present.get(key))
+        if former is not None:
+            trainer.load_state_dict(_map(former, torch.from_numpy, np.ndarray))
+        if key in self.finished:
+            return trainer.run(on_epoch)
+
+        def after_epoch(trainer):
+            if time.monotonic() - self.written >= INTERVAL:
+                self.present = {key: _state_of(trainer)}
+                self._write()
+
+        outcome = trainer.run(on_epoch, after_epoch)
+        # A fit that a callback ends is not continued.
+        if not outcome.stopped:
+            self.finished[key], self.present = _state_of(trainer), {}
+        return outcome
+
+    def _write(self):
+        content = {
+            "identity": self.identity,
+            "finished": self.finished,
+            "present": self.present,
+        }
+        write_file(self.path, "checkpoint", content, name="checkpoint")
+        self.written = time.monotonic()
+
+
+def _state_of(trainer):
+    return _map(trainer.state_dict(), lambda t: t.numpy(force=True).copy(), Tensor)
+
+
+def _map(tree, convert, kind):
+    """Convert all leaves of a kind in nested dictionaries and lists."""
+    if isinstance(tree, Mapping):
+        return {key: _map(value, convert, kind) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [_map(value, convert, kind) for value in tree]
+    return convert(tree) if isinstance(tree, kind) else tree
+
+
+class Checkpoint:
+    """Folder that holds where a fit stands.
+
+    Parameters
+    ----------
+    folder : str or path-like
+        Its name; it is made where there is none.
+    estimator : estimator
+        The one that is fitted.
+    problem : Problem
+        Its data.
+    random_state : RandomState
+        The fit's source of randomness, before it is used.
+
+    Attributes
+    ----------
+    random_state : RandomState
+        That of the fit that goes on.
+
+    Raises
+    ------
+    ValueError
+        If the folder holds a fit of other data, parameters or versions.
+    ModelFileError
+        If its files are damaged.
+    """
+
+    def __init__(
+        self, folder, estimator, problem: Problem, random_state: np.random.RandomState
+    ):
+        self.folder = Path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        present = _identity(estimator, problem)
+        path = self.folder / OF_FIT
+        state = random_state.get_state(legacy=False)
+        if path.exists():
+            former = read_file(path, "checkpoint")
+            try:
+                others = _differences(former["identity"], present)
+                self.random_state = np.random.RandomState()
+                self.random_state.set_state(former["random_state"])
+            except (LookupError, TypeError, ValueError) as error:
+                raise ModelFileError(f"{path} holds no fit: {error}") from error
+            if others:
+                raise ValueError(
+                    f"checkpoint={str(folder)!r} belongs to another fit: it differs in "
+                    f"{', '.join(others)}. Give another folder, or delete this one."
+                )
+        else:
+            self.random_state = np.random.RandomState()
+            self.random_state.set_state(state)
+            content = {"identity": present, "random_state": state}
+            write_file(path, "checkpoint", content, name="checkpoint")
+        key = self.random_state.get_state(legacy=False)["state"]["key"]
+        digest = hashlib.sha256(repr(sorted(present.items())).encode())
+        digest.update(key.tobytes())
+        self.digest = digest.hexdigest()
+
+    def journal(self, i: int) -> FileJournal:
+        """Return the journal of a restart."""
+        return FileJournal(self.folder / OF_RESTART.format(i), self.digest)
+
+    def remove(self) -> None:
+        """Delete the files of a fit that has ended, and the folder if it is empty."""
+        for path in [self.folder / OF_FIT, *self.folder.glob(OF_RESTART.format("*"))]:
+            path.unlink(missing_ok=True)
+        if not any(self.folder.iterdir()):
+            self.folder.rmdir()
+
+
+def _identity(estimator, problem: Problem) -> dict[str, str]:
+    """Describe, by name, what has to be the same for a fit to go on."""
+    arrays = {
+        "X": problem.X,
+        "sample_weight": problem.sample_weight,
+        "y": problem.classes,
+    }
+    parameters = {
+        f"the parameter {name}": _describe(value)
+        for name, value in estimator.get_params(deep=True).items()
+        if name not in ("n_jobs", "verbose", "verbose_interval", "random_state")
+    }
+    parameters["the parameter random_state"] = (
+        repr(estimator.random_state)
+        if isinstance(estimator.random_state, (int, np.integer))
+        else type(estimator.random_state).__name__
+    )
+    if getattr(estimator, "warm_start", False) and hasattr(estimator, "module_"):
+        tensors = estimator.module_.arrays()
+        arrays |= {f"of the fitted model {k}": own for k, own in tensors.items()}
+    versions = {
+        "skflowmix": __version__,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "scikit-learn": sklearn.__version__,
+    }
+    return {
+        "the estimator": type(estimator).__name__,
+        **{f"the data {name}": _describe(array) for name, array in arrays.items()},
+        **parameters,
+        **{f"the version of {name}": version for name, version in versions.items()},
+    }
+
+
+def _describe(value) -> str:
+    if isinstance(value, np.ndarray):
+        content = np.ascontiguousarray(value)
+        digest = hashlib.sha256(content.tobytes()).hexdigest()
+        return f"{value.dtype} {value.shape} {digest}"
+    return repr(value)
+
+
+def _differences(former: dict[str, str], present: dict[str, str]) -> list[str]:
+    names = [*present, *(name for name in former if name not in present)]
+    return [name for name in names if former.get(name) != present.get(name)]

@@ -1,0 +1,242 @@
+"""Files of plain data: a JSON header and arrays in the safetensors format."""
+
+import hashlib
+import json
+import math
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_tensors
+from safetensors.numpy import save as save_tensors
+
+from skflowmix._version import __version__
+
+__all__ = ["ModelFileError", "read_file", "write_file"]
+
+FORMAT_VERSION = 1
+
+# Kinds of arrays that a file can hold.
+ARRAY_KINDS = "biuf"
+
+
+class ModelFileError(ValueError):
+    """A file is no model or checkpoint, or is damaged, or of a later version."""
+
+
+# What reading what is no model may raise.
+DAMAGE = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    RecursionError,
+    RuntimeError,
+    SafetensorError,
+    TypeError,
+    ValueError,
+)
+
+# Turns an object into its name and what else there is to encode, or returns None.
+ToPlain = Callable[[Any], tuple[str, Any] | None]
+
+# Turns a name and decoded content back into an object.
+FromPlain = Callable[[str, Any], Any]
+
+
+def _no_objects(name, content):
+    raise ValueError(f"{name} is no plain data")
+
+
+class _Writer:
+    """Turns objects into JSON and a table of arrays."""
+
+    def __init__(self, to_plain: ToPlain):
+        self.to_plain = to_plain
+        self.arrays: dict[str, np.ndarray] = {}
+
+    def encode(self, value, where: str) -> Any:
+        """Return JSON for a value; `where` names it in messages."""
+        if value is None or isinstance(value, (bool, str)):
+            return value
+        if isinstance(value, (int, np.integer)):
+            return int(value)
+        if isinstance(value, (float, np.floating)):
+            # JSON has no infinities; a hexadecimal number is exact.
+            number = float(value)
+            return number if math.isfinite(number) else {"float": number.hex()}
+        if isinstance(value, np.ndarray):
+            return self._array(value, where)
+        plain = self.to_plain(value)
+        if plain is not None:
+            name, content = plain
+            return {name: self.encode(content, where)}
+        if isinstance(value, tuple):
+            return {"tuple": self._items(value, where)}
+        if isinstance(value, list):
+            return self._items(value, where)
+        if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+            items = {k: self.encode(v, f"{where}.{k}") for k, v in value.items()}
+            return {"dict": items}
+        raise ValueError(
+            f"{where} is {value!r}, which a model file cannot hold: numbers, strings "
+            "and arrays can. Set it to one of these before saving."
+        )
+
+    def _items(self, values, where):
+        return [self.encode(v, f"{where}[{i}]") for i, v in enumerate(values)]
+
+    def _array(self, array, where):
+        if array.dtype.kind not in ARRAY_KINDS:
+            items = [self.encode(v, where) for v in array.ravel().tolist()]
+            kind = array.dtype.str if array.dtype.kind in "US" else "object"
+            return {"items": items, "dtype": kind, "shape": list(array.shape)}
+        name = f"{len(self.arrays):05d} {where}"
+        self.arrays[name] = np.ascontiguousarray(array)
+        return {"array": name, "shape": list(array.shape)}
+
+
+class _Reader:
+    """Turns JSON and arrays back into objects."""
+
+    def __init__(self, arrays: Mapping[str, np.ndarray], from_plain: FromPlain):
+        self.arrays, self.from_plain = arrays, from_plain
+
+    def decode(self, value) -> Any:
+        """Return the object that was encoded."""
+        if isinstance(value, list):
+            return [self.decode(v) for v in value]
+        if not isinstance(value, dict):
+            return value
+        if "array" in value:
+            return self.arrays[value["array"]].reshape(value["shape"])
+        if "items" in value:
+            array = np.empty(len(value["items"]), dtype=value["dtype"])
+            array[:] = [self.decode(v) for v in value["items"]]
+            return array.reshape(value["shape"])
+        ((name, content),) = value.items()
+        if name == "float":
+            return float.fromhex(content)
+        if name == "dict":
+            return {key: self.decode(v) for key, v in content.items()}
+        content = self.decode(content)
+        return tuple(content) if name == "tuple" else self.from_plain(name, content)
+
+
+def _checksum(header: str, arrays: Mapping[str, np.ndarray]) -> str:
+    """Hash of the header and of all arrays with their names, dtypes and shapes."""
+    digest = hashlib.sha256(header.encode())
+    for name in sorted(arrays):
+        array = arrays[name]
+        digest.update(f"\0{name}\0{array.dtype.str}\0{array.shape}\0".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def write_file(
+    path, kind: str, content, to_plain: ToPlain = lambda value: None, name: str = ""
+) -> None:
+    """Write plain data to a file that is complete whenever it is seen under its name.
+
+    Parameters
+    ----------
+    path : str or path-like
+        Name of the file.
+    kind : str
+        What it holds, "model" for instance.
+    content : object
+        Numbers, strings, arrays, and lists, tuples and dictionaries of these.
+    to_plain : callable, optional
+        Turns further objects into a name and such data.
+    name : str, default=""
+        What messages call the content.
+
+    Raises
+    ------
+    ValueError
+        If an object cannot be stored.
+    OSError
+        If the file cannot be written.
+    """
+    writer = _Writer(to_plain)
+    encoded = writer.encode(content, name)
+    description = {
+        "format": f"skflowmix {kind}",
+        "format_version": FORMAT_VERSION,
+        "skflowmix_version": __version__,
+        "content": encoded,
+    }
+    header = json.dumps(description, allow_nan=False)
+    metadata = {"skflowmix": header, "checksum": _checksum(header, writer.arrays)}
+    # The format has no files without tensors.
+    arrays = writer.arrays or {"empty": np.zeros(0)}
+    path = Path(path)
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(save_tensors(arrays, metadata))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def read_file(path, kind: str, from_plain: FromPlain = _no_objects) -> Any:
+    """Read what `write_file` wrote.
+
+    Parameters
+    ----------
+    path : str or path-like
+        Name of the file.
+    kind : str
+        What it should hold.
+    from_plain : callable, optional
+        Turns names and data back into objects.
+
+    Returns
+    -------
+    content : object
+        What was written.
+
+    Raises
+    ------
+    ModelFileError
+        If the file holds something else, was damaged, or is of a later version of the
+        format.
+    OSError
+        If the file cannot be read.
+    """
+    raw = Path(path).read_bytes()
+    try:
+        arrays = load_tensors(raw)
+        length = int.from_bytes(raw[:8], "little")
+        metadata = json.loads(raw[8 : 8 + length])["__metadata__"]
+        header, checksum = metadata["skflowmix"], metadata["checksum"]
+        description = json.loads(header)
+        version = description["format_version"]
+        is_ours = description["format"] == f"skflowmix {kind}" and type(version) is int
+    except DAMAGE as error:
+        raise ModelFileError(
+            f"{path} is no {kind} file of skflowmix, or it is damaged."
+        ) from error
+    if not is_ours:
+        raise ModelFileError(f"{path} is no {kind} file of skflowmix.")
+    if version > FORMAT_VERSION:
+        raise ModelFileError(
+            f"{path} has version {version} of the format, of skflowmix "
+            f"{description.get('skflowmix_version')}; this is {__version__}, which "
+            f"reads versions up to {FORMAT_VERSION}. Update skflowmix."
+        )
+    arrays.pop("empty", None)
+    if _checksum(header, arrays) != checksum:
+        raise ModelFileError(f"{path} is damaged: its checksum is wrong.")
+    try:
+        return _Reader(arrays, from_plain).decode(description["content"])
+    except DAMAGE as error:
+        raise ModelFileError(f"{path} holds no valid {kind}: {error}") from error
