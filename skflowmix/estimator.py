@@ -108,7 +108,8 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
         Number of restarts; the one with the largest held-out log-likelihood is kept,
         where no single row may decide.
     weights_init : array-like of shape (n_components,), default=None
-        Initial mixture weights.
+        Initial mixture weights, positive and summing to one: first responsibilities
+        are those of Gaussians with these weights.
     means_init : array-like of shape (n_components, n_features), default=None
         Initial means, in data units: rows start in the component of the nearest one.
         Overrides `init_params`.

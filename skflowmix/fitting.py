@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from scipy.special import softmax
 
 from skflowmix.evaluation import evaluate
 from skflowmix.model.mixture import MixtureModule
@@ -272,11 +273,7 @@ class _Restart:
                 "Increase reg_covar."
             ) from error
         for gaussians in fits:
-            gaussians.weights = self.start.weights
-            if gaussians.weights is None:
-                gaussians.weights = component_weights(
-                    self.responsibilities, table.weights
-                )
+            gaussians.weights = component_weights(self.responsibilities, table.weights)
         plain, *starts = fits
         return starts or [plain], plain
 
@@ -334,6 +331,10 @@ def fit_mixture(
     if settings.n_transforms > 0:
         table.measure_repeats(settings.repeat_noise)
     proposals = start.responsibilities(problem, table, random_state)
+    if start.weights is not None:
+        proposals = [
+            _weighted(shares, start.weights, table, settings) for shares in proposals
+        ]
     restarts = []
     for i in range(1 if warm else settings.n_init):
         responsibilities = proposals[i % len(proposals)]
@@ -362,6 +363,20 @@ def fit_mixture(
         device,
         sample_seed=int(random_state.randint(2**31)),
     )
+
+
+def _weighted(
+    shares: np.ndarray,
+    weights: np.ndarray,
+    table: TrainingTable,
+    settings: FitSettings,
+) -> np.ndarray:
+    """Responsibilities under Gaussians of first shares, with given weights."""
+    gaussians = Gaussians.fit(
+        table.x, table.weights, table.without_far(shares), settings.reg_covar
+    )
+    gaussians.weights = weights
+    return softmax(gaussians.log_joint(table.x), axis=1)
 
 
 @dataclass

@@ -1,0 +1,208 @@
+"""Models as files: the same after a round trip, refused where anything was changed."""
+
+import sys
+
+import joblib
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.testing import assert_array_equal
+from safetensors.numpy import load_file, save_file
+from sklearn.cluster import KMeans
+from small_models import answers, make, moons, small
+
+import skflowmix
+from skflowmix import (
+    FlowMixture,
+    FlowMixtureClassifier,
+    FlowMixtureOptions,
+    FlowMixtureOutlierDetector,
+    ModelFileError,
+)
+from skflowmix.model.flows import FLOWS, FlowFamily
+
+LABELS = np.where(np.arange(len(moons())) % 3, moons()[:, 0] > 0.5, -1)
+WORDS = np.array(["no", "yes"], dtype=object)[LABELS.clip(0)]
+WORDS[LABELS < 0] = -1
+NETWORKS = {"hidden_units": (8,), "posterior_units": (8,), "max_iter": 3}
+
+
+def round_trip(model, folder):
+    path = folder / "model.safetensors"
+    skflowmix.save(model, path)
+    return skflowmix.load(path)
+
+
+@pytest.mark.parametrize("flow", FLOWS)
+@pytest.mark.parametrize("n_transforms", [0, 2])
+def test_a_mixture_is_the_same(flow, n_transforms, tmp_path):
+    model = small(3, flow=flow, n_transforms=n_transforms).fit(moons())
+    again = round_trip(model, tmp_path)
+    assert repr(again) == repr(model)
+    expected = answers(model, moons())
+    for name, answer in answers(again, moons()).items():
+        assert_array_equal(answer, expected[name])
+    assert_array_equal(again.sample(5)[0], model.sample(5)[0])
+    assert again.history_ == model.history_
+    assert vars(again).keys() == vars(model).keys()
+    refitted = again.fit(moons()).score_samples(moons())
+    assert_array_equal(refitted, model.fit(moons()).score_samples(moons()))
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("labels", [LABELS, WORDS], ids=["numbers", "words"])
+def test_a_classifier_is_the_same(labels, tmp_path):
+    model = make(FlowMixtureClassifier, 2, random_state=0, **NETWORKS)
+    again = round_trip(model.fit(moons(), labels), tmp_path)
+    assert_array_equal(again.predict_proba(moons()), model.predict_proba(moons()))
+    assert_array_equal(again.predict(moons()), model.predict(moons()))
+    assert_array_equal(again.classes_, model.classes_)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_a_detector_is_the_same(tmp_path):
+    model = make(FlowMixtureOutlierDetector, random_state=0, **NETWORKS).fit(moons())
+    again = round_trip(model, tmp_path)
+    assert_array_equal(
+        again.decision_function(moons()), model.decision_function(moons())
+    )
+
+
+def test_names_of_columns_and_other_parameters_are_kept(tmp_path):
+    pandas = pytest.importorskip("pandas")
+    table = pandas.DataFrame(moons(), columns=["left", "right"])
+    random_state = np.random.RandomState(3)
+    options = FlowMixtureOptions(n_iter_init=1, posterior_units=4)
+    model = FlowMixture(
+        2,
+        max_iter=1,
+        tol=np.inf,
+        means_init=np.eye(2),
+        options=options,
+        random_state=random_state,
+    )
+    model.set_params(tol=1e3, n_iter_no_change=1, max_iter=8)
+    again = round_trip(model.fit(table), tmp_path)
+    assert_array_equal(again.feature_names_in_, ["left", "right"])
+    assert_array_equal(again.means_init, np.eye(2))
+    assert again.options.posterior_units == 4
+    assert again.random_state.randint(10**9) == random_state.randint(10**9)
+    with pytest.raises(ValueError, match="feature names"):
+        again.predict(table[["right", "left"]])
+
+
+def test_what_cannot_be_saved_is_named(tmp_path):
+    path = tmp_path / "model"
+    with pytest.raises(ValueError, match=r"FlowMixture\.init_params is KMeans"):
+        skflowmix.save(small(2, init_params=KMeans(2)), path)
+    family = FlowFamily(*FLOWS["maf"])
+    with pytest.raises(ValueError, match=r"FlowMixture\.flow"):
+        skflowmix.save(small(flow=family), path)
+    with pytest.raises(TypeError, match="KMeans"):
+        skflowmix.save(KMeans(2), path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_files_that_cannot_be_read_or_written(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        skflowmix.load(tmp_path / "nothing")
+    with pytest.raises(FileNotFoundError):
+        skflowmix.save(small(), tmp_path / "no folder" / "model")
+    with pytest.raises(OSError):
+        skflowmix.load(tmp_path)
+
+
+def test_a_file_is_replaced_at_once(tmp_path, monkeypatch):
+    path = tmp_path / "model"
+    skflowmix.save(small(2), path)
+
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("skflowmix.files.os.fsync", fail)
+    with pytest.raises(OSError, match="disk full"):
+        skflowmix.save(small(3), path)
+    assert skflowmix.load(path).n_components == 2
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    path = tmp_path_factory.mktemp("written") / "model"
+    skflowmix.save(small(2).fit(moons()), path)
+    return path.read_bytes()
+
+
+def flipped(content, bits):
+    changed = bytearray(content)
+    for bit in bits:
+        changed[bit // 8] ^= 1 << bit % 8
+    return bytes(changed)
+
+
+@settings(max_examples=60)
+@given(data=st.data())
+def test_damaged_files_are_refused(written, tmp_path_factory, data):
+    """Flipped bits, cut ends, headers of any declared size."""
+    kind = data.draw(st.sampled_from(["bits", "cut", "size", "header"]))
+    if kind == "bits":
+        bits = st.integers(0, 8 * len(written) - 1)
+        content = flipped(written, data.draw(st.sets(bits, min_size=1, max_size=3)))
+    elif kind == "cut":
+        content = written[: data.draw(st.integers(0, len(written) - 1))]
+    elif kind == "size":
+        size = data.draw(st.integers(0, 2**64 - 1))
+        content = size.to_bytes(8, "little") + written[8:]
+    else:
+        length = int.from_bytes(written[:8], "little")
+        place = data.draw(st.integers(8, 7 + length))
+        letter = bytes([data.draw(st.integers(0, 255))])
+        content = written[:place] + letter + written[place + 1 :]
+    if content == written:
+        return
+    path = tmp_path_factory.getbasetemp() / "damaged"
+    path.write_bytes(content)
+    with pytest.raises(ModelFileError):
+        skflowmix.load(path)
+
+
+def test_foreign_files_are_refused(tmp_path):
+    path = tmp_path / "file"
+    for content in (b"", b"text", b"\x80\x04N.", bytes(range(256))):
+        path.write_bytes(content)
+        with pytest.raises(ModelFileError, match="file"):
+            skflowmix.load(path)
+    save_file({"weight": np.zeros(3)}, path)
+    with pytest.raises(ModelFileError, match="no model"):
+        skflowmix.load(path)
+    assert issubclass(ModelFileError, ValueError)
+
+
+def test_later_versions_are_refused_by_name(tmp_path, monkeypatch):
+    path = tmp_path / "model"
+    monkeypatch.setattr("skflowmix.files.FORMAT_VERSION", 2)
+    skflowmix.save(small(), path)
+    monkeypatch.undo()
+    with pytest.raises(ModelFileError, match=r"version 2 .* Update skflowmix"):
+        skflowmix.load(path)
+
+
+def test_other_tools_can_read_the_arrays(tmp_path):
+    path = tmp_path / "model.safetensors"
+    model = small(2).fit(moons())
+    skflowmix.save(model, path)
+    arrays = load_file(path)
+    (means,) = (array for name, array in arrays.items() if name.endswith(".means_"))
+    assert_array_equal(means, model.means_)
+
+
+def test_a_file_runs_no_code():
+    assert "pickle" not in vars(sys.modules["skflowmix.files"])
+    assert "pickle" not in vars(sys.modules["skflowmix.persistence"])
+
+
+def test_equal_fits_are_equal_to_tools_that_compare_them():
+    one, other = (small(2).fit(moons()) for _ in range(2))
+    assert joblib.hash(one) == joblib.hash(other)
+    assert joblib.hash(one) != joblib.hash(small(2, random_state=1).fit(moons()))
