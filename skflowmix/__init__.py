@@ -10,6 +10,11 @@ from skflowmix.files import ModelFileError
 from skflowmix.options import FlowMixtureOptions
 from skflowmix.outlier import FlowMixtureOutlierDetector
 from skflowmix.persistence import load, save
+from skflowmix.scorers import (
+    adjusted_rand_scorer,
+    log_likelihood_scorer,
+    outlier_auc_scorer,
+)
 
 __all__ = [
     "FlowMixture",
@@ -18,6 +23,9 @@ __all__ = [
     "FlowMixtureOutlierDetector",
     "ModelFileError",
     "__version__",
+    "adjusted_rand_scorer",
     "load",
+    "log_likelihood_scorer",
+    "outlier_auc_scorer",
     "save",
 ]

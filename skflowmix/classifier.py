@@ -80,9 +80,11 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
     random_state : int, RandomState instance or None, default=None
         Seed of everything random. Global generators are not touched.
     verbose : int, default=0
-        1 prints a line every `verbose_interval` epochs.
-    verbose_interval : int, default=10
-        Epochs between two lines.
+        1 prints a line every few seconds: time, phase, epoch, held-out log-likelihood
+        in data units, and how long the phase can take. 2 prints one for every
+        `verbose_interval` epochs.
+    verbose_interval : int, default=1
+        Epochs between two lines where `verbose` is 2.
     options : FlowMixtureOptions, default=None
         What is rarely set, of the model and of its training. None stands for the
         defaults of `FlowMixtureOptions`.
@@ -176,7 +178,7 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
         device="cpu",
         random_state=None,
         verbose=0,
-        verbose_interval=10,
+        verbose_interval=1,
         options=None,
     ):
         self.n_components_per_class = n_components_per_class

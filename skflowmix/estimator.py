@@ -139,9 +139,11 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
         Go on training the fitted model instead of starting anew. Its scales and
         Gaussians stay: rows that have moved far need a new fit.
     verbose : int, default=0
-        1 prints a line every `verbose_interval` epochs.
-    verbose_interval : int, default=10
-        Epochs between two lines.
+        1 prints a line every few seconds: time, phase, epoch, held-out log-likelihood
+        in data units, and how long the phase can take. 2 prints one for every
+        `verbose_interval` epochs.
+    verbose_interval : int, default=1
+        Epochs between two lines where `verbose` is 2.
     max_components : int, default=20
         The largest number that ``n_components="auto"`` finds.
     options : FlowMixtureOptions, default=None
@@ -282,7 +284,7 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
         random_state=None,
         warm_start=False,
         verbose=0,
-        verbose_interval=10,
+        verbose_interval=1,
         max_components=20,
         options=None,
     ):

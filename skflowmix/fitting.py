@@ -3,6 +3,7 @@
 It knows rows, weights, classes and who watches, but no estimator.
 """
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -21,14 +22,9 @@ from skflowmix.starts.preprocessing import (
     different_rows,
     merge_identical_rows,
 )
-from skflowmix.training.candidate import (
-    Candidate,
-    Monitor,
-    Runtime,
-    best_candidate,
-    fit_candidate,
-)
+from skflowmix.training.candidate import best_candidate, fit_candidate
 from skflowmix.training.journal import Journal, NoJournal
+from skflowmix.training.phases import Candidate, Monitor, Runtime
 from skflowmix.training.settings import FitSettings
 from skflowmix.training.table import TrainingTable
 
@@ -186,6 +182,14 @@ class FittedMixture:
 class Watcher(Protocol):
     """Watches all restarts of a fit."""
 
+    def begin(self, table: TrainingTable, settings: FitSettings) -> None:
+        """Receive the rows and the settings, before the first partition."""
+        ...
+
+    def end(self, candidate: Candidate) -> None:
+        """Receive the restart that was best."""
+        ...
+
     def restart(
         self, i: int, fitted: Callable[[Candidate], FittedMixture]
     ) -> "RestartMonitor":
@@ -330,6 +334,13 @@ def fit_mixture(
     )
     if settings.n_transforms > 0:
         table.measure_repeats(settings.repeat_noise)
+    if settings.n_transforms > 0 and not len(table.held_out):
+        warnings.warn(
+            f"Flows are not trained on {len(table.x)} distinct rows: too few are held "
+            "out to judge them. The model is a mixture of Gaussians.",
+            stacklevel=6,
+        )
+    watcher.begin(table, settings)
     proposals = start.responsibilities(problem, table, random_state)
     if start.weights is not None:
         proposals = [
@@ -354,6 +365,7 @@ def fit_mixture(
         )
     candidates = fit_restarts(restarts, n_jobs)
     best = best_candidate(candidates)
+    watcher.end(best)
     responsibilities = proposals[candidates.index(best) % len(proposals)]
     return FittedMixture(
         best,

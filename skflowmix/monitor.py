@@ -1,12 +1,45 @@
 """scikit-learn's callbacks and printed lines, as the watchers of a fit."""
 
+import time
 from collections.abc import Callable
 from typing import Any
 
 from skflowmix.fitting import FittedMixture
-from skflowmix.training.candidate import Candidate
+from skflowmix.training.phases import Candidate
+from skflowmix.training.settings import FitSettings
+from skflowmix.training.table import TrainingTable
 
 __all__ = ["CallbackMonitor", "CallbackWatcher"]
+
+# With verbose=1, seconds between two lines.
+SECONDS_BETWEEN_LINES = 5.0
+
+
+class _Printer:
+    """Prints lines with the time since a fit began, if it is to be verbose."""
+
+    def __init__(self, estimator):
+        self.name = type(estimator).__name__
+        self.verbose, self.interval = estimator.verbose, estimator.verbose_interval
+        self.began = time.time()  # the same clock in all processes
+        self.last = self.began
+
+    def say(self, text: str) -> None:
+        """Print a line."""
+        if self.verbose:
+            self.last = time.time()
+            print(f"[{self.name}] {_clock(self.last - self.began)} {text}", flush=True)
+
+    def is_due(self, epoch: int) -> bool:
+        """Tell whether an epoch has a line: by number, or a few seconds apart."""
+        if self.verbose >= 2:
+            return epoch % self.interval == 0
+        return time.time() - self.last >= SECONDS_BETWEEN_LINES
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes}:{seconds:02d}"
 
 
 class CallbackWatcher:
@@ -33,17 +66,40 @@ class CallbackWatcher:
     ):
         self.estimator, self.context = estimator, context
         self.seen, self.attributes = seen, attributes
+        self.printer = _Printer(estimator)
+
+    def begin(self, table: TrainingTable, settings: FitSettings) -> None:
+        """See `skflowmix.fitting.Watcher`."""
+        self.settings = settings
+        self.log_scale = table.standardizer.log_scale
+        n_rows, n_columns = table.x.shape
+        self.printer.say(
+            f"first partition of {n_rows} distinct rows, {n_columns} columns"
+        )
 
     def restart(
         self, i: int, fitted: Callable[[Candidate], FittedMixture]
     ) -> "CallbackMonitor":
         """See `skflowmix.fitting.Watcher`."""
+        most = self.settings.most_epochs()
+        name = f"init {i}"
         return CallbackMonitor(
             self.estimator,
-            self.context.subcontext(f"init {i}", task_id=i, max_subtasks=None),
+            self.context.subcontext(name, task_id=i, max_subtasks=most),
             self.seen,
             lambda candidate: self.attributes(fitted(candidate)),
+            self.printer,
+            self.settings,
+            self.log_scale,
         )
+
+    def end(self, candidate: Candidate) -> None:
+        """See `skflowmix.fitting.Watcher`."""
+        epochs = len(candidate.history)
+        state = "converged" if candidate.converged else "did not converge"
+        if candidate.stopped:
+            state = "was stopped"
+        self.printer.say(f"{state} after {epochs} epochs; last evaluation of all rows")
 
 
 class CallbackMonitor:
@@ -55,6 +111,12 @@ class CallbackMonitor:
         As for `CallbackWatcher`; the task is the restart.
     attributes : callable
         Maps a candidate to the estimator's fitted attributes.
+    printer : _Printer
+        Prints the lines.
+    settings : FitSettings
+        How many epochs there can be.
+    log_scale : float
+        Log-Jacobian of the standardisation, in nats.
     """
 
     def __init__(
@@ -63,29 +125,45 @@ class CallbackMonitor:
         context,
         seen: dict[str, Any],
         attributes: Callable[[Candidate], dict[str, Any]],
+        printer: _Printer,
+        settings: FitSettings,
+        log_scale: float,
     ):
         self.estimator, self.context = estimator, context
         self.seen, self.attributes = seen, attributes
+        self.printer, self.settings, self.log_scale = printer, settings, log_scale
         self.stopped = False
+        self.last_epoch = self.phase_began = time.time()
 
     def begin(self) -> None:
         """See `skflowmix.fitting.RestartMonitor`."""
+        self.printer.say(f"{self.context.task_name}: training")
+        self.last_epoch = time.time()
         self.context.call_on_fit_task_begin(estimator=self.estimator, **self.seen)
 
     def epoch(
         self, record: dict[str, Any], make_candidate: Callable[[], Candidate]
     ) -> bool:
-        """See `skflowmix.training.candidate.Monitor`."""
+        """See `skflowmix.training.phases.Monitor`."""
         task = self.context.subcontext(f"{record['phase']} epoch")
         task.call_on_fit_task_begin(estimator=self.estimator, **self.seen)
-        estimator = self.estimator
-        if estimator.verbose and record["epoch"] % estimator.verbose_interval == 0:
-            print(
-                f"  {record['phase']} epoch {record['epoch']}: validation "
-                f"log-likelihood {record['validation_log_likelihood']:.5f}"
-            )
+        now = time.time()
+        if record["epoch"] == 1:
+            self.phase_began = self.last_epoch
+        self.last_epoch = now
+        if self.printer.is_due(record["epoch"]):
+            self._print(record, (now - self.phase_began) / record["epoch"])
         self._end(task, make_candidate)
         return self.stopped
+
+    def _print(self, record, seconds):
+        most, epoch = self.settings.most_epochs_of(record["phase"]), record["epoch"]
+        score = record["validation_log_likelihood"] - self.log_scale
+        self.printer.say(
+            f"{self.context.task_name}: {record['phase']} epoch {epoch} of at most "
+            f"{most}, held-out log-likelihood {score:.4f} nats per row, at most "
+            f"{_clock(seconds * (most - epoch))} more in this phase"
+        )
 
     def end(self, candidate: Candidate) -> None:
         """See `skflowmix.fitting.RestartMonitor`."""

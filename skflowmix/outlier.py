@@ -97,9 +97,11 @@ class FlowMixtureOutlierDetector(OutlierMixin, CallbackSupportMixin, OptionsMixi
     random_state : int, RandomState instance or None, default=None
         Seed of everything random. Global generators are not touched.
     verbose : int, default=0
-        1 prints a line every `verbose_interval` epochs.
-    verbose_interval : int, default=10
-        Epochs between two lines.
+        1 prints a line every few seconds: time, phase, epoch, held-out log-likelihood
+        in data units, and how long the phase can take. 2 prints one for every
+        `verbose_interval` epochs.
+    verbose_interval : int, default=1
+        Epochs between two lines where `verbose` is 2.
     options : FlowMixtureOptions, default=None
         What is rarely set, of the model and of its training. None stands for the
         defaults of `FlowMixtureOptions`.
@@ -166,18 +168,14 @@ class FlowMixtureOutlierDetector(OutlierMixin, CallbackSupportMixin, OptionsMixi
     15
 
     To choose parameters by the area under the ROC curve, where some outliers are
-    known, a search takes a function of estimator, rows and marks (1 for outliers):
+    known:
 
-    >>> from sklearn.metrics import roc_auc_score
     >>> from sklearn.model_selection import GridSearchCV, StratifiedKFold
-    >>> def outlier_auc(estimator, X, y):
-    ...     return roc_auc_score(y, -estimator.score_samples(X))
+    >>> from skflowmix import outlier_auc_scorer
     >>> is_outlier = np.arange(300) < 15
-    >>> folds = StratifiedKFold(2)
-    >>> grid = {"n_transforms": [0, 1]}
-    >>> search = GridSearchCV(model, grid, scoring=outlier_auc, cv=folds)
-    >>> search = search.fit(X, is_outlier)
-    >>> bool(search.best_score_ > 0.8)
+    >>> grid, folds = {"n_transforms": [0, 1]}, StratifiedKFold(2)
+    >>> search = GridSearchCV(model, grid, scoring=outlier_auc_scorer, cv=folds)
+    >>> bool(search.fit(X, is_outlier).best_score_ > 0.8)
     True
     """
 
@@ -214,7 +212,7 @@ class FlowMixtureOutlierDetector(OutlierMixin, CallbackSupportMixin, OptionsMixi
         device="cpu",
         random_state=None,
         verbose=0,
-        verbose_interval=10,
+        verbose_interval=1,
         options=None,
     ):
         self.n_components = n_components

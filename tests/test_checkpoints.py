@@ -18,7 +18,7 @@ from skflowmix import (
     ModelFileError,
     checkpoints,
 )
-from skflowmix.training import candidate
+from skflowmix.training import phases
 
 NETWORKS = {
     "hidden_units": (8,),
@@ -36,7 +36,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceW
 @pytest.fixture(autouse=True)
 def _written_every_epoch(monkeypatch):
     monkeypatch.setattr(checkpoints, "INTERVAL", 0.0)
-    monkeypatch.setattr(candidate, "POSTERIOR_EPOCHS", 3)
+    monkeypatch.setattr(phases, "POSTERIOR_EPOCHS", 3)
 
 
 class Killed(BaseException):

@@ -7,10 +7,14 @@ import numpy as np
 from skflowmix.model.flows import FlowFamily
 from skflowmix.training.trainer import TrainingConfig
 
-__all__ = ["EPOCH_ROWS", "FitSettings"]
+__all__ = ["ALL_ROWS", "ELBO", "EPOCH_ROWS", "M_STEP", "FitSettings"]
 
 # With more rows per column than this, weights decay less.
 ROWS_TO_DECAY = 500
+
+# The phases of training, as the history names them, and epochs of the last one.
+M_STEP, ELBO, ALL_ROWS = "m-step", "elbo", "all rows"
+FINAL_EPOCHS = 8
 
 # An epoch visits no more rows, in no more steps: how many a large table needs until
 # held-out rows stop gaining hardly grows with it.
@@ -47,6 +51,21 @@ class FitSettings:
     learning_rate: float
     weight_decay: float | str
     dtype: str
+
+    def most_epochs_of(self, phase: str) -> int:
+        """Largest number of epochs of a phase."""
+        return {
+            M_STEP: self.n_iter_init,
+            ELBO: self.max_iter,
+            ALL_ROWS: min(FINAL_EPOCHS, self.max_iter),
+        }[phase]
+
+    def most_epochs(self) -> int:
+        """Largest number of epochs of a candidate, with two starts and once again."""
+        m_step, elbo, all_rows = (
+            self.most_epochs_of(phase) for phase in (M_STEP, ELBO, ALL_ROWS)
+        )
+        return 3 * m_step + 2 * elbo + all_rows
 
     def batch_size_for(self, n_rows: int) -> int:
         """Rows of a batch, out of so many."""

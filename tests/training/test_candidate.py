@@ -13,14 +13,16 @@ from skflowmix.training import candidate
 def test_large_tables_are_trained_once(large, tol, monkeypatch):
     """From the plain Gaussians where they are ahead by more than `tol`."""
     strengths = []
-    m_step = candidate._Fit.train_by_responsibilities
+    m_step = candidate.ModelFit.train_by_responsibilities
 
     def spoiling_m_step(fit):
         m_step(fit)
         fit.working.components.means += 3.0
         strengths.append(fit.gaussians.shrinkage.strength)
 
-    monkeypatch.setattr(candidate._Fit, "train_by_responsibilities", spoiling_m_step)
+    monkeypatch.setattr(
+        candidate.ModelFit, "train_by_responsibilities", spoiling_m_step
+    )
     if large:
         monkeypatch.setattr(candidate, large, 5)
     X = np.random.RandomState(0).randn(600, 6)

@@ -1,0 +1,142 @@
+"""Scorers for searches, where `sklearn.metrics.make_scorer` has none.
+
+Each is a callable of estimator, rows and labels: give it as `scoring` to
+`GridSearchCV`, `cross_val_score` and the like.
+"""
+
+import numpy as np
+from sklearn.base import clone
+from sklearn.metrics import adjusted_rand_score, roc_auc_score
+
+__all__ = ["adjusted_rand_scorer", "log_likelihood_scorer", "outlier_auc_scorer"]
+
+# A column is discrete where its rows share values at least so often, on average.
+ROWS_PER_VALUE = 2.0
+
+
+def outlier_auc_scorer(estimator, X, y):
+    """Area under the ROC curve of outliers by `score_samples`.
+
+    Parameters
+    ----------
+    estimator : estimator
+        Fitted; low `score_samples` are outliers.
+    X : array-like of shape (n_samples, n_features)
+        Rows.
+    y : array-like of shape (n_samples,)
+        -1 for outliers and 1 for inliers, as outlier detectors predict; or True (1) for
+        outliers and False (0) for inliers.
+
+    Returns
+    -------
+    auc : float
+        From 0 to 1; 0.5 by chance.
+
+    Raises
+    ------
+    ValueError
+        If `y` holds anything else, or one of the two only.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn.model_selection import cross_val_score
+    >>> from skflowmix import FlowMixture, outlier_auc_scorer
+    >>> X = np.random.default_rng(0).normal(size=(100, 2))
+    >>> X[::10] *= 10
+    >>> is_outlier = np.arange(100) % 10 == 0
+    >>> model = FlowMixture(n_transforms=0)
+    >>> cross_val_score(model, X, is_outlier, scoring=outlier_auc_scorer).shape
+    (5,)
+    """
+    y = np.asarray(y)
+    values = set(np.unique(y).tolist())
+    if values == {-1, 1}:
+        is_outlier = y == -1
+    elif values == {0, 1}:
+        is_outlier = y == 1
+    else:
+        raise ValueError(
+            "y must hold -1 for outliers and 1 for inliers, or 1 for outliers and 0 "
+            f"for inliers, both of them; got {sorted(values, key=str)}."
+        )
+    return float(roc_auc_score(is_outlier, -np.asarray(estimator.score_samples(X))))
+
+
+def log_likelihood_scorer(estimator, X, y=None):
+    """Mean log-likelihood of rows, dequantized where values repeat.
+
+    The density of a value that repeats has no bound: models would be compared by their
+    spikes. Values of discrete columns get uniform noise as wide as the smallest
+    distance between two of them, the same in every call, before they are scored. To
+    compare models fairly fit them to such rows as well.
+
+    Parameters
+    ----------
+    estimator : estimator
+        Fitted, with `score_samples`.
+    X : array-like of shape (n_samples, n_features)
+        Rows.
+    y : Ignored
+        Present for API consistency.
+
+    Returns
+    -------
+    log_likelihood : float
+        In nats per row.
+
+    References
+    ----------
+    B. Uria, I. Murray and H. Larochelle, RNADE: The Real-Valued Neural Autoregressive
+    Density-Estimator, NIPS 2013, section 4.1.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skflowmix import FlowMixture, log_likelihood_scorer
+    >>> X = np.random.default_rng(0).poisson(5, size=(100, 1)).astype(float)
+    >>> bool(log_likelihood_scorer(FlowMixture(n_transforms=0).fit(X), X) < 0)
+    True
+    """
+    rows = np.array(X, dtype=np.float64)
+    random_state = np.random.RandomState(0)
+    for column in rows.T:
+        values = np.unique(column)
+        noise = random_state.uniform(-0.5, 0.5, len(column))
+        if len(values) > 1 and len(column) >= ROWS_PER_VALUE * len(values):
+            column += np.diff(values).min() * noise
+    if hasattr(X, "columns"):
+        rows = type(X)(rows, columns=X.columns)
+    return float(np.mean(np.asarray(estimator.score_samples(rows))))
+
+
+def adjusted_rand_scorer(estimator, X, y):
+    """Return the adjusted Rand index of the clusters that a clone finds in these rows.
+
+    Parameters
+    ----------
+    estimator : estimator
+        With `fit_predict`; it is cloned.
+    X : array-like of shape (n_samples, n_features)
+        Rows.
+    y : array-like of shape (n_samples,)
+        Their true groups.
+
+    Returns
+    -------
+    ari : float
+        At most 1, 0 by chance.
+
+    References
+    ----------
+    L. Hubert and P. Arabie, Comparing Partitions, Journal of Classification 2, 1985.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import make_blobs
+    >>> from skflowmix import FlowMixture, adjusted_rand_scorer
+    >>> X, y = make_blobs(60, random_state=0, cluster_std=0.1)
+    >>> adjusted_rand_scorer(FlowMixture(3, n_transforms=0, random_state=0), X, y)
+    1.0
+    """
+    return float(adjusted_rand_score(y, clone(estimator).fit_predict(X)))

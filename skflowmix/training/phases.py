@@ -1,0 +1,444 @@
+"""One model in training, phase by phase, and the candidate that comes of it."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from skflowmix._arrays import rows_per_chunk, torch_generator
+from skflowmix.model.mixture import MixtureModule
+from skflowmix.starts.gaussians import Gaussians
+from skflowmix.starts.knn import nearest_others
+from skflowmix.training.batches import Batch, Noise, TableSource
+from skflowmix.training.journal import Journal
+from skflowmix.training.objectives import (
+    ElboObjective,
+    MStepObjective,
+    PosteriorObjective,
+    Temperature,
+    clearly_gains,
+    robust_gain,
+)
+from skflowmix.training.optimizer import AdamW, FlatParameters
+from skflowmix.training.settings import (
+    ALL_ROWS,
+    ELBO,
+    M_STEP,
+    FitSettings,
+)
+from skflowmix.training.table import N_NEAREST, TrainingTable
+from skflowmix.training.trainer import Objective, Trainer, TrainingConfig
+
+__all__ = ["Candidate", "ModelFit", "Monitor", "Runtime"]
+
+# Held-out rows that are looked at after every epoch.
+MAX_HELD_OUT = 4096
+
+# Share of the step size on all rows, once the held-out ones have judged.
+FINAL_RATE = 0.25
+
+# Largest number of epochs of the last fit of q(z|x).
+POSTERIOR_EPOCHS = 50
+
+
+@dataclass(eq=False)
+class Candidate:
+    """A trained model and how its training went.
+
+    Parameters
+    ----------
+    model : MixtureModule
+        In float64, on the CPU.
+    gaussians : Gaussians
+        What its components whiten by.
+    history : list of dict
+        Figures of every epoch.
+    held_out : Batch
+        The rows that judged it.
+    held_out_log_prob : Tensor
+        Its log-densities there, in nats.
+    converged, stopped : bool
+        Whether training converged, and whether a callback ended it.
+    """
+
+    model: MixtureModule
+    gaussians: Gaussians
+    history: list[dict[str, Any]]
+    held_out: Batch
+    held_out_log_prob: Tensor
+    converged: bool
+    stopped: bool
+
+    def sort(self) -> None:
+        """Order the components by decreasing weight."""
+        self._take(self.model.log_weights.argsort(descending=True, stable=True))
+
+    def drop_unused(self, n_rows: float) -> None:
+        """Drop components that expect less than one of so many rows."""
+        log_weights = self.model.log_weights
+        used = log_weights.exp() * n_rows >= 1
+        used[log_weights.argmax()] = True
+        self._take(torch.nonzero(used).flatten())
+
+    def _take(self, index: Tensor) -> None:
+        self.model.select_(index)
+        self.gaussians = self.gaussians[index.numpy()]
+
+
+class Monitor(Protocol):
+    """Watches a fit: it sees every epoch and can end the fit."""
+
+    stopped: bool
+
+    def epoch(
+        self, record: dict[str, Any], make_candidate: Callable[[], Candidate]
+    ) -> bool:
+        """Receive an epoch's record and a function that copies the model as it stands.
+
+        True, as `stopped` from then on, ends the fit.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Where and by whose leave a candidate is trained.
+
+    Parameters
+    ----------
+    device : torch.device
+        Where to train.
+    random_state : RandomState
+        Source of network weights, batches and noise.
+    monitor : Monitor
+        Sees every epoch.
+    journal : Journal
+        Runs the phases.
+    """
+
+    device: torch.device
+    random_state: np.random.RandomState
+    monitor: Monitor
+    journal: Journal
+
+    def is_stopped(self) -> bool:
+        """Tell whether the monitor has ended the fit."""
+        return self.monitor.stopped
+
+    def generator(self) -> torch.Generator:
+        """Draw a new generator on the device."""
+        return torch_generator(self.random_state, self.device)
+
+
+class ModelFit:
+    """One model in training, in the training's dtype and on its device.
+
+    `name` tells it from others of the same candidate.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        settings: FitSettings,
+        table: TrainingTable,
+        responsibilities: np.ndarray,
+        model: MixtureModule,
+        gaussians: Gaussians,
+        runtime: Runtime,
+    ):
+        self.name, self.settings, self.runtime = name, settings, runtime
+        self.model, self.gaussians = model, gaussians
+        self.table, self.responsibilities = table, responsibilities
+        dtype = "float64" if gaussians.need_float64() else settings.dtype
+        self.working = copy.deepcopy(model).to(runtime.device, getattr(torch, dtype))
+        self.train_rows = self._batch(table.train)
+        self.nearest = None
+        if settings.input_noise > 0 and len(table.held_out) and len(table.train) > 1:
+            self.nearest = table.neighbors_in_training
+            self.let_move(self.train_rows, table.train)
+        judged_by = table.held_out[:MAX_HELD_OUT]
+        self.held_out = self._batch(judged_by if len(judged_by) else table.train)
+        groups = self.working.parameter_groups()
+        if not len(table.held_out):
+            # Nothing would keep flows from fitting the noise.
+            posterior = self.working.posterior
+            plain = [*posterior.biases, self.working.weight_logits]
+            groups = {"decayed": posterior.weights, "plain": plain}
+        self.flat = FlatParameters(groups, [self.working.temperature])
+        self.optimizer = AdamW(self.flat)
+        self.history: list[dict[str, Any]] = []
+        self.converged = self.keeps_flows = False
+        with torch.no_grad():
+            self.start = [p.clone() for p in self.working.parameters()]
+            self.log_prob_start = self.held_out_log_prob()
+
+    def _batch(self, index) -> Batch:
+        table, like = self.table, self.working.weight_logits
+        x, weights, responsibilities = (
+            torch.from_numpy(array[index]).to(like)
+            for array in (table.x, table.weights, self.responsibilities)
+        )
+        allowed = widths = None
+        if table.allowed is not None:
+            allowed = torch.from_numpy(table.allowed[index]).to(like.device)
+        if table.repeat_widths is not None:
+            widths = torch.from_numpy(table.repeat_widths[index]).to(like)
+        # A weight that the dtype cannot hold is still a weight.
+        weights = weights.clamp(min=torch.finfo(weights.dtype).tiny)
+        return Batch(
+            x,
+            weights,
+            responsibilities,
+            allowed,
+            repeat_widths=widths,
+            n_counted=float(table.counts[index].sum()),
+        )
+
+    def let_move(self, batch: Batch, index) -> None:
+        """Tell rows, by their numbers, which of their values noise may move."""
+        batch.movable = torch.from_numpy(self.table.movable[index]).to(batch.x)
+        thickness = self.gaussians.thickness()
+        if thickness is not None:
+            of_rows = self.responsibilities[index] @ thickness
+            batch.thickness = torch.from_numpy(of_rows).to(batch.x)
+
+    @torch.no_grad()
+    def held_out_log_prob(self) -> Tensor:
+        """Log-densities of the held-out rows, joint with the classes known of them."""
+        if self.held_out.allowed is None:
+            return self.working.log_prob(self.held_out.x)
+        log_prob = self.working.component_log_prob(self.held_out.x)
+        log_joint = log_prob + self.working.log_weights
+        return self.held_out.mask(log_joint).logsumexp(1)
+
+    def noise(self, share: float = 1.0) -> Noise | None:
+        """Return noise for a phase that starts with that share of it."""
+        scale, table = self.settings.input_noise, self.table
+        if scale == 0 and table.repeat_widths is None:
+            return None
+        span = None
+        if table.column_space is not None:
+            span = torch.from_numpy(table.column_space).to(self.working.weight_logits)
+        return Noise(share * scale, self.runtime.generator(), span)
+
+    def source(self, batch: Batch, nearest: np.ndarray | None = None) -> TableSource:
+        """Return a source of batches out of those rows."""
+        return TableSource(
+            batch,
+            self.settings.batch_size_for(len(batch)),
+            self.runtime.generator(),
+            None if nearest is None else torch.from_numpy(nearest).to(batch.x.device),
+        )
+
+    def elbo(
+        self, source: TableSource, temperature: float, noise: Noise | None
+    ) -> ElboObjective:
+        """Return the bound on some rows, q starting at that temperature."""
+        settings = self.settings
+        return ElboObjective(
+            self.working,
+            source,
+            self.held_out,
+            Temperature(temperature, settings.temperature_decay),
+            settings.label_noise,
+            noise,
+        )
+
+    def config(self, max_epochs: int, n_drops: int, batch: Batch) -> TrainingConfig:
+        """Return how to train one phase on some rows."""
+        n_rows, n_columns = batch.x.shape
+        return self.settings.training_config(
+            max_epochs, n_drops, n_rows, n_columns, batch.n_counted
+        )
+
+    def run(
+        self,
+        phase: str,
+        objective: Objective,
+        source: TableSource,
+        config: TrainingConfig,
+    ) -> None:
+        """Train one phase, unless the fit was stopped."""
+        monitor, former = self.runtime.monitor, self.history
+        if monitor.stopped:
+            return
+        # The ELBO may still surpass Gaussians that the M-step, on much noise, did not.
+        config = replace(config, may_keep_start=phase != M_STEP)
+        trainer = Trainer(objective, source, self.optimizer, config)
+
+        def on_epoch(record):
+            self.history = self._history(former, phase, trainer)
+            return monitor.epoch(
+                self.history[-1], lambda: self.candidate(self.held_out_log_prob())
+            )
+
+        journal = self.runtime.journal
+        outcome = journal.phase(f"{self.name} {phase}", trainer, on_epoch)
+        self.history = self._history(former, phase, trainer)
+        if phase == ELBO:
+            self.converged = outcome.converged
+
+    def _history(self, former, phase, trainer):
+        records = trainer.outcome.history
+        return [*former, *({"phase": phase, **record} for record in records)]
+
+    def fit_posterior(self) -> None:
+        """Fit q(z|x) to the exact responsibilities of the model that was kept.
+
+        The weights that were best on held-out rows may be early ones, when q had
+        hardly been trained.
+        """
+        train, held_out = (
+            Batch(batch.x, batch.weights, self._responsibilities(batch.x))
+            for batch in (self.train_rows, self.held_out)
+        )
+        posterior, source = self.working.posterior, self.source(train)
+        objective = PosteriorObjective(self.working, source, held_out)
+        # Nothing else is trained from now on: these leave the vector of the others.
+        groups = {"decayed": posterior.weights, "plain": posterior.biases}
+        optimizer = AdamW(FlatParameters(groups))
+        config = self.config(POSTERIOR_EPOCHS, 1, self.train_rows)
+        trainer = Trainer(objective, source, optimizer, config)
+        key = f"{self.name} posterior"
+        self.runtime.journal.phase(key, trainer, lambda record: False)
+
+    @torch.no_grad()
+    def _responsibilities(self, x: Tensor) -> Tensor:
+        model = self.working
+        step = rows_per_chunk(model.floats_per_row, x.device)
+        return torch.cat([model.responsibilities(part) for part in x.split(step)])
+
+    def train_by_responsibilities(self) -> None:
+        """M-step at the first responsibilities, watched by the held-out rows."""
+        noise = self.noise()
+        source = self.source(self.train_rows, self.nearest)
+        self.run(
+            M_STEP,
+            MStepObjective(self.working, source, self.held_out, noise),
+            source,
+            self.config(self.settings.n_iter_init, 0, self.train_rows),
+        )
+
+    def train(self, *, warm: bool = False) -> None:
+        """ELBO, watched by the held-out rows."""
+        settings = self.settings
+        hottest = float(self.working.temperature) if warm else settings.temperature
+        noise = self.noise()
+        source = self.source(self.train_rows, self.nearest)
+        self.run(
+            ELBO,
+            self.elbo(source, hottest, noise),
+            source,
+            self.config(settings.max_iter, 2, self.train_rows),
+        )
+        self.drop_flows_without_gain()
+
+    @torch.no_grad()
+    def drop_flows_without_gain(self) -> None:
+        """Fall back on the Gaussians where flows are not clearly better."""
+        self.keeps_flows = self.clearly_better_than(self.log_prob_start)
+        if not self.keeps_flows:
+            torch._foreach_copy_(list(self.working.parameters()), self.start)
+
+    def finish(self, plain: Gaussians, *, warm: bool) -> Candidate:
+        """Train on all rows, fit q for the last time, and copy the model."""
+        held_out_log_prob = self.held_out_log_prob()
+        if len(self.table.held_out):
+            if not (self.keeps_flows or warm):
+                self.replace_by(plain)
+            elif self.keeps_flows and not self.runtime.is_stopped():
+                if not warm:
+                    self.set_gaussians_of_all_rows()
+                self.train_on_all_rows()
+        if self.working.n_components > 1:
+            self.fit_posterior()
+        return self.candidate(held_out_log_prob)
+
+    def set_gaussians_of_all_rows(self) -> None:
+        """Let Gaussians of all rows take the place of those without the held-out ones.
+
+        Flows can have a spike where rows repeat, which a shift would miss: the
+        held-out rows, that the new Gaussians have seen, must not object.
+        """
+        table, former, before = self.table, self.gaussians, self.held_out_log_prob()
+        moments = table.without_far(self.responsibilities)
+        gaussians = former.refit(table.x, table.weights, moments)
+        gaussians.measure_reach(table.x, moments)
+        self.set_gaussians(gaussians)
+        gain = robust_gain(self.held_out, self.held_out_log_prob(), before)
+        if not gain >= 0:
+            self.set_gaussians(former)
+
+    @torch.no_grad()
+    def replace_by(self, gaussians: Gaussians) -> None:
+        """Let other Gaussians take the place of those that flows were dropped for."""
+        self.set_gaussians(gaussians)
+        log_weights = torch.from_numpy(np.log(gaussians.weights))
+        self.working.weight_logits.copy_(log_weights)
+
+    def set_gaussians(self, gaussians: Gaussians) -> None:
+        """Let other Gaussians take the place of those it was trained with."""
+        self.gaussians = gaussians
+        self.model = self.model.with_gaussians(gaussians)
+        self.working.components.whiten_like_(self.model.components)
+
+    def train_on_all_rows(self) -> None:
+        """Go on for a few epochs, from what held-out rows found best.
+
+        Steps and noise start anew, but the noise no greater than it was by then.
+        """
+        settings, nearest = self.settings, None
+        self.optimizer.reset()
+        every = np.concatenate((self.table.train, self.table.held_out))
+        every_row = self._batch(every)
+        if settings.input_noise > 0:
+            nearest = nearest_others(self.table.x[every], N_NEAREST)
+            self.let_move(every_row, every)
+        config = self.config(settings.most_epochs_of(ALL_ROWS), 0, every_row)
+        epochs = (record for record in self.history if record["phase"] == ELBO)
+        best = max(epochs, key=lambda r: r["score"], default=self.history[-1])
+        noise = self.noise(best["learning_rate"] / settings.learning_rate)
+        source = self.source(every_row, nearest)
+        self.run(
+            ALL_ROWS,
+            self.elbo(source, float(self.working.temperature), noise),
+            source,
+            replace(config, learning_rate=FINAL_RATE * config.learning_rate),
+        )
+
+    def better_than(self, other: "ModelFit") -> bool:
+        """Whether held-out rows prefer this model to another as they stand."""
+        log_prob, reference = self.held_out_log_prob(), other.held_out_log_prob()
+        return bool(robust_gain(self.held_out, log_prob, reference) > 0)
+
+    def starts_ahead_of(self, other: "ModelFit") -> bool:
+        """Whether held-out rows prefer its Gaussians, by more than `tol`."""
+        start, reference = self.log_prob_start, other.log_prob_start
+        return bool(robust_gain(self.held_out, start, reference) > self.settings.tol)
+
+    def clearly_better_than(self, other: Tensor) -> bool:
+        """Whether held-out rows clearly prefer this model to one of that density."""
+        return clearly_gains(self.held_out, self.held_out_log_prob(), other)
+
+    @torch.no_grad()
+    def candidate(self, held_out_log_prob: Tensor) -> Candidate:
+        """Copy the model as it stands, as those log-densities judge it."""
+        model = copy.deepcopy(self.model)
+        for kept, new in zip(
+            model.parameters(), self.working.parameters(), strict=True
+        ):
+            kept.copy_(new)
+        model.temperature.copy_(self.working.temperature)
+        return Candidate(
+            model,
+            self.gaussians,
+            list(self.history),
+            self.held_out,
+            held_out_log_prob,
+            converged=self.converged,
+            stopped=self.runtime.is_stopped(),
+        )
