@@ -61,6 +61,7 @@ from typing import Any
 import _images
 import numpy as np
 import torch
+from _options import make
 from _results import Results, environment, environment_text, header, table_row
 from foundation import WINGS, pinwheel, pinwheel_log_density
 from scipy.optimize import linear_sum_assignment
@@ -70,7 +71,7 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import FunctionTransformer
 from threadpoolctl import threadpool_limits
 
-from skflowmix import FlowMixture, FlowMixtureClassifier
+from skflowmix import FlowMixture, FlowMixtureClassifier, FlowMixtureOptions
 
 CONFIGS = ("ours", "paper")
 FRESH = 1000
@@ -81,17 +82,11 @@ QUICK_ROWS = 2000
 QUICK: dict[str, Any] = {"n_iter_init": 2, "max_iter": 3}
 
 PAPER: dict[str, Any] = {
-    "n_common_transforms": 0,
+    **FlowMixtureOptions.paper().get_params(),
     "init_params": "random",
-    "n_iter_init": 0,
-    "label_noise": 1.0,
-    "temperature": 1.0,
-    "temperature_decay": 1e-3,
     "tol": 0.0,
     "n_iter_no_change": 10**6,
-    "validation_fraction": 0.05,
     "learning_rate": 1e-3,
-    "weight_decay": 0.0,
 }
 PAPER_PINWHEEL = PAPER | {
     "flow": "realnvp",
@@ -149,7 +144,7 @@ def run_pinwheel(config, seed, args, n_shared=None):
     record = {
         "score": adjusted_rand_score(wings, labels),
         "gap_nats": pinwheel_log_density(X_test).mean() - model.score(X_test),
-        "n_parameters": sum(f.n_parameters for f in model.module_.flows()),
+        "n_parameters": sum(f.n_parameters for f in model.module_.components.flows()),
         "seconds": seconds,
     }
     return record, plane_figure(model, X_test, labels)
@@ -213,9 +208,9 @@ def run_number(config, seed, args):
     scores, in_use, start = [], [], time.perf_counter()
     for n_features in (2, 5, 15):
         X, y = crescents(np.random.default_rng(seed), n_features)
-        model = mixture(20, {"weight_concentration_prior": 0.1}, seed, args).fit(X)
+        model = mixture("auto", {}, seed, args).fit(X)
         scores.append(adjusted_rand_score(y, model.labels_))
-        in_use.append(model.n_components_in_use_)
+        in_use.append(model.n_components_)
     record = {
         "score": float(np.mean(scores)),
         "by_columns": scores,
@@ -316,11 +311,11 @@ def contingency_record(counts, order, seconds) -> dict[str, Any]:
 
 
 def mixture(n_components, parameters, seed, args) -> FlowMixture:
-    return FlowMixture(n_components, **parameters | run_parameters(seed, args))
+    return make(FlowMixture, n_components, **parameters | run_parameters(seed, args))
 
 
 def classifier(parameters, seed, args) -> FlowMixtureClassifier:
-    return FlowMixtureClassifier(**parameters | run_parameters(seed, args))
+    return make(FlowMixtureClassifier, **parameters | run_parameters(seed, args))
 
 
 def run_parameters(seed, args) -> dict[str, Any]:

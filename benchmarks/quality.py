@@ -37,6 +37,7 @@ import _datasets
 import _peers
 import numpy as np
 import torch
+from _options import make as make_estimator
 from _results import Results, environment, environment_text, header, table_row
 from sklearn.metrics import adjusted_rand_score, roc_auc_score
 from threadpoolctl import threadpool_limits
@@ -76,7 +77,7 @@ def our_scorer(overrides: dict[str, Any]) -> Callable:
         from skflowmix import FlowMixture
 
         parameters = {"n_components": N_COMPONENTS, "random_state": seed}
-        return FlowMixture(**parameters | overrides)
+        return make_estimator(FlowMixture, **parameters | overrides)
 
     return make
 
@@ -99,7 +100,7 @@ def our_labels(overrides: dict[str, Any]) -> Callable:
         from skflowmix import FlowMixture
 
         parameters = {"n_components": k, "random_state": seed}
-        return FlowMixture(**parameters | overrides).fit_predict(X)
+        return make_estimator(FlowMixture, **parameters | overrides).fit_predict(X)
 
     return cluster
 

@@ -9,15 +9,14 @@ answer at one commit, and compare at another:
 """
 
 import argparse
-import inspect
 import sys
 import warnings
 
 import numpy as np
 import torch
+from _options import make as make_estimator
 from sklearn.datasets import make_blobs, make_moons
 
-import skflowmix
 from skflowmix import FlowMixture, FlowMixtureClassifier, FlowMixtureOutlierDetector
 
 NETWORKS = {
@@ -53,13 +52,8 @@ class Watcher:
 
 
 def make(cls, *args, **parameters):
-    """Make an estimator, parameters of training in an options object if it has one."""
-    parameters = NETWORKS | parameters
-    own = inspect.signature(cls).parameters
-    if "options" in own:
-        options = {k: parameters.pop(k) for k in [*parameters] if k not in own}
-        parameters["options"] = skflowmix.FlowMixtureOptions(**options)
-    return cls(*args, **parameters)
+    """Make a small estimator that trains for few epochs."""
+    return make_estimator(cls, *args, **NETWORKS | parameters)
 
 
 def cases():

@@ -48,20 +48,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from _options import make
 from _results import environment
 from sklearn.exceptions import ConvergenceWarning
 from torch import nn
 
 from skflowmix._arrays import evaluate_in_chunks
-from skflowmix.model.mixture import MixtureOfFlows
+from skflowmix.model.mixture import MixtureModule
 from skflowmix.starts.gaussians import Gaussians
-from skflowmix.training.objectives import DENSE_EVERY, ElboObjective, Rows, Temperature
-from skflowmix.training.trainer import (
-    AdamW,
-    TrainingConfig,
-    _Steps,
-    keep_freed_memory,
-)
+from skflowmix.training.batches import Batch, TableSource
+from skflowmix.training.objectives import DENSE_EVERY, ElboObjective, Temperature
+from skflowmix.training.optimizer import AdamW, FlatParameters
+from skflowmix.training.trainer import Trainer, TrainingConfig, keep_freed_memory
 
 LEARNING_RATE = 1e-3
 POSTERIOR_UNITS = (64,)
@@ -271,14 +269,14 @@ class Loop(nn.Module):
 
 
 class Ours:
-    """`MixtureOfFlows` trained as `skflowmix.training.trainer.train` does it."""
+    """`MixtureModule` trained as `skflowmix.training.trainer.Trainer` does it."""
 
     def __init__(self, preset, x, labels, *, decided, replayed=True):
         k, d = preset.n_components, preset.n_features
         gaussians = Gaussians(
             np.full(k, 1 / k), np.zeros((k, d)), np.tile(np.eye(d), (k, 1, 1))
         )
-        self.model = model = MixtureOfFlows(
+        self.model = model = MixtureModule.of_flows(
             gaussians,
             flow=preset.flow,
             n_transforms=preset.n_layers,
@@ -290,15 +288,16 @@ class Ours:
             bonus = 50 * nn.functional.one_hot(labels, k)
             logits = model.posterior_logits
             model.posterior_logits = lambda rows: logits(rows) + bonus
-        rows = Rows(x, x.new_ones(len(x)), x.new_full((len(x), k), 1 / k))
+        table = Batch(x, x.new_ones(len(x)), x.new_full((len(x), k), 1 / k))
         self.x, self.labels = x, labels
         self.generator = torch.Generator(x.device).manual_seed(0)
-        self.all_rows = torch.arange(len(x), device=x.device)
-        self.objective = ElboObjective(model, rows, rows[:16], Temperature(1.0, 0.0))
-        optimizer = AdamW([*model.parameters(), model.temperature])
-        optimizer.prepare(TrainingConfig(1, len(x), LEARNING_RATE, 1, 0.0), n_steps=25)
-        self.steps = _Steps(self.objective, optimizer, LEARNING_RATE)
-        self.steps.replays.is_cuda &= replayed
+        source = TableSource(table, len(x), torch.Generator(x.device))
+        self.objective = ElboObjective(model, source, table[:16], Temperature(1.0, 0.0))
+        flat = FlatParameters(model.parameter_groups(), [model.temperature])
+        optimizer, config = AdamW(flat), TrainingConfig(1, LEARNING_RATE, 1, 0.0)
+        optimizer.prepare(config.max_grad_norm, config.weight_decay, window=100)
+        self.trainer = Trainer(self.objective, source, optimizer, config)
+        self.trainer._replays.is_cuda &= replayed
         self.decided, self.n_taken = decided, 0
 
     def step(self):
@@ -308,7 +307,7 @@ class Ours:
         """
         self.objective.n_steps = int(self.decided)  # step 0 is dense
         starts_epoch = self.n_taken < 2
-        self.steps.take(self.all_rows, LEARNING_RATE, starts_epoch)
+        self.trainer.step(LEARNING_RATE, starts_epoch)
         self.n_taken += 1
 
     @torch.inference_mode()
@@ -556,7 +555,7 @@ def timed_fit(x, held_out, n_components=5, **parameters):
     """Seconds of a `fit` and its held-out log-likelihood."""
     from skflowmix import FlowMixture
 
-    model = FlowMixture(n_components, **parameters)
+    model = make(FlowMixture, n_components, **parameters)
     begin = clock(model.device)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
