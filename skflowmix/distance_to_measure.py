@@ -1,4 +1,4 @@
-"""`NeighborDensity`: how densely rows lie, seen from afar."""
+"""`NeighborDensity`: a density by the distance to a measure."""
 
 from dataclasses import dataclass
 

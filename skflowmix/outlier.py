@@ -1,4 +1,4 @@
-"""`FlowMixtureOutlierDetector`: a threshold on log-densities, near and from afar."""
+"""`FlowMixtureOutlierDetector`: a threshold on the sum of two log-densities."""
 
 from numbers import Integral, Real
 from typing import ClassVar
@@ -52,8 +52,8 @@ class FlowMixtureOutlierDetector(OutlierMixin, CallbackSupportMixin, OptionsMixi
     r"""Outlier detection by the log-density of a mixture of normalizing flows.
 
     The training rows may contain outliers. Those that lie close together are dense, and
-    flows learn them; seen from afar, with all rows of a wide neighbourhood, they remain
-    rare. Both densities count.
+    flows learn them; by the distance to a measure, over a neighbourhood that holds more
+    rows than all outliers together, they remain rare. Both densities count.
 
     Parameters
     ----------
@@ -113,10 +113,10 @@ class FlowMixtureOutlierDetector(OutlierMixin, CallbackSupportMixin, OptionsMixi
     mixture_ : FlowMixture
         The fitted mixture.
     neighbors_ : NeighborDensity
-        The density from afar.
+        The density by the distance to a measure.
     excess_ : float
-        By how much, at most, the log-density of a row counts above that from afar, in
-        nats.
+        Largest excess of the mixture's log-density over that of `neighbors_` that counts,
+        in nats.
     n_iter_ : int
         Epochs on the ELBO.
     n_features_in_ : int
@@ -321,7 +321,7 @@ class FlowMixtureOutlierDetector(OutlierMixin, CallbackSupportMixin, OptionsMixi
 
     @in_kind
     def score_samples(self, X):
-        """Log-densities of every row, near and from afar.
+        """Sum of two log-densities of every row.
 
         Parameters
         ----------
