@@ -115,8 +115,8 @@ class FlowMixtureOutlierDetector(OutlierMixin, CallbackSupportMixin, OptionsMixi
     neighbors_ : NeighborDensity
         The density by the distance to a measure.
     excess_ : float
-        Largest excess of the mixture's log-density over that of `neighbors_` that counts,
-        in nats.
+        Largest excess of the mixture's log-density over that of `neighbors_` that
+        counts, in nats.
     n_iter_ : int
         Epochs on the ELBO.
     n_features_in_ : int

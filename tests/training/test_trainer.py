@@ -5,9 +5,11 @@ import math
 
 import pytest
 import torch
+from small_modules import make_model, rows
 from torch import nn
 
-from skflowmix.training.batches import Batch, TableSource
+from skflowmix.training.batches import Batch, Noise, TableSource
+from skflowmix.training.objectives import ElboObjective, MStepObjective, Temperature
 from skflowmix.training.optimizer import (
     DEVIATION_DECAY,
     DEVIATION_RATE,
@@ -641,3 +643,64 @@ def test_gradients_are_reduced_over_processes():
 
     (_, one), (_, other) = trained(LocalReducer()), trained(Doubling())
     assert not torch.equal(one, other)
+
+
+class Recorder:
+    """Replays as a CUDA graph does: the recorded call, on buffers that stay."""
+
+    def __init__(self):
+        self.seen, self.records, self.n_replays = set(), {}, 0
+
+    def __call__(self, key, function, *arguments):
+        key = (key, *(argument.shape for argument in arguments))
+        if key not in self.seen:
+            self.seen.add(key)
+            return function(*arguments)
+        if key not in self.records:
+            self.records[key] = function, [a.clone() for a in arguments]
+        function, buffers = self.records[key]
+        for buffer, argument in zip(buffers, arguments, strict=True):
+            buffer.copy_(argument)
+        self.n_replays += 1
+        return function(*buffers)
+
+
+@pytest.mark.parametrize("kind", ["quadratic", "elbo", "m-step"])
+def test_recorded_steps_are_those_of_the_cpu(kind):
+    """What changes from step to step reaches a recorded one through its arguments."""
+
+    def trained(recorder):
+        if kind == "quadratic":
+            objective = Quadratic()
+            settings = config(max_epochs=12, patience=2, tol=1e-4)
+            trainer = make_trainer(objective, adam([objective.weight]), settings)
+        else:
+            trainer = mixture_trainer(kind)
+        if recorder:
+            trainer._replays = recorder
+        trainer.run()
+        return trainer.flat.values.clone()
+
+    recorder = Recorder()
+    assert torch.equal(trained(recorder), trained(None))
+    assert recorder.n_replays > 50
+
+
+def mixture_trainer(kind):
+    model = make_model(n_components=3)
+    x = rows(60)
+    shares = torch.eye(3).double()[torch.arange(60) % 3]
+    table = Batch(x, x.new_ones(60), shares)
+    nearest = (torch.arange(60).unsqueeze(1) + torch.tensor([1, 2])) % 60
+    source = TableSource(table, 10, seeded(), nearest)
+    noise = Noise(0.3, seeded(1))
+    if kind == "elbo":
+        temperature = Temperature(1.0, 1e-2)
+        objective = ElboObjective(model, source, table, temperature, noise=noise)
+    else:
+        objective = MStepObjective(model, source, table, noise)
+    # As on a GPU: shapes are planned an epoch ahead.
+    objective.plans_ahead = True
+    flat = FlatParameters(model.parameter_groups(), [model.temperature])
+    settings = TrainingConfig(10, 0.01, patience=3, tol=1e-3)
+    return Trainer(objective, source, AdamW(flat), settings)
