@@ -1,4 +1,4 @@
-"""Components that are no flows: the mixture and its training know only their protocol."""
+"""Components that are no flows: mixture and training know only their protocol."""
 
 import math
 

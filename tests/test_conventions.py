@@ -1,0 +1,270 @@
+"""Details that whoever knows scikit-learn expects: labels, tensors, messages, scorers."""
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_allclose, assert_array_equal
+from sklearn import config_context
+from sklearn.cluster import KMeans
+from sklearn.datasets import make_blobs
+from sklearn.metrics import adjusted_rand_score, roc_auc_score
+from sklearn.mixture import GaussianMixture
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from small_models import make, moons, small
+
+from skflowmix import (
+    FlowMixture,
+    FlowMixtureClassifier,
+    FlowMixtureOutlierDetector,
+    adjusted_rand_scorer,
+    log_likelihood_scorer,
+    outlier_auc_scorer,
+)
+
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
+NETWORKS = {
+    "hidden_units": 4,
+    "posterior_units": 4,
+    "n_transforms": 1,
+    "max_iter": 2,
+    "n_iter_init": 1,
+    "init_params": "kmeans",
+    "random_state": 0,
+}
+TRUE = (moons()[:, 0] > 0.5).astype(int)
+GONE = np.arange(len(TRUE)) % 3 == 0
+MARKED = np.where(GONE, -1, TRUE)
+
+
+def classifier(**parameters):
+    return make(FlowMixtureClassifier, **{**NETWORKS, **parameters})
+
+
+def each_estimator():
+    return [
+        make(FlowMixture, 2, **NETWORKS),
+        classifier(),
+        make(FlowMixtureOutlierDetector, **NETWORKS),
+    ]
+
+
+# Labels.
+
+
+def missing_labels():
+    pandas = pytest.importorskip("pandas")
+    words = np.array(["no", "yes"], dtype=object)[TRUE]
+    masked = np.ma.array(TRUE, mask=GONE)
+    return {
+        "NaN": np.where(GONE, np.nan, TRUE),
+        "None": np.where(GONE, None, TRUE.astype(object)),
+        "Int64": pandas.Series(TRUE, dtype="Int64").mask(GONE),
+        "masked": masked,
+        "list": [None if gone else int(y) for gone, y in zip(GONE, TRUE, strict=True)],
+        "words": pandas.Series(words).mask(GONE),
+        "categories": pandas.Series(pandas.Categorical(words)).mask(GONE),
+        "string dtype": pandas.Series(words, dtype="string").mask(GONE),
+    }
+
+
+FORMS = (
+    "NaN",
+    "None",
+    "Int64",
+    "masked",
+    "list",
+    "words",
+    "categories",
+    "string dtype",
+)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_labels_may_be_missing_in_any_form(form):
+    y = missing_labels()[form]
+    model, expected = classifier().fit(moons(), y), classifier().fit(moons(), MARKED)
+    assert_array_equal(model.predict_proba(moons()), expected.predict_proba(moons()))
+    assert len(model.classes_) == 2
+    assert model.score(moons(), y) == expected.score(moons(), MARKED)
+
+
+def test_score_leaves_out_rows_without_a_label():
+    words = np.array(["no", "yes"], dtype=object)[TRUE]
+    words[GONE] = -1
+    for y in (MARKED, words):
+        model = classifier().fit(moons(), y)
+        right = model.predict(moons())[~GONE] == y[~GONE]
+        assert model.score(moons(), y) == pytest.approx(right.mean())
+        scores = cross_val_score(classifier(), moons(), y, cv=3, error_score="raise")
+        assert (scores > 0.5).all()
+    with pytest.raises(ValueError, match="No row"):
+        model.score(moons(), np.full(len(TRUE), -1, dtype=object))
+
+
+def test_rows_of_one_class_are_drawn():
+    words = np.array(["no", "yes"])[TRUE]
+    model = classifier(n_components_per_class=2).fit(moons(), words)
+    X, y = model.sample(20, y="yes", random_state=0)
+    assert X.shape == (20, 2) and set(y) == {"yes"}
+    _, both = model.sample(50, random_state=0)
+    assert set(both) == {"no", "yes"}
+    with pytest.raises(ValueError, match=r"\['no', 'yes'\]"):
+        model.sample(3, y="maybe")
+
+
+# Tensors.
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_tensors_give_tensors_under_dispatch(dtype):
+    X, y = torch.as_tensor(moons().copy(), dtype=dtype), torch.as_tensor(MARKED)
+    for model in each_estimator():
+        expected = model.fit(X.numpy(), MARKED)
+        answers = {
+            name: getattr(expected, name)(X.numpy())
+            for name in ("predict", "score_samples", "predict_proba")
+            if hasattr(expected, name)
+        }
+        with config_context(array_api_dispatch=True):
+            model.fit(X, y)
+            for name, answer in answers.items():
+                tensor = getattr(model, name)(X)
+                assert isinstance(tensor, torch.Tensor)
+                assert_array_equal(tensor.numpy(), answer)
+
+
+# Messages.
+
+
+def test_parameters_that_moved_or_mean_nothing_say_so():
+    with pytest.raises(TypeError, match=r"options=FlowMixtureOptions\(batch_size=64\)"):
+        FlowMixture(2, batch_size=64)
+    for cls in (FlowMixture, FlowMixtureClassifier, FlowMixtureOutlierDetector):
+        with pytest.raises(TypeError, match="covariance_type: components are flows"):
+            cls(covariance_type="full")
+    with pytest.raises(TypeError, match="precisions_init"):
+        FlowMixture(precisions_init=np.eye(2))
+    with pytest.raises(TypeError, match="unexpected keyword"):
+        FlowMixture(nonsense=1)
+
+
+def test_columns_without_numbers_are_named():
+    pandas = pytest.importorskip("pandas")
+    table = pandas.DataFrame(moons(), columns=["left", "right"])
+    table["color"] = "red"
+    table["day"] = pandas.Timestamp("2020-01-01")
+    for model in each_estimator():
+        with pytest.raises(ValueError, match=r"columns 'color', 'day'"):
+            model.fit(table, TRUE)
+    rows = moons().astype(object)
+    rows[3, 1] = "unknown"
+    with pytest.raises(ValueError, match="no number in column 1"):
+        FlowMixture().fit(rows)
+
+
+def test_a_warning_where_flows_are_not_trained():
+    with pytest.warns(UserWarning, match="Flows are not trained on 40 distinct rows"):
+        small(2).fit(moons()[:40])
+
+
+def test_verbose_lines_say_when_and_in_which_units(capsys):
+    model = small(2, verbose=2, n_init=2).fit(moons())
+    lines = capsys.readouterr().out.splitlines()
+    assert all(line.startswith("[FlowMixture] 0:") for line in lines)
+    assert "150 distinct rows, 2 columns" in lines[0]
+    epochs = [line for line in lines if " epoch " in line]
+    assert len(epochs) >= len(model.history_)
+    record, log_scale = model.history_[0], model._log_scale
+    score = record["validation_log_likelihood"] - log_scale
+    assert any(f"log-likelihood {score:.4f} nats" in line for line in epochs)
+    small(2, verbose=1).fit(moons())
+    assert 2 <= len(capsys.readouterr().out.splitlines()) < len(epochs)
+    small(2).fit(moons())
+    assert not capsys.readouterr().out
+
+
+# Starts.
+
+
+def test_a_clusterer_in_a_grid_follows_the_number_of_components():
+    grid = {"n_components": [2, 3, 9], "init_params": [KMeans(), GaussianMixture()]}
+    model = make(FlowMixture, **{**NETWORKS, "n_transforms": 0})
+    search = GridSearchCV(model, grid, cv=2, error_score="raise").fit(moons())
+    best = search.best_params_
+    assert search.best_estimator_.n_components_ == best["n_components"]
+    assert grid["init_params"][0].n_clusters == 8
+
+
+def test_weights_are_where_a_fit_starts():
+    X, _ = make_blobs(200, centers=[[0, 0], [20, 0]], random_state=0)
+    model = small(2, weights_init=[0.9, 0.1]).fit(X)
+    assert_allclose(model.weights_, 0.5, atol=0.05)
+
+
+# Scorers.
+
+
+@pytest.mark.parametrize("marks", [(1, -1), (0, 1), (False, True)], ids=str)
+def test_outlier_auc_is_scikit_learns(marks):
+    model = small(2).fit(moons())
+    is_outlier = np.arange(len(TRUE)) % 7 == 0
+    y = np.where(is_outlier, marks[1], marks[0])
+    expected = roc_auc_score(is_outlier, -model.score_samples(moons()))
+    assert outlier_auc_scorer(model, moons(), y) == expected
+    for wrong in (np.full(len(y), marks[0]), TRUE + 5):
+        with pytest.raises(ValueError, match="-1 for outliers"):
+            outlier_auc_scorer(model, moons(), wrong)
+
+
+def test_log_likelihood_is_of_dequantized_rows():
+    rng = np.random.default_rng(0)
+    X = np.column_stack([rng.poisson(4, 300), rng.normal(size=300)]).astype(float)
+    model = small(2, n_transforms=0).fit(X)
+    score = log_likelihood_scorer(model, X)
+    noisy = X + np.column_stack([rng.uniform(-0.5, 0.5, 300), np.zeros(300)])
+    assert score == pytest.approx(model.score(noisy), abs=0.1)
+    assert score == log_likelihood_scorer(model, X.copy())
+    continuous = X[:, 1:] * 3.0
+    model = small(2, n_transforms=0).fit(continuous)
+    assert log_likelihood_scorer(model, continuous) == model.score(continuous)
+
+
+def test_adjusted_rand_index_is_of_a_clone():
+    model = small(2, n_transforms=0)
+    expected = adjusted_rand_score(TRUE, small(2, n_transforms=0).fit_predict(moons()))
+    assert adjusted_rand_scorer(model, moons(), TRUE) == expected
+    assert not hasattr(model, "module_")
+
+
+def test_precisions_are_inverses():
+    model = small(3).fit(moons())
+    expected = np.linalg.inv(model.covariances_)
+    assert_allclose(model.precisions_, expected, rtol=1e-9)
+    factors = model.precisions_cholesky_
+    assert_allclose(factors @ factors.transpose(0, 2, 1), expected, rtol=1e-9)
+    assert not np.tril(factors, -1).any()
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-200, 1e200])
+def test_error_handling_of_numpy_does_not_count(scale):
+    X = moons() * scale
+    for model in each_estimator():
+        with np.errstate(all="raise"):
+            model.fit(X, MARKED)
+            scores = model.score_samples(X)
+            model.predict(X)
+            if hasattr(model, "predict_proba"):
+                model.predict_proba(X)
+        assert np.isfinite(scores).all()
+
+
+def test_torchs_default_dtype_does_not_count():
+    expected = small(2).fit(moons()).score_samples(moons())
+    for dtype in (torch.float64, torch.bfloat16):
+        torch.set_default_dtype(dtype)
+        try:
+            scores = small(2).fit(moons()).score_samples(moons())
+        finally:
+            torch.set_default_dtype(torch.float32)
+        assert_array_equal(scores, expected)
