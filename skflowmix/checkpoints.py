@@ -1,6 +1,7 @@
 """Checkpoints: fits that were killed go on where they were."""
 
 import hashlib
+import re
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -154,8 +155,11 @@ class Checkpoint:
 
     def remove(self) -> None:
         """Delete the files of a fit that has ended, and the folder if it is empty."""
-        for path in [self.folder / OF_FIT, *self.folder.glob(OF_RESTART.format("*"))]:
-            path.unlink(missing_ok=True)
+        names = [OF_FIT, OF_RESTART.format("*")]
+        # A kill in the middle of a write leaves a temporary file.
+        for name in [*names, *(f".{name}.*" for name in names)]:
+            for path in self.folder.glob(name):
+                path.unlink(missing_ok=True)
         if not any(self.folder.iterdir()):
             self.folder.rmdir()
 
@@ -195,11 +199,16 @@ def _identity(estimator, problem: Problem) -> dict[str, str]:
 
 
 def _describe(value) -> str:
-    if isinstance(value, np.ndarray):
+    if hasattr(value, "__array__"):
+        value = np.asarray(value)
+    if isinstance(value, np.ndarray) and value.dtype.kind != "O":
         content = np.ascontiguousarray(value)
         digest = hashlib.sha256(content.tobytes()).hexdigest()
         return f"{value.dtype} {value.shape} {digest}"
-    return repr(value)
+    if isinstance(value, np.ndarray):
+        return f"objects {[repr(v) for v in value.ravel()]}"
+    # Addresses in memory are others in every process.
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))
 
 
 def _differences(former: dict[str, str], present: dict[str, str]) -> list[str]:

@@ -9,21 +9,24 @@ from sklearn.base import ClassifierMixin, _fit_context
 from sklearn.callback import CallbackSupportMixin
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.validation import (
+    check_consistent_length,
+    check_is_fitted,
+    column_or_1d,
+)
 
-from skflowmix._arrays import numpy_generator, resolve_device
+from skflowmix._arrays import resolve_device
 from skflowmix.array_api import in_kind, to_numpy
 from skflowmix.calibration import Calibration
-from skflowmix.checkpoints import Checkpoint
 from skflowmix.estimator import (
     fitted_flow_mixture,
+    run_fit,
     shared_constraints,
     warn_unless_converged,
 )
-from skflowmix.fitting import Problem, fit_mixture
+from skflowmix.fitting import Problem
 from skflowmix.initialization import LabelStart
 from skflowmix.model.groups import Groups
-from skflowmix.monitor import CallbackWatcher
 from skflowmix.options import OptionsMixin
 from skflowmix.parameter_checks import check_model, check_weights
 from skflowmix.prediction import all_or_none
@@ -229,7 +232,9 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
             be.
         """
         with all_or_none(self):
-            return self._fit(X, y, sample_weight, checkpoint)
+            fitted = self._fit(X, y, sample_weight, checkpoint)
+        warn_unless_converged(self, fitted)
+        return self
 
     def _fit(self, X, y, sample_weight, checkpoint):
         seen = {"X": X, "y": y, "metadata": {}}
@@ -243,7 +248,8 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
         X, y, sample_weight = X[kept], y[kept], sample_weight[kept]
         classes, numbers = _number_classes(y)
         groups = Groups([self.n_components_per_class] * len(classes))
-        settings, device = self._settings(), resolve_device(self.device)
+        settings = self._settings()
+        resolve_device(self.device)
         check_model(self, settings, groups.n_flows, *X.shape)
         warn_of_codes(self, X, sample_weight)
         context = self._init_callback_context(max_subtasks=1, sequential_subtasks=False)
@@ -260,30 +266,15 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
                 "_groups": groups,
             }
 
-        problem = Problem(X, sample_weight, numbers)
-        random_state = numpy_generator(self.random_state)
-        written = None
-        if checkpoint is not None:
-            written = Checkpoint(checkpoint, self, problem, random_state)
-            random_state = written.random_state
-        fitted = fit_mixture(
-            problem,
+        return run_fit(
+            self,
+            Problem(X, sample_weight, numbers),
             LabelStart(groups, self.init_params),
-            settings,
-            device=device,
-            n_jobs=1,
-            random_state=random_state,
-            watcher=CallbackWatcher(self, context, seen, attributes),
-            journal_of=None if written is None else written.journal,
+            context,
+            seen,
+            attributes,
+            checkpoint,
         )
-        self.__dict__.update(attributes(fitted))
-        context.call_on_fit_task_end(
-            estimator=self, reconstruction_attributes=dict, **seen
-        )
-        if written is not None:
-            written.remove()
-        warn_unless_converged(self, fitted)
-        return self
 
     def _check_rows(self, X):
         check_is_fitted(self)
@@ -426,7 +417,9 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
         accuracy : float
             Share of right predictions, from 0 to 1.
         """
-        right = to_numpy(self.predict(X)) == (y := column_of_labels(y))
+        y = column_or_1d(column_of_labels(y), warn=True)
+        check_consistent_length(X, y)
+        right = to_numpy(self.predict(X)) == y
         weights = check_weights(sample_weight, right, n_positive=1)
         weights = np.where(is_unlabelled(y), 0.0, weights)
         if not weights.any():
@@ -485,7 +478,7 @@ def _number_classes(y):
         warnings.warn(
             f"All labels are {classes[0]}: -1 marks rows without a label. If it is a "
             "class, give it another name.",
-            stacklevel=4,
+            stacklevel=5,
         )
     numbers = np.full(len(y), UNLABELLED)
     numbers[~unlabelled] = known

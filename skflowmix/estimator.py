@@ -37,6 +37,7 @@ from skflowmix.validation import check_rows, warn_of_codes
 __all__ = [
     "FlowMixture",
     "fitted_flow_mixture",
+    "run_fit",
     "shared_constraints",
     "warn_unless_converged",
 ]
@@ -349,7 +350,9 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
             If the model cannot fit in memory.
         """
         with all_or_none(self):
-            return self._fit(X, y, sample_weight, checkpoint)
+            fitted = self._fit(X, y, sample_weight, checkpoint)
+        warn_unless_converged(self, fitted)
+        return self
 
     def _fit(self, X, y, sample_weight, checkpoint):
         seen = {"X": X, "y": y, "metadata": {}}
@@ -360,37 +363,24 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
             seen["y"] = np.zeros(len(X), dtype=int)
         sample_weight = check_weights(sample_weight, X)
         kept = sample_weight > 0
-        settings, device = self._settings(), resolve_device(self.device)
+        settings = self._settings()
+        resolve_device(self.device)
         start = self._start(settings, X, int(kept.sum()))
         warn_of_codes(self, X[kept], sample_weight[kept])
         context = self._init_callback_context(
             max_subtasks=self.n_init, sequential_subtasks=False
         )
         context.call_on_fit_task_begin(estimator=self, **seen)
-        problem = Problem(X, sample_weight)
-        random_state = numpy_generator(self.random_state)
-        written = None
-        if checkpoint is not None:
-            written = Checkpoint(checkpoint, self, problem, random_state)
-            random_state = written.random_state
-        fitted = fit_mixture(
-            problem,
+        return run_fit(
+            self,
+            Problem(X, sample_weight),
             start,
-            settings,
-            device=device,
+            context,
+            seen,
+            self._attributes,
+            checkpoint,
             n_jobs=self.n_jobs,
-            random_state=random_state,
-            watcher=CallbackWatcher(self, context, seen, self._attributes),
-            journal_of=None if written is None else written.journal,
         )
-        self.__dict__.update(self._attributes(fitted))
-        context.call_on_fit_task_end(
-            estimator=self, reconstruction_attributes=dict, **seen
-        )
-        if written is not None:
-            written.remove()
-        warn_unless_converged(self, fitted)
-        return self
 
     def _start(self, settings, X, n_kept):
         """Where the components start, checked against X of which so many rows count."""
@@ -478,7 +468,62 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
         labels : ndarray of shape (n_samples,)
             The same as ``fit(X).predict(X)``.
         """
-        return self.fit(X, sample_weight=sample_weight).labels_
+        return self.fit(X, y, sample_weight=sample_weight).labels_
+
+
+def run_fit(
+    estimator, problem, start, context, seen, attributes, checkpoint, n_jobs=1
+) -> FittedMixture:
+    """Fit a mixture for an estimator and assign the attributes that follow, at once.
+
+    Parameters
+    ----------
+    estimator : estimator
+        The one that is fitted.
+    problem : Problem
+        Rows, weights, classes.
+    start : Start
+        Where the components start.
+    context : CallbackContext
+        Its task that stands for the fit.
+    seen : dict
+        What callbacks see as `X`, `y` and `metadata`.
+    attributes : callable
+        Maps a `FittedMixture` to fitted attributes.
+    checkpoint : str, path-like or None
+        Folder to write where the fit stands.
+    n_jobs : int or None, default=1
+        Restarts at a time.
+
+    Returns
+    -------
+    fitted : FittedMixture
+        What came of it.
+    """
+    random_state = own = numpy_generator(estimator.random_state)
+    written = None
+    if checkpoint is not None:
+        written = Checkpoint(checkpoint, estimator, problem, own)
+        random_state = written.random_state
+    fitted = fit_mixture(
+        problem,
+        start,
+        estimator._settings(),
+        device=resolve_device(estimator.device),
+        n_jobs=n_jobs,
+        random_state=random_state,
+        watcher=CallbackWatcher(estimator, context, seen, attributes),
+        journal_of=None if written is None else written.journal,
+    )
+    estimator.__dict__.update(attributes(fitted))
+    context.call_on_fit_task_end(
+        estimator=estimator, reconstruction_attributes=dict, **seen
+    )
+    if written is not None:
+        # One that the caller gave goes on as without a checkpoint.
+        own.set_state(random_state.get_state())
+        written.remove()
+    return fitted
 
 
 def shared_constraints() -> dict[str, list]:
@@ -505,5 +550,5 @@ def warn_unless_converged(estimator, fitted: FittedMixture) -> None:
             f"Training did not converge within max_iter={estimator.max_iter} epochs. "
             "Increase max_iter or tol.",
             ConvergenceWarning,
-            stacklevel=5,
+            stacklevel=4,
         )

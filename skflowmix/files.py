@@ -63,6 +63,8 @@ class _Writer:
         """Return JSON for a value; `where` names it in messages."""
         if value is None or isinstance(value, (bool, str)):
             return value
+        if isinstance(value, np.bool_):
+            return bool(value)
         if isinstance(value, (int, np.integer)):
             return int(value)
         if isinstance(value, (float, np.floating)):
@@ -95,8 +97,15 @@ class _Writer:
             items = [self.encode(v, where) for v in array.ravel().tolist()]
             kind = array.dtype.str if array.dtype.kind in "US" else "object"
             return {"items": items, "dtype": kind, "shape": list(array.shape)}
+        if array.dtype.itemsize > 8:
+            raise ValueError(
+                f"{where} has dtype {array.dtype}, which a file cannot hold."
+            )
         name = f"{len(self.arrays):05d} {where}"
-        self.arrays[name] = np.ascontiguousarray(array)
+        little_endian = array.dtype.newbyteorder("<")
+        self.arrays[name] = np.ascontiguousarray(array).astype(
+            little_endian, copy=False
+        )
         return {"array": name, "shape": list(array.shape)}
 
 
@@ -135,6 +144,15 @@ def _checksum(header: str, arrays: Mapping[str, np.ndarray]) -> str:
         digest.update(f"\0{name}\0{array.dtype.str}\0{array.shape}\0".encode())
         digest.update(array.tobytes())
     return digest.hexdigest()
+
+
+def _mode_of(path: Path) -> int:
+    """Permissions of a file, or of a new one: temporary files are private."""
+    if path.exists():
+        return path.stat().st_mode & 0o777
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o666 & ~mask
 
 
 def write_file(
@@ -181,6 +199,7 @@ def write_file(
             file.write(save_tensors(arrays, metadata))
             file.flush()
             os.fsync(file.fileno())
+        os.chmod(temporary, _mode_of(path))
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)

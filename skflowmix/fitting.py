@@ -7,7 +7,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -22,7 +22,11 @@ from skflowmix.starts.preprocessing import (
     different_rows,
     merge_identical_rows,
 )
-from skflowmix.training.candidate import best_candidate, fit_candidate
+from skflowmix.training.candidate import (
+    best_candidate,
+    can_train_flows,
+    fit_candidate,
+)
 from skflowmix.training.journal import Journal, NoJournal
 from skflowmix.training.phases import Candidate, Monitor, Runtime
 from skflowmix.training.settings import FitSettings
@@ -320,7 +324,11 @@ def fit_mixture(
     fitted : FittedMixture
         The best restart by held-out log-likelihood.
     """
-    warm = start.fitted is not None
+    n_restarts = settings.n_init if start.fitted is None else 1
+    # Read before anything is computed: a damaged one is refused at once.
+    journals: list[Journal] = [
+        NoJournal() if journal_of is None else journal_of(i) for i in range(n_restarts)
+    ]
     if start.fitted is not None:
         standardizer = start.fitted[2]
     else:
@@ -334,20 +342,22 @@ def fit_mixture(
     )
     if settings.n_transforms > 0:
         table.measure_repeats(settings.repeat_noise)
-    if settings.n_transforms > 0 and not len(table.held_out):
-        warnings.warn(
-            f"Flows are not trained on {len(table.x)} distinct rows: too few are held "
-            "out to judge them. The model is a mixture of Gaussians.",
-            stacklevel=6,
-        )
     watcher.begin(table, settings)
     proposals = start.responsibilities(problem, table, random_state)
     if start.weights is not None:
         proposals = [
             _weighted(shares, start.weights, table, settings) for shares in proposals
         ]
+    n_components = proposals[0].shape[1]
+    if settings.n_transforms > 0 and not can_train_flows(table, n_components):
+        warnings.warn(
+            f"Flows are not trained on {len(table.x)} distinct rows for {n_components} "
+            "components: too few are held out to judge them, or left to train them. "
+            "The model is a mixture of Gaussians.",
+            stacklevel=6,
+        )
     restarts = []
-    for i in range(1 if warm else settings.n_init):
+    for i, journal in enumerate(journals):
         responsibilities = proposals[i % len(proposals)]
         fitted = _Completion(problem, table, responsibilities, device)
         restarts.append(
@@ -360,7 +370,7 @@ def fit_mixture(
                 device,
                 np.random.RandomState(random_state.randint(2**31)),
                 watcher.restart(i, fitted),
-                NoJournal() if journal_of is None else journal_of(i),
+                journal,
             )
         )
     candidates = fit_restarts(restarts, n_jobs)
@@ -404,7 +414,3 @@ class _Completion:
         return FittedMixture(
             candidate, self.problem, self.table, self.start, self.device
         )
-
-
-# What an estimator makes of a fit: its fitted attributes.
-Attributes = Callable[[FittedMixture], dict[str, Any]]

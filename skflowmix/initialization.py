@@ -124,7 +124,8 @@ class GivenResponsibilities(Start):
     ) -> list[np.ndarray]:
         """See `skflowmix.fitting.Start`."""
         merged = np.zeros((len(table.x), self.shares.shape[1]))
-        np.add.at(merged, problem.inverse, self.shares[problem.kept])
+        weights = problem.sample_weight[problem.kept]
+        np.add.at(merged, problem.inverse, self.shares[problem.kept] * weights[:, None])
         return [merged / merged.sum(1, keepdims=True)]
 
 

@@ -134,6 +134,7 @@ class CallbackMonitor:
         self.printer, self.settings, self.log_scale = printer, settings, log_scale
         self.stopped = False
         self.last_epoch = self.phase_began = time.time()
+        self.place, self.n_seen = ("", 0), 0
 
     def begin(self) -> None:
         """See `skflowmix.fitting.RestartMonitor`."""
@@ -147,12 +148,13 @@ class CallbackMonitor:
         """See `skflowmix.training.phases.Monitor`."""
         task = self.context.subcontext(f"{record['phase']} epoch")
         task.call_on_fit_task_begin(estimator=self.estimator, **self.seen)
-        now = time.time()
-        if record["epoch"] == 1:
-            self.phase_began = self.last_epoch
-        self.last_epoch = now
+        now, place = time.time(), (record["phase"], record["epoch"])
+        if place != (self.place[0], self.place[1] + 1):
+            self.phase_began, self.n_seen = self.last_epoch, 0
+        self.place, self.last_epoch = place, now
+        self.n_seen += 1
         if self.printer.is_due(record["epoch"]):
-            self._print(record, (now - self.phase_began) / record["epoch"])
+            self._print(record, (now - self.phase_began) / self.n_seen)
         self._end(task, make_candidate)
         return self.stopped
 

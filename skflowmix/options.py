@@ -5,7 +5,7 @@ from numbers import Integral, Real
 from typing import Any, ClassVar
 
 import numpy as np
-from sklearn.base import BaseEstimator
+from sklearn.base import BaseEstimator, clone
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from skflowmix.training.settings import FitSettings
@@ -24,9 +24,9 @@ class FlowMixtureOptions(BaseEstimator):
     """Options of model and training that are rarely set.
 
     All estimators take one as `options`; None stands for these defaults. An estimator
-    never changes it. To search among options, give the estimator an object first, as a
-    kernel of a Gaussian process: then ``options__input_noise`` and the like are its
-    parameters.
+    never changes it: setting ``options__name`` gives it a copy. To search among
+    options, give the estimator an object first, as a kernel of a Gaussian process: then
+    ``options__input_noise`` and the like are its parameters.
 
     Parameters
     ----------
@@ -184,6 +184,8 @@ class OptionsMixin(BaseEstimator):
     `_auto_options` holds what the options' "auto" stands for in it.
     """
 
+    options: FlowMixtureOptions | None
+
     _auto_options: ClassVar[dict] = {
         "n_common_transforms": 1,
         "input_noise": 0.5,
@@ -221,6 +223,8 @@ class OptionsMixin(BaseEstimator):
                 f"{nested[0]} cannot be set while options is None. Give the estimator "
                 "an object first: options=FlowMixtureOptions()."
             )
+        if nested and "options" not in params:
+            self.options = clone(self.options)
         return super().set_params(**params)
 
     def _resolved_options(self) -> FlowMixtureOptions:

@@ -9,18 +9,17 @@ from sklearn.callback import CallbackSupportMixin
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
-from skflowmix._arrays import numpy_generator, resolve_device
+from skflowmix._arrays import resolve_device
 from skflowmix.array_api import in_kind, to_numpy
-from skflowmix.checkpoints import Checkpoint
 from skflowmix.distance_to_measure import NeighborDensity
 from skflowmix.estimator import (
     fitted_flow_mixture,
+    run_fit,
     shared_constraints,
     warn_unless_converged,
 )
-from skflowmix.fitting import Problem, fit_mixture
+from skflowmix.fitting import Problem
 from skflowmix.initialization import ProposedStart
-from skflowmix.monitor import CallbackWatcher
 from skflowmix.options import OptionsMixin
 from skflowmix.parameter_checks import check_model, check_weights
 from skflowmix.prediction import all_or_none
@@ -257,7 +256,9 @@ class FlowMixtureOutlierDetector(OutlierMixin, CallbackSupportMixin, OptionsMixi
             The fitted estimator.
         """
         with all_or_none(self):
-            return self._fit(X, y, sample_weight, checkpoint)
+            fitted = self._fit(X, y, sample_weight, checkpoint)
+        warn_unless_converged(self, fitted)
+        return self
 
     def _fit(self, X, y, sample_weight, checkpoint):
         seen = {"X": X, "y": y, "metadata": {}}
@@ -269,7 +270,8 @@ class FlowMixtureOutlierDetector(OutlierMixin, CallbackSupportMixin, OptionsMixi
         sample_weight = check_weights(sample_weight, X)
         kept = sample_weight > 0
         X, sample_weight = X[kept], sample_weight[kept]
-        settings, device = self._settings(), resolve_device(self.device)
+        settings = self._settings()
+        resolve_device(self.device)
         check_model(self, settings, self.n_components, *X.shape)
         warn_of_codes(self, X, sample_weight)
         context = self._init_callback_context(max_subtasks=1, sequential_subtasks=False)
@@ -294,30 +296,15 @@ class FlowMixtureOutlierDetector(OutlierMixin, CallbackSupportMixin, OptionsMixi
                 "n_iter_": mixture.n_iter_,
             }
 
-        problem = Problem(X, sample_weight)
-        random_state = numpy_generator(self.random_state)
-        written = None
-        if checkpoint is not None:
-            written = Checkpoint(checkpoint, self, problem, random_state)
-            random_state = written.random_state
-        fitted = fit_mixture(
-            problem,
+        return run_fit(
+            self,
+            Problem(X, sample_weight),
             ProposedStart(self.n_components, None, self.init_params, 1),
-            settings,
-            device=device,
-            n_jobs=1,
-            random_state=random_state,
-            watcher=CallbackWatcher(self, context, seen, attributes),
-            journal_of=None if written is None else written.journal,
+            context,
+            seen,
+            attributes,
+            checkpoint,
         )
-        self.__dict__.update(attributes(fitted))
-        context.call_on_fit_task_end(
-            estimator=self, reconstruction_attributes=dict, **seen
-        )
-        if written is not None:
-            written.remove()
-        warn_unless_converged(self, fitted)
-        return self
 
     @in_kind
     def score_samples(self, X):

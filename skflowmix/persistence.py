@@ -13,6 +13,7 @@ from skflowmix.model.groups import Groups
 from skflowmix.model.mixture import MixtureModule
 from skflowmix.options import FlowMixtureOptions
 from skflowmix.outlier import FlowMixtureOutlierDetector
+from skflowmix.prediction import OF_CALLBACKS
 from skflowmix.starts.gaussians import Gaussians, Shrinkage
 from skflowmix.starts.preprocessing import Standardizer
 
@@ -69,11 +70,11 @@ def _from_plain(name: str, content) -> Any:
 
 
 def _state(value) -> dict[str, Any]:
-    """Attributes of an object, without what scikit-learn keeps of callbacks."""
+    """Attributes of an object, without its callbacks and routing of metadata."""
     return {
         name: own
         for name, own in vars(value).items()
-        if not name.startswith(("_callback", "_skl"))
+        if not name.startswith((*OF_CALLBACKS, "_metadata_request"))
     }
 
 

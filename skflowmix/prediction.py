@@ -230,6 +230,7 @@ class FittedMethods(BaseEstimator):
             n_components = self.module_.n_components
             if not (
                 isinstance(component, (int, np.integer))
+                and type(component) is not bool
                 and 0 <= component < n_components
             ):
                 raise ValueError(

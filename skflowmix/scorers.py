@@ -106,8 +106,16 @@ def log_likelihood_scorer(estimator, X, y=None):
         if len(values) > 1 and len(column) >= ROWS_PER_VALUE * len(values):
             column += np.diff(values).min() * noise
     if hasattr(X, "columns"):
-        rows = type(X)(rows, columns=X.columns)
+        rows = _like(X, rows)
     return float(np.mean(np.asarray(estimator.score_samples(rows))))
+
+
+def _like(table, rows):
+    """Put rows under the names of a table's columns, of pandas or polars."""
+    columns = list(table.columns)
+    if hasattr(table, "to_pandas"):
+        return type(table)(rows, schema=columns)
+    return type(table)(rows, columns=columns)
 
 
 def adjusted_rand_scorer(estimator, X, y):

@@ -180,7 +180,9 @@ def column_of_labels(y):
     values = values.copy()
     values[missing] = UNLABELLED
     as_numbers = np.array(values.tolist())
-    return as_numbers if as_numbers.dtype.kind in "iuf" else values
+    has_booleans = any(isinstance(v, (bool, np.bool_)) for v in values.ravel())
+    is_numeric = as_numbers.dtype.kind in "iuf" and not has_booleans
+    return as_numbers if is_numeric else values
 
 
 def _is_missing(value):
@@ -363,7 +365,7 @@ def warn_of_codes(estimator, X, sample_weight):
         f"others ({_listed(columns, '; ')}). They are modelled as they are. If they "
         f"mean that a value is missing, mark them as NaN and impute them ({IMPUTE}), "
         "or drop these rows or columns.",
-        stacklevel=4,
+        stacklevel=5,
     )
 
 

@@ -1,4 +1,4 @@
-"""Details that whoever knows scikit-learn expects: labels, tensors, messages, scorers."""
+"""Details that users of scikit-learn expect: labels, tensors, messages, scorers."""
 
 import numpy as np
 import pytest

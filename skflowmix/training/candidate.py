@@ -15,10 +15,16 @@ from skflowmix.training.phases import Candidate, ModelFit, Runtime
 from skflowmix.training.settings import EPOCH_ROWS, FitSettings
 from skflowmix.training.table import TrainingTable
 
-__all__ = ["best_candidate", "fit_candidate"]
+__all__ = ["best_candidate", "can_train_flows", "fit_candidate"]
 
 # Of fewer rows per component no flow can learn its shape.
 LEAST_ROWS_PER_COMPONENT = 5
+
+
+def can_train_flows(table: TrainingTable, n_components: int) -> bool:
+    """Tell whether rows suffice to train the flows of components, and to judge them."""
+    enough = len(table.train) >= LEAST_ROWS_PER_COMPONENT * n_components
+    return bool(len(table.held_out)) and enough
 
 
 @own_arithmetic()

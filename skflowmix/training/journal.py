@@ -1,4 +1,4 @@
-"""Phases of a fit, one after another; a journal that is written could continue them."""
+"""Phases of a fit, one after another; `checkpoints.py` writes a journal of them."""
 
 from collections.abc import Callable
 from typing import Any, Protocol

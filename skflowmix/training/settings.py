@@ -26,7 +26,7 @@ MAX_STEPS = 256
 class FitSettings:
     """The estimator's parameters that shape and train a model.
 
-    Named and documented as in `skflowmix.FlowMixture`.
+    Named and documented as in `skflowmix.FlowMixture` and `FlowMixtureOptions`.
     """
 
     flow: str | FlowFamily
