@@ -4,6 +4,7 @@ import hashlib
 import re
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +122,13 @@ class Checkpoint:
     def __init__(
         self, folder, estimator, problem: Problem, random_state: np.random.RandomState
     ):
+        if not str(folder):
+            raise ValueError("checkpoint must be the name of a folder, got ''.")
         self.folder = Path(folder)
+        if self.folder.exists() and not self.folder.is_dir():
+            raise ValueError(
+                f"checkpoint={str(folder)!r} must be a folder, not a file."
+            )
         self.folder.mkdir(parents=True, exist_ok=True)
         present = _identity(estimator, problem)
         path = self.folder / OF_FIT
@@ -154,13 +161,15 @@ class Checkpoint:
         return FileJournal(self.folder / OF_RESTART.format(i), self.digest)
 
     def remove(self) -> None:
-        """Delete the files of a fit that has ended, and the folder if it is empty."""
+        """Delete the files of a fit that has ended, and the folder if it can be."""
         names = [OF_FIT, OF_RESTART.format("*")]
         # A kill in the middle of a write leaves a temporary file.
         for name in [*names, *(f".{name}.*" for name in names)]:
             for path in self.folder.glob(name):
-                path.unlink(missing_ok=True)
-        if not any(self.folder.iterdir()):
+                with suppress(OSError):
+                    path.unlink(missing_ok=True)
+        # What cannot be removed, a link or a mount, costs no fit.
+        with suppress(OSError):
             self.folder.rmdir()
 
 
@@ -176,11 +185,10 @@ def _identity(estimator, problem: Problem) -> dict[str, str]:
         for name, value in estimator.get_params(deep=True).items()
         if name not in ("n_jobs", "verbose", "verbose_interval", "random_state")
     }
-    parameters["the parameter random_state"] = (
-        repr(estimator.random_state)
-        if isinstance(estimator.random_state, (int, np.integer))
-        else type(estimator.random_state).__name__
-    )
+    seed = estimator.random_state
+    if isinstance(seed, np.random.RandomState):
+        seed = seed.get_state(legacy=False)["state"]["key"]
+    parameters["the parameter random_state"] = _describe(seed)
     if getattr(estimator, "warm_start", False) and hasattr(estimator, "module_"):
         tensors = estimator.module_.arrays()
         arrays |= {f"of the fitted model {k}": own for k, own in tensors.items()}
@@ -199,6 +207,8 @@ def _identity(estimator, problem: Problem) -> dict[str, str]:
 
 
 def _describe(value) -> str:
+    if isinstance(value, np.generic):
+        value = value.item()
     if hasattr(value, "__array__"):
         value = np.asarray(value)
     if isinstance(value, np.ndarray) and value.dtype.kind != "O":

@@ -407,7 +407,9 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
         ):
             shares = check_responsibilities(init, (len(X), n_components))
             n_components = shares.shape[1]
-        largest = self.max_components if n_components is None else n_components
+        largest = min(self.max_components, n_kept)
+        if n_components is not None:
+            largest = n_components
         least = 1 if n_components is None else n_components
         check_model(self, settings, least, n_kept, n_features, largest)
         if self.warm_start and hasattr(self, "module_"):

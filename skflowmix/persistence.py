@@ -43,7 +43,9 @@ def _to_plain(value) -> tuple[str, Any] | None:
     if isinstance(value, Shrinkage):
         return name, list(value)
     if isinstance(value, np.random.RandomState):
-        return name, value.get_state()
+        state: Any = value.get_state()
+        # Another bit generator has a dictionary, which no file can hold.
+        return None if isinstance(state, dict) else (name, state)
     if isinstance(value, (LockedSeeds, MixtureModule)):
         return name, value.__getstate__()
     return None
@@ -55,11 +57,11 @@ def _from_plain(name: str, content) -> Any:
         return Shrinkage(*content)
     if name == "RandomState":
         random_state = np.random.RandomState()
-        random_state.set_state(content)
+        random_state.set_state(_generator_state(content))
         return random_state
     if name == "LockedSeeds":
         seeds = LockedSeeds(0)
-        seeds.__setstate__(content)
+        seeds.__setstate__(_generator_state(content))
         return seeds
     if name == "MixtureModule":
         return _module(content["spec"], content["arrays"])
@@ -67,6 +69,20 @@ def _from_plain(name: str, content) -> Any:
     instance = cls.__new__(cls)
     instance.__dict__.update(content)
     return instance
+
+
+def _generator_state(state):
+    """Check the state of a generator, which NumPy takes as it is."""
+    name, key, position, has_gauss, gauss = state
+    if (
+        name != "MT19937"
+        or key.shape != (624,)
+        or key.dtype != np.uint32
+        or not 0 <= int(position) <= 624
+        or has_gauss not in (0, 1)
+    ):
+        raise ValueError("the state of a generator")
+    return name, key, int(position), has_gauss, float(gauss)
 
 
 def _state(value) -> dict[str, Any]:

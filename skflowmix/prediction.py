@@ -249,6 +249,7 @@ class FittedMethods(BaseEstimator):
             raise ValueError(
                 f"n_samples must be a positive integer, got {n_samples!r}."
             )
+        n_samples = int(n_samples)
         if random_state is None:
             random_state = self._sample_seeds.next()
         random_state = check_random_state(random_state)
@@ -327,11 +328,12 @@ class FittedMethods(BaseEstimator):
         As `sklearn.mixture.GaussianMixture` has them with full covariances.
         """
         check_is_fitted(self)
-        lower = np.linalg.cholesky(self.covariances_)
-        identity = np.eye(lower.shape[1])
-        return np.stack(
-            [solve_triangular(factor, identity, lower=True).T for factor in lower]
-        )
+        # In units of the columns' scales squares neither overflow nor underflow.
+        scale = self._standardizer.scale
+        lower = np.linalg.cholesky(self._gaussians.covariances)
+        identity = np.eye(len(scale))
+        factors = [solve_triangular(own, identity, lower=True).T for own in lower]
+        return np.stack(factors) / scale[:, None]
 
     def __sklearn_is_fitted__(self):
         return hasattr(self, "module_")

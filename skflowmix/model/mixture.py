@@ -162,17 +162,18 @@ class MixtureModule(nn.Module):
         RuntimeError
             If an array is missing or has another shape.
         """
-        components = FlowComponents.from_spec(spec["components"])
-        n_components = components.n_components
-        posterior = PosteriorNet(
-            components.n_features,
-            n_components,
-            spec["posterior_units"],
-            generator=torch.Generator(),
-        )
-        mixture = cls(components, posterior, np.ones(n_components))
-        tensors = {name: torch.from_numpy(a.copy()) for name, a in arrays.items()}
-        mixture.load_state_dict(tensors)
+        with torch.device("cpu"):  # whatever the default device is
+            components = FlowComponents.from_spec(spec["components"])
+            n_components = components.n_components
+            posterior = PosteriorNet(
+                components.n_features,
+                n_components,
+                spec["posterior_units"],
+                generator=torch.Generator(),
+            )
+            mixture = cls(components, posterior, np.ones(n_components))
+            tensors = {name: torch.from_numpy(a.copy()) for name, a in arrays.items()}
+            mixture.load_state_dict(tensors)
         return mixture
 
     def arrays(self) -> dict[str, np.ndarray]:

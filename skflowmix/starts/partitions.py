@@ -114,7 +114,8 @@ def propose_partitions(
         How, one of `INIT_METHODS`. A clusterer is cloned, never changed; an
         `n_clusters` is set to K. ``"auto"`` spreads values that repeat in a column by
         noise as wide as they are apart, then ranks spectral clustering, tree linkage,
-        and Gaussian mixtures started from these, from k-means and from merged groups, by `believed_or_cut`.
+        and Gaussian mixtures started from these, from k-means and from merged groups,
+        by `believed_or_cut`.
     random_state : RandomState
         The only source of randomness.
     n_init : int, default=1
