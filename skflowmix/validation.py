@@ -103,8 +103,9 @@ def check_rows(estimator, X, y="no_validation", *, dtype, fitted):
             columns = _columns_without_numbers(X)
             if not columns:
                 raise
-            raise ValueError(
-                f"X holds what is no number in column{'s' if len(columns) > 1 else ''} "
+            many = "s" if len(columns) > 1 else ""
+            raise type(error)(
+                f"{error}\nX holds what is no number in column{many} "
                 f"{_listed(columns, ', ')}. Encode text and categories "
                 "(sklearn.preprocessing.OneHotEncoder, in a ColumnTransformer), turn "
                 "dates into numbers, or leave these columns out."

@@ -9,11 +9,16 @@ from hypothesis.extra.numpy import arrays
 from joblib import parallel_backend
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.utils._param_validation import InvalidParameterError, make_constraint
-from small_models import answers, assert_same_answers, moons, small
+from small_models import answers, assert_same_answers, make, moons, small
 
-from skflowmix import FlowMixture, FlowMixtureOutlierDetector
+from skflowmix import (
+    FlowMixture,
+    FlowMixtureClassifier,
+    FlowMixtureOptions,
+    FlowMixtureOutlierDetector,
+)
 from skflowmix.model.flows import FLOWS
-from skflowmix.parameter_checks import check_parameters
+from skflowmix.parameter_checks import check_model
 
 each_flow = pytest.mark.parametrize("flow", FLOWS)
 # scikit-learn sums the rows first to see whether they are finite.
@@ -34,8 +39,6 @@ def assert_works(model, X):
     assert np.isfinite(new).all()
     for rows in (X, new):
         for name, answer in answers(model, rows).items():
-            if name == "component_log_prob":  # -inf where one is not in use
-                answer = answer[:, : model.n_components_in_use_]
             assert np.isfinite(answer).all(), name
     assert_allclose(model.predict_proba(X).sum(axis=1), 1, rtol=1e-5)
     assert np.isfinite(model.score(X))
@@ -56,7 +59,7 @@ REFUSED = {
     "inf": (with_cell(np.inf), ValueError, "Input X contains infinity"),
     "-inf": (with_cell(-np.inf), ValueError, "Input X contains infinity"),
     "None": (with_cell(0).astype(object), ValueError, "NaN"),
-    "words": (np.array([["a", "b"]] * 20), ValueError, "string|convert"),
+    "words": (np.array([["a", "b"]] * 20), ValueError, "no number in columns 0, 1"),
     "sparse array": (sp.csr_array(moons()), TypeError, r"(?i)sparse.*dense"),
     "sparse matrix": (sp.csr_matrix(moons()), TypeError, r"(?i)sparse.*dense"),
     "complex": (moons() + 1j, ValueError, "Complex data not supported"),
@@ -268,11 +271,41 @@ def test_a_flat_column_without_a_floor():
     assert_works(small(2, reg_covar=0.0).fit(moons()), moons())
 
 
-def test_a_failed_fit_leaves_no_model():
-    model = small(2)
-    with pytest.raises(ValueError, match="NaN"):
-        model.fit(with_cell(np.nan))
-    assert not hasattr(model, "weights_")
+WIDE = np.c_[moons(), moons()]
+FAILURES = {
+    "NaN": ({"X": with_cell(np.nan)}, "NaN"),
+    "negative weights": ({"X": WIDE, "sample_weight": -np.ones(150)}, "weight"),
+    "no weights": ({"X": WIDE, "sample_weight": np.zeros(150)}, "weight"),
+    "too few weights": ({"X": WIDE, "sample_weight": np.ones(9)}, "weight"),
+    "too few labels": ({"X": WIDE, "y": np.ones(9)}, "inconsistent numbers"),
+    "no columns": ({"X": np.empty((150, 0))}, "feature"),
+}
+
+
+@pytest.mark.parametrize(
+    ("cls", "name"),
+    [
+        (cls, name)
+        for cls in (FlowMixture, FlowMixtureClassifier, FlowMixtureOutlierDetector)
+        for name in FAILURES
+        if name != "too few labels" or cls is FlowMixtureClassifier
+    ],
+)
+def test_a_failed_fit_leaves_an_estimator_as_it_was(cls, name):
+    given, match = FAILURES[name]
+    y = np.arange(150) % 2
+    model = make(cls, 2, n_transforms=0, posterior_units=8, tol=1e9, random_state=0)
+    for is_fitted in (False, True):
+        if is_fitted:
+            model.fit(moons(), y)
+            expected = model.predict(moons())
+        before = dict(vars(model))
+        with pytest.raises(ValueError, match=match):
+            model.fit(**{"y": y, **given})
+        assert vars(model).keys() == before.keys()
+        assert all(value is before[name] for name, value in vars(model).items())
+        assert hasattr(model, "n_features_in_") == is_fitted
+    assert_array_equal(model.predict(moons()), expected)
 
 
 # Parameters.
@@ -304,14 +337,22 @@ VALUES = [
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-@pytest.mark.parametrize("name", FlowMixture._parameter_constraints)
-def test_parameters(name):
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [
+        (cls, name)
+        for cls in (FlowMixture, FlowMixtureOptions)
+        for name in cls._parameter_constraints
+    ],
+)
+def test_parameters(owner, name):
     """A bad value's error names the parameter and what is allowed; others work."""
-    constraints = FlowMixture._parameter_constraints[name]
+    constraints = owner._parameter_constraints[name]
     constraints = [make_constraint(constraint) for constraint in constraints]
+    key = name if owner is FlowMixture else f"options__{name}"
     n_refused = 0
     for value in VALUES:
-        model = small(2).set_params(**{name: value})
+        model = small(2).set_params(**{key: value})
         if any(constraint.is_satisfied_by(value) for constraint in constraints):
             try:
                 with parallel_backend("threading"):
@@ -322,8 +363,8 @@ def test_parameters(name):
             else:
                 assert_works(model, moons())
         else:
-            message = f"The '{name}' parameter of FlowMixture must be .* Got .* instead"
-            with pytest.raises(InvalidParameterError, match=message):
+            message = f"The '{name}' parameter of {owner.__name__} must be .* Got .*"
+            with pytest.raises(InvalidParameterError, match=f"{message} instead"):
                 model.fit(moons())
             n_refused += 1
     assert n_refused >= 10
@@ -332,16 +373,20 @@ def test_parameters(name):
 @pytest.mark.parametrize(
     ("name", "value", "match"),
     [
-        ("flow", "glow", r"\{.*'nsf-ar'.*\}"),
+        ("flow", "glow", r"\[.*'nsf-ar'.*\]"),
         ("init_params", "kmean", r"\{.*'kmeans'.*\}"),
         ("n_components", 0, r"\[1, inf\)"),
+        ("n_components", "automatic", r"\{'auto'\}"),
+        ("max_components", 0, r"\[1, inf\)"),
         ("n_transforms", -1, r"\[0, inf\)"),
         ("learning_rate", 0.0, r"\(0\.0, inf\)"),
         ("learning_rate", -1.0, r"\(0\.0, inf\)"),
         ("temperature", 1e39, r"\(0\.0, 1e\+30\)"),
         ("validation_fraction", 1.0, r"\(0\.0, 1\.0\)"),
         ("hidden_units", (8, 0), "positive integers.*got \\(8, 0\\)"),
-        ("hidden_units", 8, "array-like"),
+        ("hidden_units", 0, r"array-like or an int in the range \[1, inf\)"),
+        ("hidden_units", 8.0, "array-like or an int"),
+        ("n_shared_transforms", 2, "at most n_transforms=1, got 2"),
         ("posterior_units", (8.5,), "positive integers"),
         ("dtype", "float16", "'float32'"),
         ("batch_size", 0, "'auto'"),
@@ -349,7 +394,7 @@ def test_parameters(name):
 )
 def test_error_says_what_is_allowed(name, value, match):
     with pytest.raises(ValueError, match=f"{name}.*{match}"):
-        small(2).set_params(**{name: value}).fit(moons())
+        small(**{"n_components": 2, name: value}).fit(moons())
 
 
 @pytest.mark.parametrize("device", ["cuda:99", "tpu", "mps", "", "cuda:-1", "meta"])
@@ -367,6 +412,8 @@ def test_no_such_device(device):
         ("batch_size", 10**9),
         ("hidden_units", ()),
         ("posterior_units", ()),
+        ("hidden_units", 1),
+        ("posterior_units", np.int64(1)),
         ("hidden_units", (1, 1, 1, 1)),
         ("n_transforms", 12),
         ("learning_rate", 1e-12),
@@ -406,25 +453,29 @@ def test_divergence_is_caught(flow, learning_rate):
         {"posterior_units": (10**6, 10**6)},
         {"n_transforms": 10**9},
         {"n_components": 5_000, "n_transforms": 1000},
+        {"n_components": "auto", "max_components": 5_000, "n_transforms": 1000},
     ],
     ids=str,
 )
 def test_a_model_that_is_too_large_is_not_tried(parameters, monkeypatch):
-    monkeypatch.setattr("skflowmix.fitting.MixtureOfFlows", None)
-    monkeypatch.setattr("skflowmix.estimator.propose_starts", None)
+    monkeypatch.setattr("skflowmix.training.candidate.MixtureModule", None)
+    monkeypatch.setattr("skflowmix.initialization.propose_starts", None)
     X = np.random.RandomState(0).normal(size=(10_000, 3))
     with pytest.raises(MemoryError, match=r"too large.* GiB; the machine has"):
-        FlowMixture(**parameters).fit(X)
+        make(FlowMixture, **parameters).fit(X)
 
 
 def test_too_many_columns_are_not_tried(monkeypatch):
-    monkeypatch.setattr("skflowmix.fitting.MixtureOfFlows", None)
+    monkeypatch.setattr("skflowmix.training.candidate.MixtureModule", None)
     with pytest.raises(MemoryError, match="1000000 columns is too large"):
         FlowMixture().fit(np.zeros((2, 10**6)))
 
 
 def test_the_model_of_the_paper_fits_in_sixteen_gib(monkeypatch):
     monkeypatch.setattr("skflowmix._arrays.os.sysconf", lambda name: 2**17)
+    options = FlowMixtureOptions.paper().set_params(
+        posterior_units=(512,), batch_size=100
+    )
     parameters = {"flow": "maf", "n_transforms": 5, "hidden_units": (200,)}
-    model = FlowMixture(5, posterior_units=(512,), batch_size=100, **parameters)
-    check_parameters(model, 30_596, 784)
+    model = FlowMixture(5, options=options, **parameters)
+    check_model(model, model._settings(), 5, 30_596, 784)

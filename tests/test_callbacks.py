@@ -8,9 +8,9 @@ from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.callback import ProgressBar, ScoringMonitor
 from sklearn.datasets import make_blobs
 from sklearn.model_selection import GridSearchCV
-from small_models import answers, assert_same_answers, moons, small, trained
+from small_models import answers, assert_same_answers, make, moons, small, trained
 
-from skflowmix import FlowMixtureClassifier, FlowMixtureOutlierDetector
+from skflowmix import FlowMixture, FlowMixtureClassifier, FlowMixtureOutlierDetector
 
 
 class Recorder:
@@ -194,7 +194,7 @@ def test_stop_keeps_the_best(phase):
     model = trained(
         2, learning_rate=0.1, batch_size=64, n_iter_no_change=20, flow="realnvp"
     )
-    model.set_params(n_iter_init=40 if phase == "m-step" else 0)
+    model.set_params(options__n_iter_init=40 if phase == "m-step" else 0)
     model.set_callbacks(recorder).fit(moons(300))
     scores = scores_of(model)
     best = int(np.argmax(scores))
@@ -244,6 +244,48 @@ def test_a_failing_callback_fails_the_fit():
     with pytest.raises(RuntimeError, match="from the callback"):
         small(2).set_callbacks(recorder).fit(moons())
     assert recorder.torn_down == 1
+
+
+FAILURES = {
+    "first epoch": (RuntimeError, lambda context: "epoch" in context.task_name),
+    "interrupted": (KeyboardInterrupt, lambda context: "elbo" in context.task_name),
+    "restart": (RuntimeError, lambda context: context.task_name == "init 0"),
+    "last": (RuntimeError, lambda context: context.task_name == "fit"),
+    "interrupted at last": (KeyboardInterrupt, lambda c: c.task_name == "fit"),
+}
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize(("error", "fails_at"), FAILURES.values(), ids=FAILURES)
+@pytest.mark.parametrize(
+    "cls", [FlowMixture, FlowMixtureClassifier, FlowMixtureOutlierDetector]
+)
+def test_a_fit_that_a_callback_ends_by_an_error_is_none(cls, error, fails_at):
+    """The estimator is unfitted, or what it was before, callbacks and all."""
+
+    def fail(context):
+        if fails_at(context):
+            raise error("from the callback")
+
+    y = np.arange(150) % 2
+    wider = np.c_[moons(), moons()]
+    networks = {"hidden_units": 8, "posterior_units": 8, "n_transforms": 1}
+    model = make(cls, max_iter=2, tol=1e9, n_iter_no_change=1, **networks)
+    model.set_params(random_state=0)
+    for is_fitted in (False, True):
+        if is_fitted:
+            model.set_callbacks().fit(moons(), y)
+            expected = model.score_samples(moons())
+        recorder = Recorder(fail)
+        model.set_callbacks(recorder)
+        before = dict(vars(model))
+        with pytest.raises(error, match="from the callback"):
+            model.fit(wider, y)
+        assert recorder.torn_down == 1
+        assert vars(model).keys() == before.keys()
+        assert all(value is before[name] for name, value in vars(model).items())
+        assert hasattr(model, "n_features_in_") == is_fitted
+    assert_array_equal(model.score_samples(moons()), expected)
 
 
 # scikit-learn's own.
@@ -357,6 +399,6 @@ class Pickles(Stop):
 def test_callbacks_of_other_estimators_see_models_that_can_be_pickled(cls):
     callback = Pickles(None, 0)
     networks = {"hidden_units": (8,), "posterior_units": (8,), "max_iter": 2}
-    model = cls(random_state=0, **networks).set_callbacks(callback)
+    model = make(cls, random_state=0, **networks).set_callbacks(callback)
     model.fit(moons(), np.arange(len(moons())) % 2)
     assert callback.n > 3

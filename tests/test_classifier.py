@@ -25,11 +25,13 @@ from sklearn.utils.estimator_checks import (
     check_param_validation,
     parametrize_with_checks,
 )
-from small_models import moons
+from small_models import make, moons
 
 from skflowmix import FlowMixture, FlowMixtureClassifier
-from skflowmix.classifier import _ClassMixture, spread_labels
+from skflowmix.calibration import Calibration
+from skflowmix.model.groups import Groups
 from skflowmix.starts.gaussians import Gaussians
+from skflowmix.starts.labels import spread_labels
 
 
 def small(**kwargs):
@@ -43,7 +45,7 @@ def small(**kwargs):
         "max_iter": 6,
         "random_state": 0,
     }
-    return FlowMixtureClassifier(**{**parameters, **kwargs})
+    return make(FlowMixtureClassifier, **{**parameters, **kwargs})
 
 
 def sides():
@@ -182,7 +184,7 @@ def model(request):
 
 def test_answers_fit_together(model):
     X = np.r_[moons(), 1e3 * moons(seed=1)]
-    log_joint = model.class_log_prob(X)
+    log_joint = model.predict_joint_log_proba(X)
     log_prob = logsumexp(log_joint, axis=1)
     assert_allclose(model.score_samples(X), log_prob, rtol=1e-9)
     tempered = log_joint / model.calibration_temperature_
@@ -198,7 +200,7 @@ def test_components_belong_to_classes(model):
     n_per_class = model.n_components_per_class
     responsibilities = model.mixture_.predict_proba(moons())
     by_class = responsibilities.reshape(150, 2, n_per_class).sum(2)
-    log_joint = model.class_log_prob(moons())
+    log_joint = model.predict_joint_log_proba(moons())
     exact = np.exp(log_joint - logsumexp(log_joint, axis=1, keepdims=True))
     assert_allclose(exact, by_class, rtol=1e-9, atol=1e-12)
     assert type(model.mixture_) is FlowMixture
@@ -225,7 +227,8 @@ def test_float32_rows_have_float32_answers(model):
 def test_pickle_and_clone(model):
     copied = pickle.loads(pickle.dumps(model))
     assert_array_equal(copied.predict_proba(moons()), model.predict_proba(moons()))
-    assert clone(model).get_params() == model.get_params()
+    assert repr(clone(model)) == repr(model)
+    assert clone(model).options is not model.options
     assert is_classifier(model)
 
 
@@ -313,7 +316,7 @@ def test_many_columns_are_calibrated():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         model.fit(X[::2], y[::2])
-    log_joint = model.class_log_prob(X[1::2])
+    log_joint = model.predict_joint_log_proba(X[1::2])
     as_they_are = np.exp(log_joint - logsumexp(log_joint, axis=1, keepdims=True))
     as_they_are /= as_they_are.sum(1, keepdims=True)
     calibrated = model.predict_proba(X[1::2])
@@ -337,14 +340,19 @@ def test_every_start_has_its_own_folds():
     x, classes = moons(), sides()
     shares, weights = np.eye(2)[classes], np.ones(len(x))
     rows = SimpleNamespace(x=x, weights=weights, without_far=lambda shares: shares)
-    mixture = _ClassMixture(2)._know(classes, 1)
-    mixture._shares = shares
+    calibration = Calibration(Groups([1, 1]))
     for least in (1.0, 0.0):
         gaussians = Gaussians.fit(x, weights, shares, 1e-6, least_strength=least)
-        folds = mixture._folds_of(gaussians, rows)
+        fitted = SimpleNamespace(
+            candidate=SimpleNamespace(gaussians=gaussians),
+            table=rows,
+            problem=SimpleNamespace(classes=classes),
+            start=shares,
+        )
+        folds = calibration._folds_of(fitted)
         assert len(folds) == 5
         assert all(fold.shrinkage == gaussians.shrinkage for _, fold in folds)
-        assert mixture._folds_of(gaussians, rows) is folds
+        assert calibration._folds_of(fitted) is folds
 
 
 def test_labels_of_one_class_need_no_calibration():

@@ -19,6 +19,7 @@ from skflowmix.model.flows import FLOWS
             for flow in FLOWS
             for n_components in (1, 3)
         ),
+        small("auto", random_state=None),
         FlowMixture(),
     ]
 )

@@ -16,7 +16,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
-from scipy.special import logsumexp
+from scipy.special import logsumexp, softmax
 from sklearn import config_context
 from sklearn.base import BaseEstimator, clone
 from sklearn.cluster import DBSCAN, HDBSCAN, AgglomerativeClustering, KMeans
@@ -31,18 +31,27 @@ from sklearn.utils import estimator_html_repr
 from small_models import (
     answers,
     assert_same_answers,
+    make,
     moons,
     small,
     trained,
 )
 
-from skflowmix import FlowMixture, _arrays, fitting
-from skflowmix import estimator as estimator_module
-from skflowmix import inference as inference_module
+from skflowmix import (
+    FlowMixture,
+    FlowMixtureClassifier,
+    FlowMixtureOptions,
+    FlowMixtureOutlierDetector,
+    _arrays,
+    fitting,
+    monitor,
+    prediction,
+)
 from skflowmix.model.flows import FLOWS
 from skflowmix.starts.partitions import INIT_METHODS
-from skflowmix.training.settings import FitSettings
-from skflowmix.training.trainer import train
+from skflowmix.training import candidate as candidate_module
+from skflowmix.training.phases import ModelFit
+from skflowmix.training.trainer import Trainer
 
 each_flow = pytest.mark.parametrize("flow", FLOWS)
 
@@ -59,73 +68,112 @@ def blobs(n_samples=90, seed=0):
     return make_blobs(n_samples, centers=centers, random_state=seed)
 
 
-# Components that are not in use.
+# The number of components that is found.
 
 
 @pytest.fixture(scope="module")
-def spare():
-    """A model of three blobs that could have had seven components."""
+def found():
+    """A model of three blobs that was not told their number."""
     X, _ = blobs(150)
-    return trained(7, weight_concentration_prior=0.5).fit(X)
+    return trained("auto").fit(X)
 
 
-def test_the_number_of_components_is_found(spare):
+def test_the_number_of_components_is_found(found):
     _, y = blobs(150)
-    assert spare.n_components_in_use_ == spare.module_.n_components == 3
-    assert adjusted_rand_score(y, spare.labels_) == 1
-    assert_allclose(spare.weights_, [1 / 3, 1 / 3, 1 / 3, 0, 0, 0, 0], atol=0.02)
-    assert spare.weights_.sum() == pytest.approx(1)
-    assert_array_equal(spare.weights_[3:], 0)
+    assert found.n_components == "auto"
+    assert found.n_components_ == found.module_.n_components == 3
+    assert found.n_components_in_use_ == 3
+    assert adjusted_rand_score(y, found.labels_) == 1
+    assert_allclose(found.weights_, 1 / 3, atol=0.02)
+    assert found.weights_.sum() == pytest.approx(1)
+    assert (np.diff(found.weights_) <= 0).all()
 
 
-def test_components_not_in_use_answer_without_cost(spare):
+def test_answers_have_the_number_that_was_found(found):
     X, _ = blobs(50, seed=1)
-    for table in (spare.predict_proba(X), spare.posterior_proba(X)):
-        assert table.shape == (50, 7)
-        assert_array_equal(table[:, 3:], 0)
+    for table in (found.predict_proba(X), found.posterior_proba(X)):
+        assert table.shape == (50, 3)
         assert_allclose(table.sum(1), 1)
-    log_prob = spare.component_log_prob(X)
-    assert_array_equal(log_prob[:, 3:], -np.inf)
-    with np.errstate(divide="ignore"):
-        whole = logsumexp(log_prob + np.log(spare.weights_), axis=1)
-    assert_allclose(spare.score_samples(X), whole)
-    assert_array_equal(spare.means_[3:], np.tile(spare.means_[3], (4, 1)))
-    assert_allclose(spare.means_[3], blobs(150)[0].mean(0))
-    assert_allclose(spare.covariances_[3], np.cov(blobs(150)[0].T, ddof=0))
-    assert set(spare.sample(200, random_state=0)[1]) == {0, 1, 2}
+    log_prob = found.component_log_prob(X)
+    assert log_prob.shape == (50, 3) and np.isfinite(log_prob).all()
+    whole = logsumexp(log_prob + np.log(found.weights_), axis=1)
+    assert_allclose(found.score_samples(X), whole)
+    assert found.means_.shape == (3, 2) and found.covariances_.shape == (3, 2, 2)
+    assert set(found.sample(200, random_state=0)[1]) == {0, 1, 2}
     with pytest.raises(ValueError, match="component must be an integer from 0 to 2"):
-        spare.sample(component=3)
-    assert np.isfinite([spare.bic(X), spare.aic(X), spare.score(X)]).all()
+        found.sample(component=3)
+    assert np.isfinite([found.bic(X), found.aic(X), found.score(X)]).all()
 
 
-def test_training_goes_on_with_the_components_in_use(spare):
+def test_training_goes_on_with_the_number_that_was_found():
     X, y = blobs(150)
-    further = trained(7, weight_concentration_prior=0.5, warm_start=True).fit(X).fit(X)
-    assert further.n_components_in_use_ == 3
-    assert further.weights_.shape == (7,)
-    assert adjusted_rand_score(y, further.predict(X)) == 1
+    model = trained("auto", warm_start=True).fit(X)
+    module = model.module_
+    model.fit(X)
+    assert model.module_ is not module
+    assert model.n_components_ == 3 and model.weights_.shape == (3,)
+    assert "m-step" not in {record["phase"] for record in model.history_}
+    assert adjusted_rand_score(y, model.predict(X)) == 1
 
 
-def test_a_start_says_the_number_of_components_itself():
+@pytest.mark.parametrize("max_components", [1, 2, 3, 20])
+def test_no_more_components_than_allowed_are_found(max_components):
     X, _ = blobs()
-    prior = {"weight_concentration_prior": 0.5}
-    found = small(7, init_params=KMeans(4, n_init=1, random_state=0), **prior).fit(X)
-    assert found.n_components_in_use_ == 7
-    weights = small(7, weights_init=np.full(7, 1 / 7), **prior).fit(X)
-    assert weights.n_components_in_use_ == 7
+    model = small("auto", max_components=max_components, n_transforms=0).fit(X)
+    assert model.n_components_ == len(model.weights_) == min(max_components, 3)
 
 
-def test_without_the_prior_all_components_are_used():
+def test_more_components_may_be_allowed_than_there_are_rows():
+    X, _ = blobs()
+    assert small("auto", max_components=1000).fit(X[:8]).n_components_ <= 8
+
+
+STARTS_OF_FIVE = {
+    "weights": {"weights_init": np.full(5, 1 / 5)},
+    "means": {"means_init": blobs()[0][:5]},
+    "both": {"weights_init": np.full(5, 1 / 5), "means_init": blobs()[0][:5]},
+    "responsibilities": {"init_params": np.eye(5)[np.arange(90) % 5]},
+    "clusterer": {"init_params": KMeans(5, n_init=1, random_state=0)},
+}
+
+
+@pytest.mark.parametrize("start", STARTS_OF_FIVE.values(), ids=STARTS_OF_FIVE)
+def test_a_start_says_the_number_of_components_itself(start):
+    X, _ = blobs()
+    model = small("auto", max_components=2, n_transforms=0, **start).fit(X)
+    assert model.n_components_ == len(model.weights_) == 5
+    assert model.component_log_prob(X).shape == (90, 5)
+
+
+def test_starts_that_say_different_numbers_are_refused():
+    X, _ = blobs()
+    with pytest.raises(ValueError, match=r"means_init must have shape \(3, 2\)"):
+        small("auto", weights_init=[0.2, 0.3, 0.5], means_init=X[:4]).fit(X)
+
+
+def test_a_number_that_is_given_is_kept():
     X, _ = blobs()
     model = small(5).fit(X)
-    assert model.n_components_in_use_ == 5
+    assert model.n_components_ == model.n_components_in_use_ == 5
     assert (model.weights_ > 0).all()
-    given = small(
-        5, weight_concentration_prior=0.5, means_init=X[:5], tol=1e-3, max_iter=3
+
+
+def test_components_that_expect_no_row_are_dropped_where_the_number_is_found():
+    """Without an exact unit of the weights, the last row is a hundredth of one."""
+    X = np.r_[blobs()[0], [[300.0, 300.0]]]
+    weights = np.r_[np.random.RandomState(0).uniform(1, 2, 90), 0.01]
+    clusterer = KMeans(4, n_init=3, random_state=0)
+    given = small(4, init_params=clusterer).fit(X, sample_weight=weights)
+    assert given.n_components_ == 4 and given.n_components_in_use_ == 3
+    assert 0 < given.weights_[3] < 1 / 91
+    dropped = small("auto", init_params=clusterer).fit(X, sample_weight=weights)
+    assert dropped.n_components_ == dropped.n_components_in_use_ == 3
+    assert_allclose(dropped.weights_, given.weights_[:3] / given.weights_[:3].sum())
+    assert_allclose(dropped.means_, given.means_[:3])
+    assert_allclose(
+        dropped.component_log_prob(X), given.component_log_prob(X)[:, :3], rtol=1e-9
     )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        assert given.fit(X).n_components_in_use_ == 5
+    assert set(dropped.labels_) == {0, 1, 2}
 
 
 # The answers fit together.
@@ -254,33 +302,38 @@ def test_all_rows_are_learnt_from_in_the_end():
 
 def test_every_phase_has_its_noise_and_its_neighbors(monkeypatch):
     """The last one has all rows, and no more noise than the best epoch had."""
-    phases, optimizers, has_moments = [], [], []
+    trainers, has_moments = [], []
+    run = Trainer.run
 
-    def watched(objective, optimizer, config, *others):
-        phases.append((objective, config))
-        optimizers.append(optimizer)
-        moments = (part.first for parts, _, _ in optimizer.groups for part in parts)
+    def watched(trainer, *others):
+        trainers.append(trainer)
+        groups = trainer.optimizer.groups
+        moments = (part.first for parts, _, _ in groups for part in parts)
         has_moments.append({bool(first.any()) for first in moments})
-        return train(objective, optimizer, config, *others)
+        return run(trainer, *others)
 
-    monkeypatch.setattr(fitting, "train", watched)
+    monkeypatch.setattr(Trainer, "run", watched)
     model = trained(3, input_noise=0.4).fit(moons(400))
-    (m_step, _), (elbo, _), (last, _), _ = phases
+    m_step, elbo, last, _ = trainers
+    optimizers = [trainer.optimizer for trainer in trainers]
     # Adam goes on from the M-step to the ELBO, and starts from none in the end.
     assert optimizers[0] is optimizers[1] is optimizers[2] is not optimizers[3]
     assert has_moments == [{False}, {True}, {False}, {False}]
-    assert [config.may_keep_start for _, config in phases[:2]] == [False, True]
+    assert not m_step.config.may_keep_start and elbo.config.may_keep_start
     records = [record for record in model.history_ if record["phase"] == "elbo"]
     best = max(records, key=lambda record: record["score"])
     share = best["learning_rate"] / model.learning_rate
     assert share < 1
-    assert [o.noise.scale for o in (m_step, elbo, last)] == [0.4, 0.4, 0.4 * share]
-    assert len(m_step.train) == len(elbo.train) < len(last.train) == 400
-    for objective in (m_step, elbo, last):
-        rows = objective.train
+    scales = [phase.objective.noise.scale for phase in (m_step, elbo, last)]
+    assert scales == [0.4, 0.4, 0.4 * share]
+    numbers = [phase.source.n_rows for phase in (m_step, elbo, last)]
+    assert numbers[0] == numbers[1] < numbers[2] == 400
+    for phase in (m_step, elbo, last):
+        rows = phase.source.rows(torch.arange(phase.source.n_rows))
         distances = torch.cdist(rows.x, rows.x).fill_diagonal_(torch.inf)
         nearest = distances.topk(2, largest=False).indices
-        assert torch.equal(rows.neighbors.sort(1).values, nearest.sort(1).values)
+        assert torch.equal(phase.source.nearest.sort(1).values, nearest.sort(1).values)
+        assert torch.equal(rows.neighbors, rows.x[phase.source.nearest])
         assert rows.movable.all()
 
 
@@ -301,11 +354,10 @@ def test_spikes_survive_the_gaussians_of_all_rows():
         return X
 
     X, new = draw(400), draw(2000)
-    model = FlowMixture(
-        2, n_common_transforms=0, init_params="kmeans", random_state=0
-    ).fit(X)
+    parameters = {"n_common_transforms": 0, "init_params": "kmeans", "random_state": 0}
+    model = make(FlowMixture, 2, **parameters).fit(X)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fitting._Fit, "whiten_by_all_rows", lambda fit: None)
+        patch.setattr(ModelFit, "set_gaussians_of_all_rows", lambda fit: None)
         as_judged = clone(model).fit(X)
     assert model.score(new) > as_judged.score(new) - 0.1
 
@@ -323,7 +375,13 @@ def test_small_tables_with_few_rows_per_column_have_two_starts():
             without_far=lambda shares: shares,
         )
         shares = np.eye(2)[np.arange(len(X)) % 2]
-        starts, plain = trained(2, **parameters)._first_gaussians(rows, shares)
+        restart = SimpleNamespace(
+            table=rows,
+            settings=trained(2, **parameters)._settings(),
+            start=SimpleNamespace(weights=None),
+            responsibilities=shares,
+        )
+        starts, plain = fitting._Restart._gaussians(restart)
         strengths = [start.shrinkage.strength for start in starts]
         assert plain.shrinkage.strength <= min(strengths)
         return [strength >= 10 * X.shape[1] for strength in strengths]
@@ -338,12 +396,12 @@ def test_small_tables_with_few_rows_per_column_have_two_starts():
 def test_of_two_starts_the_better_one_goes_on(n_components, worse, monkeypatch):
     """The other one costs an M-step, which one component needs only for this."""
     started, shrinkages, trained_on = [], set(), []
-    m_step, train = fitting._Fit.train_by_responsibilities, fitting._Fit.train
+    m_step, train = ModelFit.train_by_responsibilities, ModelFit.train
 
     def spoiling_m_step(fit, *args):
         m_step(fit, *args)
         if len(started) == worse:
-            fit.working.means += 3.0
+            fit.working.components.means += 3.0
         started.append(fit)
         shrinkages.add(fit.gaussians.shrinkage)
 
@@ -351,8 +409,8 @@ def test_of_two_starts_the_better_one_goes_on(n_components, worse, monkeypatch):
         trained_on.append(fit)
         train(fit, *args, **kwargs)
 
-    monkeypatch.setattr(fitting._Fit, "train_by_responsibilities", spoiling_m_step)
-    monkeypatch.setattr(fitting._Fit, "train", recording_train)
+    monkeypatch.setattr(ModelFit, "train_by_responsibilities", spoiling_m_step)
+    monkeypatch.setattr(ModelFit, "train", recording_train)
     quick = {"max_iter": 20, "tol": 10.0, "n_iter_no_change": 1}
     X = np.random.RandomState(0).standard_t(5, size=(90, 6)).cumsum(1)
     trained(n_components, **quick).fit(X)
@@ -363,10 +421,10 @@ def test_of_two_starts_the_better_one_goes_on(n_components, worse, monkeypatch):
 
 def test_weights_decay_less_where_rows_are_many():
     def decay(n_rows, n_columns, **parameters):
-        chosen = FitSettings.of(FlowMixture(3, **parameters))
+        chosen = make(FlowMixture, 3, **parameters)._settings()
         configs = (
-            chosen.training_config(1, 0, torch.zeros(n_rows, n_columns)),
-            chosen.training_config(1, 0, torch.zeros(20, n_columns), n_rows),
+            chosen.training_config(1, 0, n_distinct, n_columns, n_rows)
+            for n_distinct in (n_rows, 20)
         )
         merged, counted = (config.weight_decay for config in configs)
         assert merged == counted
@@ -634,8 +692,9 @@ def test_three_groups_of_few_values_are_found(n_rows):
 def test_components_in_use_expect_a_row_of_those_that_are_merged():
     """A hundredth of ten thousand rows, but less than one of ten distinct ones."""
     X = np.r_[np.arange(9901) % 9, np.full(100, 100)][:, None].astype(float)
-    model = small(2, init_params=KMeans(2), weight_concentration_prior=1.0).fit(X)
-    assert model.n_components_in_use_ == 2
+    for n_components in (2, "auto"):
+        model = small(n_components, init_params=KMeans(2)).fit(X)
+        assert model.n_components_ == model.n_components_in_use_ == 2
 
 
 def test_distinct_rows_are_evaluated_once(monkeypatch):
@@ -643,13 +702,13 @@ def test_distinct_rows_are_evaluated_once(monkeypatch):
     weights = np.ones(100)
     weights[[0, 99]] = 0
     evaluated = []
-    evaluate = FlowMixture._evaluate
+    evaluate = fitting.evaluate
 
-    def recording(model, X, *question):
+    def recording(module, standardizer, X, *others):
         evaluated.append(len(X))
-        return evaluate(model, X, *question)
+        return evaluate(module, standardizer, X, *others)
 
-    monkeypatch.setattr(FlowMixture, "_evaluate", recording)
+    monkeypatch.setattr(fitting, "evaluate", recording)
     model = small(2).fit(X, sample_weight=weights)
     distinct = len(np.unique(X[weights > 0], axis=0))
     assert evaluated == [distinct + 2]
@@ -781,10 +840,8 @@ def test_where_flows_do_not_pay_the_plain_gaussians_are_the_model(monkeypatch):
     def drop(fit):
         torch._foreach_copy_(list(fit.working.parameters()), fit.start)
 
-    monkeypatch.setattr(
-        fitting._Fit, "drop_flows_that_do_not_pay", torch.no_grad()(drop)
-    )
-    monkeypatch.setattr(fitting._Fit, "clearly_better_than", lambda *_: True)
+    monkeypatch.setattr(ModelFit, "drop_flows_without_gain", torch.no_grad()(drop))
+    monkeypatch.setattr(ModelFit, "clearly_better_than", lambda *_: True)
     rng = np.random.RandomState(0)
     X = rng.normal(size=(120, 5))
     X = np.c_[X, X.sum(axis=1) + 1e-3 * rng.normal(size=120)]
@@ -874,7 +931,7 @@ def test_labels_of_a_sample_belong_to_its_rows():
 
 def test_a_large_sample_has_all_components(model, monkeypatch):
     """Drawn in chunks."""
-    monkeypatch.setattr(inference_module, "SAMPLE_CHUNK", 100)
+    monkeypatch.setattr(prediction, "SAMPLE_CHUNK", 100)
     X, labels = model.sample(1050, random_state=0)
     assert np.isfinite(X).all()
     whole = model.score_samples(X)
@@ -936,31 +993,13 @@ def test_bad_arguments_of_sample(name, value):
         model.sample(**{name: value})
 
 
-def test_unfitted():
-    for ask in (
-        "score_samples",
-        "component_log_prob",
-        "predict",
-        "predict_proba",
-        "posterior_proba",
-        "elbo",
-        "score",
-        "bic",
-        "aic",
-    ):
-        with pytest.raises(NotFittedError):
-            getattr(small(2), ask)(moons())
-    with pytest.raises(NotFittedError):
-        small(2).sample()
-
-
 # Where components start.
 
 
 @pytest.mark.parametrize(
     "init",
     [
-        *(name for name in INIT_METHODS if name != "random"),
+        *(name for name in INIT_METHODS if not name.startswith("random")),
         KMeans(3, n_init=3),
         AgglomerativeClustering(3),
         HDBSCAN(min_cluster_size=10, copy=True),
@@ -976,6 +1015,13 @@ def test_every_start_finds_blobs(init):
     assert (np.sort(found, axis=1) == [0, 0, 30]).all()
 
 
+def test_random_rows_are_a_start():
+    """Two may be of one blob: the best of several restarts finds all three."""
+    X, y = blobs()
+    model = small(3, init_params="random_from_data", n_init=8, n_transforms=0).fit(X)
+    assert adjusted_rand_score(y, model.labels_) == 1
+
+
 def test_responsibilities_as_a_start():
     X, y = blobs()
     start = np.eye(3)[y]
@@ -989,12 +1035,15 @@ def test_responsibilities_as_a_start():
 
 
 def test_responsibilities_of_identical_rows_are_averaged():
+    """By their weights."""
     X, y = blobs()
     twice = np.r_[X, X]
     start = np.r_[np.eye(3)[y], np.full((len(X), 3), 1 / 3)]
-    model = small(3, init_params=start).fit(twice)
-    other = small(3, init_params=(np.eye(3)[y] + 1 / 3) / 2).fit(X)
-    assert_allclose(model.score_samples(X), other.score_samples(X), rtol=1e-9)
+    for weights, share in ((None, 1 / 2), (np.repeat([3.0, 1.0], 90), 3 / 4)):
+        model = small(3, init_params=start).fit(twice, sample_weight=weights)
+        mean = share * np.eye(3)[y] + (1 - share) / 3
+        other = small(3, init_params=mean).fit(X)
+        assert_allclose(model.score_samples(X), other.score_samples(X), rtol=1e-9)
 
 
 def test_means_as_a_start():
@@ -1006,12 +1055,16 @@ def test_means_as_a_start():
 
 
 def test_weights_as_a_start():
-    X, y = blobs()
-    weights = [0.2, 0.7, 0.1]
-    model = small(3, weights_init=weights, init_params=np.eye(3)[y], max_iter=0)
+    """First responsibilities are those of Gaussians with these weights."""
+    X, y = moons(300), (moons(300)[:, 0] > 0.5).astype(int)
+    plain = {"n_transforms": 0, "max_iter": 0, "init_params": np.eye(2)[y]}
+    weights = np.array([0.1, 0.9])
     with pytest.warns(ConvergenceWarning):
-        model.fit(X)
-    assert_allclose(model.weights_, weights, rtol=1e-6)
+        gaussians = small(2, **plain).fit(X)
+        model = small(2, weights_init=weights, **plain).fit(X)
+    expected = softmax(gaussians.component_log_prob(X) + np.log(weights), axis=1)
+    assert_allclose(model.weights_, expected.mean(axis=0), rtol=1e-5)
+    assert model.weights_[1] > gaussians.weights_[1] + 0.05
 
 
 X, y = blobs()
@@ -1066,14 +1119,9 @@ def test_bad_starts_are_named(name, value):
 
 def test_too_many_clusters_are_an_error():
     X, _ = blobs()
-    with pytest.raises(ValueError, match="init_params found 5 clusters"):
-        small(3, init_params=KMeans(5)).fit(X)
-
-
-def test_too_few_clusters_are_split():
-    X, _ = blobs()
-    model = small(3, init_params=KMeans(2, random_state=0)).fit(X)
-    assert (model.weights_ > 0.1).all()
+    clusterer = AgglomerativeClustering(None, distance_threshold=2.0)
+    with pytest.raises(ValueError, match="found 3 clusters, more than n_components=2"):
+        small(2, init_params=clusterer).fit(X)
 
 
 class OnlyFitPredict(BaseEstimator):
@@ -1081,6 +1129,39 @@ class OnlyFitPredict(BaseEstimator):
 
     def fit_predict(self, X):
         return (X[:, 0] > np.median(X[:, 0])).astype(int)
+
+
+def test_too_few_clusters_are_split():
+    X, _ = blobs()
+    model = small(3, init_params=OnlyFitPredict()).fit(X)
+    assert (model.weights_ > 0.1).all()
+
+
+class Returns(BaseEstimator):
+    """A clusterer that returns the same, whatever it gets."""
+
+    def __init__(self, labels):
+        self.labels = labels
+
+    def fit_predict(self, X):
+        return self.labels
+
+
+BAD_LABELS = {
+    "NaN": (np.r_[np.nan, np.zeros(149)], "it returned NaN, infinity or fractions"),
+    "fractions": (np.arange(150) / 2, "it returned NaN, infinity or fractions"),
+    "too few": (np.arange(149) % 2, r"an array of shape \(149,\) for 150 rows"),
+    "a table": (np.eye(2)[np.arange(150) % 2], r"shape \(150, 2\) for 150 rows"),
+    "words": (["a", "b"] * 75, "labels of dtype <U1"),
+    "nothing": (None, r"an array of shape \(\) for 150 rows"),
+}
+
+
+@pytest.mark.parametrize(("labels", "match"), BAD_LABELS.values(), ids=BAD_LABELS)
+@pytest.mark.parametrize("n_components", [2, "auto"])
+def test_labels_that_are_no_integers_are_an_error(n_components, labels, match):
+    with pytest.raises(ValueError, match=f"init_params must return one .*{match}"):
+        small(n_components, init_params=Returns(labels)).fit(moons())
 
 
 @pytest.mark.parametrize(
@@ -1097,6 +1178,17 @@ def test_any_clusterer_is_a_start(clusterer):
     for weights in (None, 1 + np.arange(150) % 3):
         model = small(2, init_params=clusterer).fit(moons(), sample_weight=weights)
         assert np.isfinite(model.score(moons()))
+
+
+def test_a_search_sets_the_clusterers_number():
+    X, _ = blobs()
+    clusterer = make_pipeline(StandardScaler(), KMeans())
+    model = small(init_params=clusterer, n_transforms=0)
+    grid = {"n_components": [1, 3]}
+    search = GridSearchCV(model, grid, cv=3, error_score="raise").fit(X)
+    best = search.best_estimator_
+    assert search.best_params_ == {"n_components": 3} and best.n_components_ == 3
+    assert clusterer[-1].n_clusters == best.init_params[-1].n_clusters == 8
 
 
 def test_clusterer_is_not_changed():
@@ -1122,8 +1214,122 @@ def test_parameters_are_not_changed():
     copies = {name: np.copy(value) for name, value in parameters.items()}
     model = small(3, **parameters).fit(X)
     for name, value in parameters.items():
-        assert getattr(model, name) is value
+        owner = model if hasattr(model, name) else model.options
+        assert getattr(owner, name) is value
         assert_array_equal(value, copies[name])
+
+
+# Options.
+
+
+def test_options_come_and_go():
+    options = FlowMixtureOptions(input_noise=0.1, batch_size=64)
+    assert repr(options) == "FlowMixtureOptions(batch_size=64, input_noise=0.1)"
+    assert set(options.get_params()) == set(FlowMixtureOptions._parameter_constraints)
+    model = FlowMixture(options=options)
+    copied = clone(model).options
+    assert type(copied) is FlowMixtureOptions and copied is not options
+    assert copied.get_params() == options.get_params()
+    assert repr(options) in repr(model)
+    assert model.get_params()["options__input_noise"] == 0.1
+    # Those of others that were given the same object stay as they were.
+    model.set_params(options__input_noise=0.2)
+    assert model.options.input_noise == 0.2 and model.options.batch_size == 64
+    assert options.input_noise == 0.1
+    # An object and what to set of it, together.
+    model = FlowMixture().set_params(
+        options=FlowMixtureOptions(), options__dtype="float64"
+    )
+    assert model.options.dtype == "float64"
+    with pytest.raises(ValueError, match="Invalid parameter 'noise' for estimator Fl"):
+        model.set_params(options__noise=1.0)
+    with pytest.raises(TypeError, match="noise"):
+        FlowMixtureOptions(noise=1.0)
+
+
+@pytest.mark.parametrize(
+    "cls", [FlowMixture, FlowMixtureClassifier, FlowMixtureOutlierDetector]
+)
+def test_options_that_are_none_say_what_to_do(cls):
+    match = "options__input_noise cannot be set while options is None.*FlowMixtureOpt"
+    model = cls()
+    assert model.options is None
+    with pytest.raises(ValueError, match=match):
+        model.set_params(options__input_noise=0.1)
+    with pytest.raises(ValueError, match=match):
+        cls(options=FlowMixtureOptions()).set_params(
+            options=None, options__input_noise=0.1
+        )
+    grid = {"options__input_noise": [0.1]}
+    search = GridSearchCV(model, grid, scoring="accuracy", error_score="raise")
+    with pytest.raises(ValueError, match=match):
+        search.fit(moons(), np.arange(150) % 2)
+
+
+def test_grid_search_over_options():
+    search = GridSearchCV(
+        small(2), {"options__input_noise": [0.0, 0.5]}, cv=2, error_score="raise"
+    )
+    search.fit(moons())
+    scores = search.cv_results_["mean_test_score"]
+    assert np.isfinite(scores).all() and scores[0] != scores[1]
+    best = search.best_params_["options__input_noise"]
+    assert search.best_estimator_.options.input_noise == best
+
+
+@pytest.mark.parametrize(
+    "cls", [FlowMixture, FlowMixtureClassifier, FlowMixtureOutlierDetector]
+)
+def test_a_fit_does_not_change_options(cls):
+    model = make(cls, 2, n_transforms=0, posterior_units=[8], tol=1e9, random_state=0)
+    options = model.options
+    before = dict(vars(options))
+    model.fit(moons(), np.arange(150) % 2)
+    assert model.options is options
+    assert vars(options) == before
+    # That of the mixture within says what "auto" was.
+    within = getattr(model, "mixture_", model).options
+    assert (within is options) == (cls is FlowMixture)
+    if within is not options:
+        assert within.input_noise == 0.0 and within.repeat_noise == 0.25
+
+
+def test_default_options_are_none():
+    X, quick = moons(), {"tol": 10.0, "n_iter_no_change": 1, "hidden_units": 8}
+    model = FlowMixture(2, init_params="kmeans", random_state=0, **quick).fit(X)
+    assert model.options is None
+    explicit = FlowMixtureOptions(
+        n_common_transforms=1, input_noise=0.5, repeat_noise=0.0
+    )
+    for options in (FlowMixtureOptions(), explicit):
+        other = clone(model).set_params(options=options).fit(X)
+        assert_same_answers(other, model, X)
+
+
+def test_options_of_the_paper():
+    options = FlowMixtureOptions.paper()
+    assert type(options) is FlowMixtureOptions
+    assert FlowMixtureOptions.paper() is not options
+    model = FlowMixture(
+        2, init_params="random", tol=10.0, n_iter_no_change=2, options=options
+    )
+    model.fit(moons())
+    assert {record["phase"] for record in model.history_} <= {"elbo", "all rows"}
+    temperatures = [record["temperature"] for record in model.history_]
+    assert temperatures[0] <= 1 and (np.diff(temperatures) <= 0).all()
+    assert model.module_.architecture["n_common_transforms"] == 0
+    settings = model._settings()
+    assert settings.label_noise == 1.0
+    assert settings.weight_decay == settings.input_noise == settings.repeat_noise == 0
+
+
+@pytest.mark.parametrize("name", ["hidden_units", "posterior_units"])
+def test_one_width_is_one_layer(name):
+    model = small(2, **{name: 5}).fit(moons())
+    assert_same_answers(small(2, **{name: (5,)}).fit(moons()), model, moons())
+    for units in (5, [5], np.int64(5), np.array([5])):
+        assert small(2, **{name: units})._settings() == model._settings()
+    assert getattr(model._settings(), name) == (5,)
 
 
 # Restarts.
@@ -1136,9 +1342,9 @@ def test_restarts_keep_the_best(random_state, monkeypatch):
 
     def best_candidate(candidates):
         seen.extend(candidates)
-        return fitting.best_candidate(candidates)
+        return candidate_module.best_candidate(candidates)
 
-    monkeypatch.setattr(estimator_module, "best_candidate", best_candidate)
+    monkeypatch.setattr(fitting, "best_candidate", best_candidate)
     model = small(3, init_params="random", n_init=4, random_state=random_state)
     model.fit(moons())
     assert len(seen) == 4
@@ -1232,16 +1438,29 @@ def test_nothing_is_printed(capfd):
     assert out == "" and err == ""
 
 
-def test_verbose_prints_lines(capsys):
-    model = small(2, verbose=1, verbose_interval=1).fit(moons())
+def test_verbose_prints_lines(capsys, monkeypatch):
+    """In data units; with 1 a few seconds apart, with 2 one for so many epochs."""
+    X = 100 * moons()
+    model = small(2, verbose=2).fit(X)
+    first, start, *epochs, last = capsys.readouterr().out.splitlines()
+    assert first.startswith("[FlowMixture] 0:0")
+    assert first.endswith("first partition of 150 distinct rows, 2 columns")
+    assert "init 0: training" in start
+    n_epochs = len(model.history_)
+    assert f"converged after {n_epochs} epochs; last evaluation of all rows" in last
+    for line, record in zip(epochs, model.history_, strict=True):
+        assert f"init 0: {record['phase']} epoch {record['epoch']} of at most" in line
+        shown = float(line.split("held-out log-likelihood ")[1].split()[0])
+        expected = record["validation_log_likelihood"] - model._log_scale
+        assert shown == pytest.approx(expected, abs=1e-4)
+    small(2, verbose=2, verbose_interval=2).fit(X)
     lines = capsys.readouterr().out.splitlines()
-    for line, record in zip(lines, model.history_, strict=True):
-        assert f"{record['phase']} epoch {record['epoch']}: validation" in line
-        assert f"{record['validation_log_likelihood']:.5f}" in line
-    model = small(2, verbose=1, verbose_interval=2).fit(moons())
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == sum(record["epoch"] % 2 == 0 for record in model.history_)
-    assert lines
+    n_shown = sum(record["epoch"] % 2 == 0 for record in model.history_)
+    assert len(lines) == 3 + n_shown and n_shown > 0
+    for seconds, n_shown in ((np.inf, 0), (0.0, n_epochs)):
+        monkeypatch.setattr(monitor, "SECONDS_BETWEEN_LINES", seconds)
+        small(2, verbose=1, verbose_interval=2).fit(X)
+        assert len(capsys.readouterr().out.splitlines()) == 3 + n_shown
 
 
 # Among scikit-learn's tools.
@@ -1299,6 +1518,12 @@ def test_column_names():
         small(2).fit(moons()).predict(np.zeros((1, 3)))
 
 
+def parameters_of(model):
+    """All parameters; those of `options` one by one, which have no equality."""
+    parameters = model.get_params()
+    return {name: parameters[name] for name in parameters if name != "options"}
+
+
 def test_parameters_come_and_go():
     model = FlowMixture()
     parameters = model.get_params()
@@ -1309,7 +1534,7 @@ def test_parameters_come_and_go():
         assert getattr(clone(model).set_params(**{name: value}), name) is value
     with pytest.raises(ValueError, match="n_clusters"):
         model.set_params(n_clusters=2)
-    assert clone(small(3)).get_params() == small(3).get_params()
+    assert parameters_of(clone(small(3))) == parameters_of(small(3))
 
 
 def test_clone_is_unfitted():

@@ -15,7 +15,7 @@ from small_models import answers, assert_same_answers, moons, small, trained
 from skflowmix import FlowMixtureClassifier, FlowMixtureOutlierDetector, _arrays
 from skflowmix.cuda_graphs import Replays
 from skflowmix.model.flows import FLOWS
-from skflowmix.training.trainer import _Steps
+from skflowmix.training.trainer import Trainer
 
 pytestmark = pytest.mark.cuda
 
@@ -159,17 +159,17 @@ def test_replayed_steps_are_the_steps(monkeypatch):
 
 
 def test_no_step_waits_for_the_gpu(monkeypatch):
-    take, n_steps = _Steps.take, []
+    step, n_steps = Trainer.step, []
 
-    def watched(self, rows, step_size, *, starts_epoch):
+    def watched(self, step_size, starts_epoch):
         n_steps.append(1)
         torch.cuda.set_sync_debug_mode("default" if starts_epoch else "error")
         try:
-            take(self, rows, step_size, starts_epoch=starts_epoch)
+            step(self, step_size, starts_epoch)
         finally:
             torch.cuda.set_sync_debug_mode("default")
 
-    monkeypatch.setattr(_Steps, "take", watched)
+    monkeypatch.setattr(Trainer, "step", watched)
     small(3, device="cuda", n_iter_init=3, max_iter=3, batch_size=32).fit(moons())
     assert len(n_steps) > 30
 

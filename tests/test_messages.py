@@ -8,6 +8,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn import config_context
 from sklearn.exceptions import NotFittedError
+from small_models import make
 
 from skflowmix import (
     FlowMixture,
@@ -41,7 +42,7 @@ N = 200
 
 
 def fit(cls, X, **kwargs):
-    model = cls(2, **FAST)
+    model = make(cls, 2, **FAST)
     if cls is FlowMixtureClassifier:
         return model.fit(X, np.arange(len(X)) % 3 // 2, **kwargs)
     return model.fit(X, **kwargs)
@@ -253,13 +254,31 @@ def test_error_lists_ten_columns():
 
 @each_estimator
 def test_a_failed_fit_is_no_fit(cls):
-    model = cls(2, **FAST)
+    model = make(cls, 2, **FAST)
     X = rows()
     X[0, 0] = np.nan
     with pytest.raises(ValueError, match="NaN is in column 0"):
         model.fit(X, np.arange(N) % 2)
     with pytest.raises(NotFittedError):
         model.predict(X)
+
+
+@each_estimator
+def test_every_question_needs_a_fit(cls):
+    model, X = make(cls, 2, **FAST), rows()
+    questions = [
+        name
+        for name in dir(model)
+        if not name.startswith(("_", "fit", "get_", "set_"))
+        and callable(getattr(model, name))
+    ]
+    assert {"score_samples", "predict", *methods(model)} <= set(questions)
+    for name in questions:
+        given = () if name == "sample" else (X,)
+        if name == "score" and cls is FlowMixtureClassifier:
+            given = (X, np.arange(N) % 2)
+        with pytest.raises(NotFittedError, match=f"This {cls.__name__} instance is no"):
+            getattr(model, name)(*given)
 
 
 def methods(model):
@@ -269,7 +288,7 @@ def methods(model):
         "predict_proba",
         "posterior_proba",
         "component_log_prob",
-        "class_log_prob",
+        "predict_joint_log_proba",
         "predict_log_proba",
         "elbo",
         "decision_function",
@@ -332,14 +351,17 @@ def test_mean_scores():
     assert_allclose(without, model.score(np.delete(new, 3, axis=0)))
 
 
-def test_components_that_are_not_in_use():
-    model = FlowMixture(5, weight_concentration_prior=0.1, **FAST).fit(rows())
-    assert model.n_components_in_use_ < 5
+def test_answers_for_nothing_known_have_the_number_of_components_that_was_found():
+    X = rows()
+    X[::2] += 20
+    model = make(FlowMixture, "auto", **FAST).fit(X)
+    assert model.n_components_ == 2
     with config_context(assume_finite=True):
         nothing = np.full((1, 2), np.nan)
         assert_allclose(model.predict_proba(nothing)[0], model.weights_)
         assert_allclose(model.posterior_proba(nothing)[0], model.weights_)
-        assert (model.component_log_prob(nothing) == -np.inf).all()
+        log_prob = model.component_log_prob(nothing)
+        assert_array_equal(log_prob, np.full((1, 2), -np.inf))
 
 
 def test_starts_are_checked_whatever_is_assumed():
@@ -347,7 +369,7 @@ def test_starts_are_checked_whatever_is_assumed():
         config_context(assume_finite=True),
         pytest.raises(ValueError, match="means_init must hold finite numbers"),
     ):
-        FlowMixture(1, means_init=[[0.0, np.nan]], **FAST).fit(rows())
+        make(FlowMixture, 1, means_init=[[0.0, np.nan]], **FAST).fit(rows())
 
 
 # Masked arrays.

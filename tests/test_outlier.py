@@ -15,7 +15,7 @@ from sklearn.utils.estimator_checks import (
     check_param_validation,
     parametrize_with_checks,
 )
-from small_models import moons
+from small_models import make, moons
 
 from skflowmix import FlowMixture, FlowMixtureOutlierDetector
 from skflowmix.outlier import (
@@ -38,7 +38,7 @@ def small(n_components=1, **kwargs):
         "max_iter": 6,
         "random_state": 0,
     }
-    return FlowMixtureOutlierDetector(n_components, **{**parameters, **kwargs})
+    return make(FlowMixtureOutlierDetector, n_components, **{**parameters, **kwargs})
 
 
 @parametrize_with_checks(

@@ -16,7 +16,7 @@ from sklearn.base import clone
 from sklearn.exceptions import InconsistentVersionWarning
 from small_models import assert_same_answers, moons, small
 
-from skflowmix import FlowMixture
+from skflowmix import FlowMixture, FlowMixtureOptions
 from skflowmix.model.flows import FLOWS
 
 
@@ -34,6 +34,14 @@ ROUND_TRIPS = {
     "deepcopy": copy.deepcopy,
     "copy": copy.copy,
 }
+
+
+def parameters_of(model):
+    """All parameters; those of `options` one by one, which have no equality."""
+    parameters = model.get_params()
+    return {name: parameters[name] for name in parameters if name != "options"}
+
+
 each_round_trip = pytest.mark.parametrize(
     "round_trip", ROUND_TRIPS.values(), ids=ROUND_TRIPS
 )
@@ -45,13 +53,22 @@ def test_round_trip(round_trip, flow):
     model = small(3, flow=flow).fit(moons())
     again = round_trip(model)
     assert type(again) is FlowMixture
-    assert again.get_params() == model.get_params()
+    assert parameters_of(again) == parameters_of(model)
     assert vars(again).keys() == vars(model).keys()
     assert_same_answers(again, model, moons(seed=1))
     for name in ("weights_", "means_", "covariances_", "labels_", "lower_bounds_"):
         assert_array_equal(getattr(again, name), getattr(model, name))
     assert again.history_ == model.history_
     assert again.bic(moons()) == model.bic(moons())
+
+
+@each_round_trip
+def test_options(round_trip):
+    options = FlowMixtureOptions(batch_size=64, posterior_units=[4, 4])
+    again = round_trip(options)
+    assert type(again) is FlowMixtureOptions
+    assert again.get_params() == options.get_params()
+    assert repr(again) == repr(options)
 
 
 @pytest.mark.parametrize("round_trip", [ROUND_TRIPS["pickle"], copy.deepcopy])
@@ -66,7 +83,7 @@ def test_the_stream_of_samples_goes_on(round_trip):
 def test_unfitted(round_trip):
     model = small(3, hidden_units=[4, 4])
     again = round_trip(model)
-    assert again.get_params() == model.get_params()
+    assert parameters_of(again) == parameters_of(model)
     assert_same_answers(again.fit(moons()), model.fit(moons()), moons())
 
 

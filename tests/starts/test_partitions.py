@@ -2,9 +2,13 @@
 
 import numpy as np
 import pytest
+from sklearn.base import BaseEstimator
 from sklearn.cluster import DBSCAN, AgglomerativeClustering, KMeans
 from sklearn.datasets import load_iris, make_blobs, make_circles, make_moons
+from sklearn.decomposition import PCA
 from sklearn.metrics import adjusted_rand_score
+from sklearn.mixture import GaussianMixture
+from sklearn.pipeline import make_pipeline
 
 from skflowmix.starts import knn as graphs
 from skflowmix.starts import partitions as initialization
@@ -13,6 +17,7 @@ from skflowmix.starts.partitions import (
     INIT_METHODS,
     nearest_mean_responsibilities,
     propose_partitions,
+    rescale_columns,
 )
 from skflowmix.starts.scores import (
     believed_or_cut,
@@ -115,14 +120,29 @@ def test_one_component_takes_all(init):
     np.testing.assert_array_equal(proposal.responsibilities, np.ones((3, 1)))
 
 
-@pytest.mark.parametrize("name", ["kmeans", "k-means++", "gmm", "spectral", "random"])
+@pytest.mark.parametrize(
+    "name", ["kmeans", "k-means++", "gmm", "spectral", "random", "random_from_data"]
+)
 def test_random_methods_give_n_init_proposals(name):
     proposals = propose(np.random.RandomState(0).randn(80, 2), 3, name, n_init=3)
     assert [p.name for p in proposals] == [name] * 3
-    if name in ("k-means++", "random"):
+    if name in ("k-means++", "random", "random_from_data"):
         assert not np.array_equal(
             proposals[0].responsibilities, proposals[1].responsibilities
         )
+
+
+def test_random_rows_are_the_means_of_their_nearest():
+    """Those of large weight are drawn, and distinct ones."""
+    x = np.random.RandomState(0).randn(80, 2)
+    weight = np.where(np.arange(80) % 20 == 0, 1.0, 1e-9)
+    (proposal,) = propose(
+        x, 4, "random_from_data", sample_weight=weight / weight.mean()
+    )
+    x = rescale_columns(x, weight / weight.mean())
+    nearest = ((x[:, None] - x[::20]) ** 2).sum(axis=2).argmin(axis=1)
+    assert set(proposal.responsibilities.flat) == {0.0, 1.0}
+    assert adjusted_rand_score(nearest, proposal.responsibilities.argmax(axis=1)) == 1
 
 
 @pytest.mark.parametrize("init", ["auto", "spectral", "linkage"])
@@ -345,6 +365,16 @@ def test_column_scales_restore_data_units_only_where_plausible():
     np.testing.assert_array_equal(wild.responsibilities, default.responsibilities)
 
 
+class Returns(BaseEstimator):
+    """A clusterer that returns the same, whatever it gets."""
+
+    def __init__(self, labels):
+        self.labels = labels
+
+    def fit_predict(self, X):
+        return self.labels
+
+
 class TestClusterer:
     x = np.concatenate([np.random.RandomState(0).randn(40, 2) + 9 * i for i in (0, 1)])
     labels = np.repeat([0, 1], 40)
@@ -370,13 +400,68 @@ class TestClusterer:
         assert ari(self.labels, best) == 1.0
 
     def test_too_few_clusters_are_split(self):
-        best = propose(self.x, 4, AgglomerativeClustering(2))[0].responsibilities
+        finds_two = AgglomerativeClustering(None, distance_threshold=5.0)
+        assert propose(self.x, None, finds_two)[0].responsibilities.shape == (80, 2)
+        best = propose(self.x, 4, finds_two)[0].responsibilities
+        assert best.shape == (80, 4)
         assert np.all(best.sum(axis=0) > 0)
         assert not np.any(best[:40].any(axis=0) & best[40:].any(axis=0))
 
     def test_too_many_clusters_name_the_parameter(self):
-        with pytest.raises(ValueError, match="init_params"):
-            propose(self.x, 2, AgglomerativeClustering(3))
+        finds_eighty = AgglomerativeClustering(None, distance_threshold=0.0)
+        with pytest.raises(ValueError, match="init_params found 80 clusters"):
+            propose(self.x, 2, finds_eighty)
+
+    @pytest.mark.parametrize(
+        "clusterer",
+        [
+            KMeans(),
+            AgglomerativeClustering(7),
+            GaussianMixture(7),
+            make_pipeline(PCA(1), KMeans(7)),
+        ],
+        ids=["KMeans", "agglomerative", "GaussianMixture", "pipeline"],
+    )
+    def test_its_number_of_clusters_is_set(self, clusterer):
+        before = repr(clusterer)
+        best = propose(self.x, 2, clusterer)[0]
+        assert best.responsibilities.shape == (80, 2)
+        assert ari(self.labels, best) == 1.0
+        assert repr(clusterer) == before
+        # Nor is it set to the number of a mixture that leaves it to the clusterer.
+        n_found = 8 if clusterer.get_params().get("n_clusters") == 8 else 7
+        assert propose(self.x, None, clusterer)[0].responsibilities.shape[1] == n_found
+
+    @pytest.mark.parametrize(
+        "labels",
+        [
+            np.arange(80) >= 40,
+            np.repeat([3.0, -0.0], 40),
+            np.repeat([2, 7], 40).tolist(),
+        ],
+        ids=["booleans", "whole floats", "list"],
+    )
+    def test_labels_may_be_any_integers(self, labels):
+        for n_components in (2, None):
+            best = propose(self.x, n_components, Returns(labels))[0]
+            assert best.responsibilities.shape == (80, 2)
+            assert ari(self.labels, best) == 1.0
+
+    @pytest.mark.parametrize(
+        ("labels", "match"),
+        [
+            (np.full(80, np.nan), "NaN, infinity or fractions"),
+            (np.full(80, np.inf), "NaN, infinity or fractions"),
+            (np.arange(80) / 2, "NaN, infinity or fractions"),
+            (np.arange(79), r"an array of shape \(79,\) for 80 rows"),
+            (np.zeros((80, 1)), r"an array of shape \(80, 1\) for 80 rows"),
+            (np.zeros(80, dtype=object), "labels of dtype object"),
+        ],
+        ids=["NaN", "infinity", "fractions", "too few", "a column", "objects"],
+    )
+    def test_anything_else_is_an_error(self, labels, match):
+        with pytest.raises(ValueError, match=f"init_params must return .*{match}"):
+            propose(self.x, 2, Returns(labels))
 
 
 def test_unknown_name_lists_the_known_ones():

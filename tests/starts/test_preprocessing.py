@@ -12,10 +12,10 @@ from scipy.stats import chi2
 from skflowmix.starts.preprocessing import (
     SCORING_BOUND,
     Standardizer,
+    column_space,
     count_directions,
     merge_identical_rows,
     outside_spikes,
-    plane_of,
     repeat_widths,
     row_counts,
     split_rows,
@@ -452,8 +452,8 @@ def test_shifts_stay_in_the_plane_of_the_rows():
     x = rng.randn(200, 2) * [1, 100]
     levels = np.eye(3)[rng.randint(3, size=200)]
     weights = rng.randint(1, 4, 200)
-    assert plane_of(x, weights, np.ones(x.shape)) is None
-    assert plane_of(x[:2], weights[:2], np.ones((2, 2))) is None
+    assert column_space(x, weights, np.ones(x.shape)) is None
+    assert column_space(x[:2], weights[:2], np.ones((2, 2))) is None
     for columns, null in (
         ([x, levels], [0, 0, 1, 1, 1]),
         ([x, np.ones((200, 1))], [0, 0, 1]),
@@ -461,7 +461,7 @@ def test_shifts_stay_in_the_plane_of_the_rows():
         ([x, -2 * x[:, :1]], [2, 0, 1]),
     ):
         rows = np.hstack(columns)
-        plane = plane_of(rows, weights, np.ones(rows.shape))
+        plane = column_space(rows, weights, np.ones(rows.shape))
         shifts = rng.randn(50, rows.shape[1]) @ plane
         np.testing.assert_allclose(shifts @ null, 0, atol=1e-9)
         # What is in the plane already keeps its direction.
@@ -491,7 +491,7 @@ def test_a_copied_column_has_as_much_noise_as_one(copies):
     level = rng.randint(4, size=(500, 1))
     rows = np.hstack([rng.randn(500, 1)] + copies * [level])
     widths = np.where(np.arange(copies + 1) > 0, 0.3, np.zeros(rows.shape))
-    plane = plane_of(rows, np.ones(500), widths)
+    plane = column_space(rows, np.ones(500), widths)
     noise = widths[:1] * rng.randn(50_000, copies + 1) @ plane
     expected = [0.0] + copies * [0.3]
     np.testing.assert_allclose(noise.std(axis=0), expected, rtol=0.02, atol=1e-9)
@@ -502,7 +502,7 @@ def test_a_thin_sheet_on_a_lattice_is_no_plane():
     rng = np.random.RandomState(0)
     start = rng.randint(400, size=1000)
     rows = np.column_stack([start, start + rng.randint(3, size=1000)])
-    assert plane_of(rows, np.ones(1000), np.ones(rows.shape)) is None
+    assert column_space(rows, np.ones(1000), np.ones(rows.shape)) is None
 
 
 @given(
