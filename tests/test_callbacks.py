@@ -255,6 +255,20 @@ FAILURES = {
 }
 
 
+class Fails(Stop):
+    """Raises an error at the end of a task; sees no model, which would take time."""
+
+    def __init__(self, error, fails_at):
+        self.error, self.fails_at, self.torn_down = error, fails_at, 0
+
+    def teardown(self, estimator, context):
+        self.torn_down += 1
+
+    def on_fit_task_end(self, estimator, context):
+        if self.fails_at(context):
+            raise self.error("from the callback")
+
+
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.parametrize(("error", "fails_at"), FAILURES.values(), ids=FAILURES)
 @pytest.mark.parametrize(
@@ -262,30 +276,25 @@ FAILURES = {
 )
 def test_a_fit_that_a_callback_ends_by_an_error_is_none(cls, error, fails_at):
     """The estimator is unfitted, or what it was before, callbacks and all."""
-
-    def fail(context):
-        if fails_at(context):
-            raise error("from the callback")
-
-    y = np.arange(150) % 2
-    wider = np.c_[moons(), moons()]
-    networks = {"hidden_units": 8, "posterior_units": 8, "n_transforms": 1}
+    X, y = moons(60), np.arange(60) % 2
+    wider = np.c_[X, X]
+    networks = {"hidden_units": 8, "n_transforms": 1, "n_iter_init": 2}
     model = make(cls, max_iter=2, tol=1e9, n_iter_no_change=1, **networks)
     model.set_params(random_state=0)
     for is_fitted in (False, True):
         if is_fitted:
-            model.set_callbacks().fit(moons(), y)
-            expected = model.score_samples(moons())
-        recorder = Recorder(fail)
-        model.set_callbacks(recorder)
+            model.set_callbacks().fit(X, y)
+            expected = model.score_samples(X)
+        callback = Fails(error, fails_at)
+        model.set_callbacks(callback)
         before = dict(vars(model))
         with pytest.raises(error, match="from the callback"):
             model.fit(wider, y)
-        assert recorder.torn_down == 1
+        assert callback.torn_down == 1
         assert vars(model).keys() == before.keys()
         assert all(value is before[name] for name, value in vars(model).items())
         assert hasattr(model, "n_features_in_") == is_fitted
-    assert_array_equal(model.score_samples(moons()), expected)
+    assert_array_equal(model.score_samples(X), expected)
 
 
 # scikit-learn's own.
