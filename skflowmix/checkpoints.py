@@ -122,6 +122,12 @@ class Checkpoint:
     def __init__(
         self, folder, estimator, problem: Problem, random_state: np.random.RandomState
     ):
+        state = random_state.get_state(legacy=False)
+        if state["bit_generator"] != "MT19937":
+            raise ValueError(
+                "With a checkpoint random_state must be an int, None, or a RandomState "
+                f"on MT19937, got one on {state['bit_generator']}."
+            )
         if not str(folder):
             raise ValueError("checkpoint must be the name of a folder, got ''.")
         self.folder = Path(folder)
@@ -132,7 +138,6 @@ class Checkpoint:
         self.folder.mkdir(parents=True, exist_ok=True)
         present = _identity(estimator, problem)
         path = self.folder / OF_FIT
-        state = random_state.get_state(legacy=False)
         if path.exists():
             former = read_file(path, "checkpoint")
             try:

@@ -43,9 +43,10 @@ def _to_plain(value) -> tuple[str, Any] | None:
     if isinstance(value, Shrinkage):
         return name, list(value)
     if isinstance(value, np.random.RandomState):
-        state: Any = value.get_state()
-        # Another bit generator has a dictionary, which no file can hold.
-        return None if isinstance(state, dict) else (name, state)
+        # Of another bit generator no file can hold the state.
+        if value.get_state(legacy=False)["bit_generator"] != "MT19937":
+            return None
+        return name, value.get_state()
     if isinstance(value, (LockedSeeds, MixtureModule)):
         return name, value.__getstate__()
     return None

@@ -15,6 +15,7 @@ from small_models import make, moons, small
 from skflowmix import (
     FlowMixture,
     FlowMixtureClassifier,
+    FlowMixtureOptions,
     FlowMixtureOutlierDetector,
     adjusted_rand_scorer,
     log_likelihood_scorer,
@@ -268,3 +269,34 @@ def test_torchs_default_dtype_does_not_count():
         finally:
             torch.set_default_dtype(torch.float32)
         assert_array_equal(scores, expected)
+
+
+def test_score_takes_labels_as_fit_does():
+    model = classifier().fit(moons(), TRUE)
+    expected = model.score(moons(), TRUE)
+    with pytest.warns(UserWarning, match="column-vector"):
+        assert model.score(moons(), TRUE[:, None]) == expected
+    with pytest.raises(ValueError, match="inconsistent numbers"):
+        model.score(moons(), TRUE[:5])
+
+
+def test_weight_is_repetition_for_given_responsibilities():
+    shares = np.eye(2)[TRUE] * 0.8 + 0.1
+    other = shares[:1, ::-1]
+    rows, both = np.r_[moons(), moons()[:1]], np.r_[shares, other]
+    weights = np.ones(len(rows))
+    weights[0] = 3
+    weighted = small(2, init_params=both, n_transforms=0)
+    weighted.fit(rows, sample_weight=weights)
+    repeated = small(2, init_params=np.r_[both, both[[0, 0]]], n_transforms=0).fit(
+        np.r_[rows, rows[[0, 0]]]
+    )
+    assert_allclose(weighted.means_, repeated.means_, rtol=1e-9)
+
+
+def test_setting_an_option_leaves_a_shared_object_alone():
+    options = FlowMixtureOptions(n_iter_init=1)
+    one, other = (FlowMixture(2, options=options) for _ in range(2))
+    one.set_params(options__n_iter_init=3)
+    assert options.n_iter_init == other.options.n_iter_init == 1
+    assert one.options.n_iter_init == 3

@@ -1,5 +1,6 @@
 """Models as files: the same after a round trip, refused where anything was changed."""
 
+import os
 import sys
 
 import joblib
@@ -9,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 from safetensors.numpy import load_file, save_file
+from sklearn import config_context
 from sklearn.cluster import KMeans
 from small_models import answers, make, moons, small
 
@@ -206,3 +208,35 @@ def test_equal_fits_are_equal_to_tools_that_compare_them():
     one, other = (small(2).fit(moons()) for _ in range(2))
     assert joblib.hash(one) == joblib.hash(other)
     assert joblib.hash(one) != joblib.hash(small(2, random_state=1).fit(moons()))
+
+
+def test_byte_order_and_scalars_do_not_matter(tmp_path):
+    starts = np.array([[0.0, 1.0], [1.0, 0.0]], dtype=">f8")
+    model = small(2, means_init=starts, warm_start=np.True_)
+    again = round_trip(model, tmp_path)
+    assert_array_equal(again.means_init, starts)
+    assert again.warm_start is True
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX")
+def test_others_can_read_a_file_as_the_umask_says(tmp_path):
+    path, ordinary = tmp_path / "model", tmp_path / "ordinary"
+    ordinary.touch()
+    skflowmix.save(small(), path)
+    assert path.stat().st_mode == ordinary.stat().st_mode
+    path.chmod(0o600)
+    skflowmix.save(small(), path)
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_requests_of_metadata_are_no_part_of_a_file(tmp_path):
+    model = small(2)
+    with config_context(enable_metadata_routing=True):
+        model.set_fit_request(sample_weight=True)
+        assert repr(round_trip(model, tmp_path)) == repr(model)
+
+
+def test_another_bit_generator_is_refused(tmp_path):
+    random_state = np.random.RandomState(np.random.PCG64(0))
+    with pytest.raises(ValueError, match=r"FlowMixture\.random_state"):
+        skflowmix.save(small(random_state=random_state), tmp_path / "model")
