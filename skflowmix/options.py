@@ -223,8 +223,9 @@ class OptionsMixin(BaseEstimator):
                 f"{nested[0]} cannot be set while options is None. Give the estimator "
                 "an object first: options=FlowMixtureOptions()."
             )
-        if nested and "options" not in params:
-            self.options = clone(self.options)
+        known = FlowMixtureOptions._parameter_constraints
+        if nested and all(name.split("__")[1] in known for name in nested):
+            params["options"] = clone(params.get("options", self.options))
         return super().set_params(**params)
 
     def _resolved_options(self) -> FlowMixtureOptions:

@@ -67,15 +67,27 @@ def with_few_labels(y, n_labels, seed=0):
 EXPECTED = {"check_classifiers_classes": "-1 marks unlabelled rows"}
 
 
-@parametrize_with_checks(
-    [small(random_state=None), small(n_components_per_class=2, random_state=None)],
-    expected_failed_checks=lambda estimator: EXPECTED,
-)
-def test_sklearn(estimator, check, monkeypatch):
+def run(check, estimator, monkeypatch):
     # One check permutes rows with NumPy's global generator.
     permutation = np.random.RandomState(0).permutation
     monkeypatch.setattr(np.random, "permutation", permutation)
     check(estimator)
+
+
+@parametrize_with_checks(
+    [small(random_state=None)], expected_failed_checks=lambda estimator: EXPECTED
+)
+def test_sklearn(estimator, check, monkeypatch):
+    run(check, estimator, monkeypatch)
+
+
+@pytest.mark.slow
+@parametrize_with_checks(
+    [small(n_components_per_class=2, random_state=None)],
+    expected_failed_checks=lambda estimator: EXPECTED,
+)
+def test_sklearn_with_several_components(estimator, check, monkeypatch):
+    run(check, estimator, monkeypatch)
 
 
 def test_a_bad_parameter_is_named():

@@ -41,17 +41,22 @@ def small(n_components=1, **kwargs):
     return make(FlowMixtureOutlierDetector, n_components, **{**parameters, **kwargs})
 
 
-@parametrize_with_checks(
-    [
-        small(random_state=None),
-        small(3, random_state=None, contamination=0.1),
-    ]
-)
-def test_sklearn(estimator, check, monkeypatch):
+def run(check, estimator, monkeypatch):
     # One check permutes rows with NumPy's global generator.
     permutation = np.random.RandomState(0).permutation
     monkeypatch.setattr(np.random, "permutation", permutation)
     check(estimator)
+
+
+@parametrize_with_checks([small(random_state=None)])
+def test_sklearn(estimator, check, monkeypatch):
+    run(check, estimator, monkeypatch)
+
+
+@pytest.mark.slow
+@parametrize_with_checks([small(3, random_state=None, contamination=0.1)])
+def test_sklearn_with_a_share(estimator, check, monkeypatch):
+    run(check, estimator, monkeypatch)
 
 
 def test_a_bad_parameter_is_named():

@@ -60,10 +60,13 @@ def from_clusterer(x, sample_weight, n_components, clusterer, random_state):
         name = key.split("__")[-1]
         if value is None and name == "random_state":
             model.set_params(**{key: random_state.randint(2**31 - 1)})
-        counts = name == "n_clusters"
-        counts |= key == "n_components" and isinstance(model, DensityMixin)
-        if counts and isinstance(value, Integral) and n_components is not None:
-            model.set_params(**{key: n_components})
+    last = model
+    while hasattr(last, "steps"):  # of a Pipeline
+        last = last.steps[-1][1]
+    name = "n_components" if isinstance(last, DensityMixin) else "n_clusters"
+    counts = isinstance(getattr(last, name, None), Integral)
+    if counts and n_components is not None:
+        last.set_params(**{name: n_components})
     rows, fit_params = x, {}
     if not is_constant(sample_weight):
         if has_fit_parameter(model, "sample_weight"):
