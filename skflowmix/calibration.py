@@ -2,7 +2,7 @@
 
 import numpy as np
 import torch
-from scipy.special import logsumexp, softmax
+from scipy.special import softmax
 
 from skflowmix.fitting import FittedMixture
 from skflowmix.model.groups import Groups
@@ -98,15 +98,7 @@ class Calibration:
                 log_prob = model.component_log_prob(torch.from_numpy(table.x[own]))
                 parts.append((log_prob + model.log_weights).numpy())
         labelled = np.concatenate([own for own, _ in folds])
-        log_joint = np.stack(
-            [
-                logsumexp(own, axis=1)
-                for own in np.split(
-                    np.concatenate(parts), self.groups.sizes.cumsum()[:-1], axis=1
-                )
-            ],
-            axis=1,
-        )
+        log_joint = self.groups.logsumexp(np.concatenate(parts))
         finite = np.isfinite(log_joint).all(1)
         labelled, log_joint = labelled[finite], log_joint[finite]
         return calibration_temperature(

@@ -27,6 +27,7 @@ from skflowmix.estimator import (
 from skflowmix.fitting import Problem
 from skflowmix.initialization import LabelStart
 from skflowmix.model.groups import Groups
+from skflowmix.monitor import shown_to_callbacks
 from skflowmix.options import OptionsMixin
 from skflowmix.parameter_checks import check_model, check_weights
 from skflowmix.prediction import all_or_none
@@ -237,9 +238,7 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
         return self
 
     def _fit(self, X, y, sample_weight, checkpoint):
-        seen = {"X": X, "y": y, "metadata": {}}
-        if sample_weight is not None:
-            seen["metadata"]["sample_weight"] = sample_weight
+        seen = shown_to_callbacks(X, y, sample_weight)
         X, y = check_rows(
             self, X, column_of_labels(y), dtype=[np.float64, np.float32], fitted=False
         )
@@ -248,8 +247,7 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
         X, y, sample_weight = X[kept], y[kept], sample_weight[kept]
         classes, numbers = _number_classes(y)
         groups = Groups([self.n_components_per_class] * len(classes))
-        settings = self._settings()
-        resolve_device(self.device)
+        settings, device = self._settings(), resolve_device(self.device)
         check_model(self, settings, groups.n_flows, *X.shape)
         warn_of_codes(self, X, sample_weight)
         context = self._init_callback_context(max_subtasks=1, sequential_subtasks=False)
@@ -270,6 +268,8 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
             self,
             Problem(X, sample_weight, numbers),
             LabelStart(groups, self.init_params),
+            settings,
+            device,
             context,
             seen,
             attributes,

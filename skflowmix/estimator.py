@@ -21,7 +21,7 @@ from skflowmix.initialization import (
     ProposedStart,
 )
 from skflowmix.model.flows import FlowFamily
-from skflowmix.monitor import CallbackWatcher
+from skflowmix.monitor import CallbackWatcher, shown_to_callbacks
 from skflowmix.options import FlowMixtureOptions, OptionsMixin
 from skflowmix.parameter_checks import (
     check_model,
@@ -32,6 +32,7 @@ from skflowmix.parameter_checks import (
 )
 from skflowmix.prediction import FittedMethods, all_or_none
 from skflowmix.starts.partitions import INIT_METHODS
+from skflowmix.training.settings import ELBO
 from skflowmix.validation import check_rows, warn_of_codes
 
 __all__ = [
@@ -355,16 +356,13 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
         return self
 
     def _fit(self, X, y, sample_weight, checkpoint):
-        seen = {"X": X, "y": y, "metadata": {}}
-        if sample_weight is not None:
-            seen["metadata"]["sample_weight"] = sample_weight
+        seen = shown_to_callbacks(X, y, sample_weight)
         X = check_rows(self, X, dtype=[np.float64, np.float32], fitted=False)
         if y is None:
             seen["y"] = np.zeros(len(X), dtype=int)
         sample_weight = check_weights(sample_weight, X)
         kept = sample_weight > 0
-        settings = self._settings()
-        resolve_device(self.device)
+        settings, device = self._settings(), resolve_device(self.device)
         start = self._start(settings, X, int(kept.sum()))
         warn_of_codes(self, X[kept], sample_weight[kept])
         context = self._init_callback_context(
@@ -375,6 +373,8 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
             self,
             Problem(X, sample_weight),
             start,
+            settings,
+            device,
             context,
             seen,
             self._attributes,
@@ -427,7 +427,7 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
         """Fitted attributes, by name."""
         candidate, standardizer = fitted.candidate, fitted.standardizer
         gaussians, scale = candidate.gaussians, standardizer.scale
-        elbo = [record for record in candidate.history if record["phase"] == "elbo"]
+        elbo = [record for record in candidate.history if record["phase"] == ELBO]
         weights = fitted.module.log_weights.detach().exp().numpy()
         with np.errstate(over="ignore"):
             covariances = gaussians.covariances * scale[:, None] * scale
@@ -474,7 +474,16 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
 
 
 def run_fit(
-    estimator, problem, start, context, seen, attributes, checkpoint, n_jobs=1
+    estimator,
+    problem,
+    start,
+    settings,
+    device,
+    context,
+    seen,
+    attributes,
+    checkpoint,
+    n_jobs=1,
 ) -> FittedMixture:
     """Fit a mixture for an estimator and assign the attributes that follow, at once.
 
@@ -486,6 +495,10 @@ def run_fit(
         Rows, weights, classes.
     start : Start
         Where the components start.
+    settings : FitSettings
+        How to train.
+    device : torch.device
+        Where.
     context : CallbackContext
         Its task that stands for the fit.
     seen : dict
@@ -510,8 +523,8 @@ def run_fit(
     fitted = fit_mixture(
         problem,
         start,
-        estimator._settings(),
-        device=resolve_device(estimator.device),
+        settings,
+        device=device,
         n_jobs=n_jobs,
         random_state=random_state,
         watcher=CallbackWatcher(estimator, context, seen, attributes),

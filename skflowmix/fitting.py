@@ -85,9 +85,6 @@ class Problem:
         # Equal rows are evaluated once.
         self.different, self.places = different_rows(X, self.kept, self.inverse)
 
-    def __len__(self):
-        return len(self.X)
-
 
 class Start(ABC):
     """Where the components start.

@@ -198,13 +198,10 @@ class LabelStart(Start):
         best = shares.max(1, keepdims=True)
         shares = np.where(best > 1.001 / groups.n_groups, shares == best, shares)
         shares = shares / shares.sum(1, keepdims=True)
-        parts = [
-            share[:, None]
-            * self._within(
-                table, np.flatnonzero(shares.argmax(1) == k), n_own, random_state
-            )
-            for k, (share, n_own) in enumerate(zip(shares.T, groups.sizes, strict=True))
-        ]
+        likeliest, parts = shares.argmax(1), []
+        for k, n_own in enumerate(groups.sizes):
+            own = np.flatnonzero(likeliest == k)
+            parts.append(shares[:, [k]] * self._within(table, own, n_own, random_state))
         return [np.concatenate(parts, axis=1)]
 
     def _within(self, table, own, n_components, random_state):

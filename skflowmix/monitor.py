@@ -9,10 +9,16 @@ from skflowmix.training.phases import Candidate
 from skflowmix.training.settings import FitSettings
 from skflowmix.training.table import TrainingTable
 
-__all__ = ["CallbackMonitor", "CallbackWatcher"]
+__all__ = ["CallbackMonitor", "CallbackWatcher", "shown_to_callbacks"]
 
 # With verbose=1, seconds between two lines.
 SECONDS_BETWEEN_LINES = 5.0
+
+
+def shown_to_callbacks(X, y, sample_weight) -> dict[str, Any]:
+    """Return what callbacks see of a fit, as it was given: `X`, `y` and `metadata`."""
+    metadata = {} if sample_weight is None else {"sample_weight": sample_weight}
+    return {"X": X, "y": y, "metadata": metadata}
 
 
 class _Printer:

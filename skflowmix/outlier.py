@@ -20,6 +20,7 @@ from skflowmix.estimator import (
 )
 from skflowmix.fitting import Problem
 from skflowmix.initialization import ProposedStart
+from skflowmix.monitor import shown_to_callbacks
 from skflowmix.options import OptionsMixin
 from skflowmix.parameter_checks import check_model, check_weights
 from skflowmix.prediction import all_or_none
@@ -261,17 +262,14 @@ class FlowMixtureOutlierDetector(OutlierMixin, CallbackSupportMixin, OptionsMixi
         return self
 
     def _fit(self, X, y, sample_weight, checkpoint):
-        seen = {"X": X, "y": y, "metadata": {}}
-        if sample_weight is not None:
-            seen["metadata"]["sample_weight"] = sample_weight
+        seen = shown_to_callbacks(X, y, sample_weight)
         X = check_rows(self, X, dtype=np.float64, fitted=False)
         if y is None:
             seen["y"] = np.zeros(len(X), dtype=int)
         sample_weight = check_weights(sample_weight, X)
         kept = sample_weight > 0
         X, sample_weight = X[kept], sample_weight[kept]
-        settings = self._settings()
-        resolve_device(self.device)
+        settings, device = self._settings(), resolve_device(self.device)
         check_model(self, settings, self.n_components, *X.shape)
         warn_of_codes(self, X, sample_weight)
         context = self._init_callback_context(max_subtasks=1, sequential_subtasks=False)
@@ -300,6 +298,8 @@ class FlowMixtureOutlierDetector(OutlierMixin, CallbackSupportMixin, OptionsMixi
             self,
             Problem(X, sample_weight),
             ProposedStart(self.n_components, None, self.init_params, 1),
+            settings,
+            device,
             context,
             seen,
             attributes,

@@ -31,6 +31,8 @@ PLAIN_OBJECTS: dict[str, Any] = {
     for cls in (FlowMixtureOptions, Gaussians, Groups, NeighborDensity, Standardizer)
 }
 
+OBJECTS: dict[str, Any] = {**ESTIMATORS, **PLAIN_OBJECTS}
+
 # Layers that no file may ask for more of.
 MAX_LAYERS = 10_000
 
@@ -38,7 +40,7 @@ MAX_LAYERS = 10_000
 def _to_plain(value) -> tuple[str, Any] | None:
     """See `skflowmix.files.write_file`."""
     name = type(value).__name__
-    if {**ESTIMATORS, **PLAIN_OBJECTS}.get(name) is type(value):
+    if OBJECTS.get(name) is type(value):
         return name, _state(value)
     if isinstance(value, Shrinkage):
         return name, list(value)
@@ -66,7 +68,7 @@ def _from_plain(name: str, content) -> Any:
         return seeds
     if name == "MixtureModule":
         return _module(content["spec"], content["arrays"])
-    cls: Any = {**ESTIMATORS, **PLAIN_OBJECTS}[name]
+    cls = OBJECTS[name]
     instance = cls.__new__(cls)
     instance.__dict__.update(content)
     return instance

@@ -1,6 +1,7 @@
 """Element-wise monotone maps whose parameters come from a conditioner."""
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Protocol
 
@@ -42,7 +43,7 @@ class ElementwiseMap(Protocol):
         ...
 
 
-class AutogradMap:
+class AutogradMap(ABC):
     """An element-wise map of which only `forward` and `inverse` are written.
 
     Its backward is autograd's, which is slower than one by hand. See `ElementwiseMap`
@@ -61,13 +62,13 @@ class AutogradMap:
 
     n_parameters: int
 
+    @abstractmethod
     def forward(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         """Value and log-slope, both shaped as x."""
-        raise NotImplementedError
 
+    @abstractmethod
     def inverse(self, z: Tensor, parameters: Tensor) -> Tensor:
         """Return the x whose value is z."""
-        raise NotImplementedError
 
     def record(
         self, x: Tensor, parameters: Tensor

@@ -44,7 +44,10 @@ class TrainingTable:
         Share of the rows that is held out.
     random_state : RandomState
         Source of the split.
-    allowed : ndarray of shape (n_distinct, n_components), bool, optional
+
+    Attributes
+    ----------
+    allowed : ndarray of shape (n_distinct, n_components), bool, or None
         False where a known class rules a component out.
     """
 
@@ -55,7 +58,6 @@ class TrainingTable:
         standardizer: Standardizer,
         validation_fraction: float,
         random_state: np.random.RandomState,
-        allowed: np.ndarray | None = None,
     ):
         self.standardizer = standardizer
         self.x = standardizer.transform(rows, TRAINING_BOUND)
@@ -64,7 +66,7 @@ class TrainingTable:
             self.far[:] = False
         self.counts = row_counts(weights)
         self.weights = weights * (self.counts.sum() / weights.sum())
-        self.allowed = allowed
+        self.allowed: np.ndarray | None = None
         self.repeat_widths: np.ndarray | None = None
         self.column_space: np.ndarray | None = None
         self.train, self.held_out = split_rows(
