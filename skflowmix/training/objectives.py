@@ -140,7 +140,7 @@ def _expected_loss(
 class _Objective(ABC):
     """The rows, the pairs evaluated, and the figures that both objectives report.
 
-    On the CPU a support has room for all pairs chosen. On a GPU that number would have
+    On the CPU a support holds all pairs chosen. On a GPU that number would have
     to be waited for, so that `plans_ahead` is set: there is capacity for the
     largest demand of the epoch before, with some to spare. The first one, with nothing
     to go by, is dense. Pairs beyond are left out of the step.
