@@ -1,6 +1,7 @@
 """The model: components, their weights, and the amortised posterior."""
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from skflowmix.model.components import Components, FlowComponents
 from skflowmix.model.nn import PosteriorNet
-from skflowmix.model.pairs import AllPairs, Support
+from skflowmix.model.pairs import SPARSE_SHARE, AllPairs, Support
 from skflowmix.starts.gaussians import Gaussians
 
 __all__ = [
@@ -249,6 +250,32 @@ class MixtureModule(nn.Module):
             log p(x|k), in nats.
         """
         return self.components.log_prob_of_all(x)
+
+    def chosen_log_prob(self, x: Tensor, chosen: Tensor) -> Tensor:
+        """Log-densities of some pairs of rows and components.
+
+        Parameters
+        ----------
+        x : Tensor of shape (N, D)
+            Standardised rows.
+        chosen : Tensor of shape (N, K), bool
+            The pairs.
+
+        Returns
+        -------
+        log_prob : Tensor of shape (N, K)
+            log p(x|k), in nats; -inf elsewhere.
+        """
+        capacity = int(chosen.sum(0).max())
+        if capacity == 0:
+            return torch.full_like(chosen, -math.inf, dtype=x.dtype)
+        if capacity >= SPARSE_SHARE * len(x):
+            log_prob = self.component_log_prob(x)
+        else:
+            support = Support(chosen, capacity)
+            entries = self.components.log_prob(x, support)
+            log_prob = support.scatter(entries, len(x)).T
+        return log_prob.masked_fill(~chosen, -math.inf)
 
     def training_log_prob(self, x: Tensor, pairs: Support | AllPairs) -> Tensor:
         """Return the same of pairs, (K, C), with gradients that flows learn from.

@@ -12,6 +12,7 @@ from skflowmix.model.mixture import MixtureModule, elbo_terms, log_softmax
 from skflowmix.model.nn import Recorded
 from skflowmix.model.pairs import SPARSE_SHARE, AllPairs, Support
 from skflowmix.training.batches import Batch, Noise, RowSource
+from skflowmix.training.tracking import TrackedDensities
 
 __all__ = [
     "ElboObjective",
@@ -29,8 +30,10 @@ MIN_POSTERIOR = 1e-3
 # infinities, whose products with it would be undefined.
 LEFT_OUT = -1e4
 
-# So often a step is dense, for components that q has given up to recover.
+# So often a step is dense, for components that q has given up to recover. Of many
+# components it is so for a part of the rows: so many pairs a row on average.
 DENSE_EVERY = 16
+DENSE_PAIRS = 8
 
 # On a GPU the capacity of the next epoch is so many times the demand of this one, the
 # largest number of rows that a component was chosen for in a batch, in so many steps
@@ -164,10 +167,21 @@ class _Objective(ABC):
         n_columns = max(held_out.x.shape[1], 1)
         n_sampled = min(SAMPLE_SIZE, max(SAMPLE_VALUES // n_columns, 1))
         self._sample = source.sample(n_sampled)
+        self._tracked = TrackedDensities(
+            model,
+            torch.cat((held_out.x, self._sample.x)),
+            *self._tracked_pairs(),
+        )
         with torch.no_grad():
-            self._reference = self._held_out_log_prob(
-                model.component_log_prob(held_out.x)
-            )
+            self._reference = self._held_out_log_prob(self._tracked_log_prob()[0])
+
+    def _tracked_pairs(self) -> tuple[Tensor | None, Tensor | None]:
+        """Pairs of held-out and sample rows that figures need, see the densities."""
+        return None, None
+
+    def _tracked_log_prob(self) -> tuple[Tensor, ...]:
+        """Log p(x|k) of held-out and of sample rows, as last computed."""
+        return self._tracked.log_prob.split((len(self.held_out), len(self._sample)))
 
     def _move(self, batch: Batch, step_share: float) -> None:
         if self.noise is not None:
@@ -179,6 +193,7 @@ class _Objective(ABC):
             "capacity": self._capacity,
             "demand": self._demand.clone(),
             "reference": self._reference.clone(),
+            "tracked": self._tracked.state_dict(),
             "generators": [generator.get_state() for generator in self.generators],
         }
 
@@ -187,6 +202,7 @@ class _Objective(ABC):
         self._capacity = state["capacity"]
         self._demand.copy_(state["demand"])
         self._reference.copy_(state["reference"])
+        self._tracked.load_state_dict(state["tracked"])
         for generator, own in zip(self.generators, state["generators"], strict=True):
             generator.set_state(own)
 
@@ -248,11 +264,13 @@ class _Objective(ABC):
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, Tensor]:
-        """Log-likelihoods, ELBO and its terms, and the score, in nats per row."""
-        held_out, sample = self.held_out, self._sample
-        log_prob, of_sample = self.model.component_log_prob(
-            torch.cat((held_out.x, sample.x))
-        ).split((len(held_out), len(sample)))
+        """Log-likelihoods, ELBO and its terms, and the score, in nats per row.
+
+        As exact as `skflowmix.training.tracking.TrackedDensities`.
+        """
+        held_out = self.held_out
+        self._tracked.update()
+        log_prob, of_sample = self._tracked_log_prob()
         mixture = (log_prob + self.model.log_weights).logsumexp(1)
         gain = robust_gain(held_out, self._held_out_log_prob(log_prob), self._reference)
         return {
@@ -286,6 +304,10 @@ class MStepObjective(_Objective):
 
     def _held_out_log_prob(self, log_prob: Tensor) -> Tensor:
         return (self.held_out.responsibilities * log_prob).sum(1)
+
+    def _tracked_pairs(self) -> tuple[Tensor | None, Tensor | None]:
+        rows = (self.held_out.responsibilities, self._sample.responsibilities)
+        return torch.cat(rows) >= MIN_POSTERIOR, None
 
     def loss(self, batch: Batch, step_share: float = 1.0) -> Tensor:
         """Negative objective, in nats per row."""
@@ -380,7 +402,8 @@ class ElboObjective(_Objective):
     the first because the terms left out are positive, the second by Jensen's
     inequality: still a lower bound, and only the pairs in S need a flow. So it is
     where a GPU lacks the room for some of them (the bound is then that of the rows with
-    any left). Every `DENSE_EVERY`-th step is dense.
+    any left). Every `DENSE_EVERY`-th step is dense, for all rows or, of more than
+    `DENSE_PAIRS` components, some.
 
     Likelihood alone lets flexible components drift away from a right partition, so
     the first responsibilities r can enter as labels with noise :math:`\epsilon`: row
@@ -431,6 +454,12 @@ class ElboObjective(_Objective):
     def _held_out_log_prob(self, log_prob: Tensor) -> Tensor:
         return self.held_out.mask(log_prob + self.model.log_weights).logsumexp(1)
 
+    def _tracked_pairs(self) -> tuple[Tensor | None, Tensor | None]:
+        allowed, of_sample = self.held_out.allowed, self._sample.allowed
+        if allowed is None or of_sample is None:
+            return None, None
+        return None, torch.cat((allowed, of_sample))
+
     def begin_step(self, starts_epoch: bool) -> Hashable:
         """See `skflowmix.training.trainer.Objective`; sets the temperature."""
         self.model.temperature.fill_(self.temperature(self.n_steps))
@@ -462,7 +491,9 @@ class ElboObjective(_Objective):
         # Negated, so that NaN is chosen and reaches the loss, which training watches.
         chosen = ~(log_q < likeliest.clamp(max=math.log(MIN_POSTERIOR)))
         if self._is_dense:
-            chosen = ~(log_q <= LEFT_OUT)
+            n_dense = math.ceil(len(chosen) * min(DENSE_PAIRS / chosen.shape[1], 1.0))
+            is_possible = ~(log_q[:n_dense] <= LEFT_OUT)
+            chosen = torch.cat((is_possible, chosen[n_dense:]))
         pairs, kept = self._pairs(chosen, self._is_dense)
         log_q = log_softmax(log_q.add((~kept).to(log_q), alpha=LEFT_OUT))
         log_prob = self._log_prob_of(batch.x, pairs)

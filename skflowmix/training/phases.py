@@ -41,6 +41,9 @@ MAX_HELD_OUT = 4096
 # Share of the step size on all rows, once the held-out ones have judged.
 FINAL_RATE = 0.25
 
+# Components with a smaller share have no part in what q(z|x) is last fitted to.
+LEAST_SHARE = 1e-4
+
 # Largest number of epochs of the last fit of q(z|x).
 POSTERIOR_EPOCHS = 50
 
@@ -293,7 +296,7 @@ class ModelFit:
         hardly been trained.
         """
         train, held_out = (
-            Batch(batch.x, batch.weights, self._responsibilities(batch.x))
+            Batch(batch.x, batch.weights, self._responsibilities(batch))
             for batch in (self.train_rows, self.held_out)
         )
         posterior, source = self.working.posterior, self.source(train)
@@ -307,10 +310,19 @@ class ModelFit:
         self.runtime.journal.phase(key, trainer, lambda record: False)
 
     @torch.no_grad()
-    def _responsibilities(self, x: Tensor) -> Tensor:
+    def _responsibilities(self, batch: Batch) -> Tensor:
+        """Responsibilities of the components that q or the start gives any share."""
         model = self.working
-        step = rows_per_chunk(model.floats_per_row, x.device)
-        return torch.cat([model.responsibilities(part) for part in x.split(step)])
+        step = rows_per_chunk(model.floats_per_row, batch.x.device)
+        parts = []
+        for x, start in zip(
+            batch.x.split(step), batch.responsibilities.split(step), strict=True
+        ):
+            shares = torch.maximum(model.posterior_proba(x), start)
+            chosen = shares >= shares.amax(1, keepdim=True).clamp(max=LEAST_SHARE)
+            log_prob = model.chosen_log_prob(x, chosen)
+            parts.append((log_prob + model.log_weights).softmax(1))
+        return torch.cat(parts)
 
     def train_by_responsibilities(self) -> None:
         """M-step at the first responsibilities, watched by the held-out rows."""

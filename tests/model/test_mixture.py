@@ -820,3 +820,13 @@ def test_elbo_of_a_model_is_below_its_log_likelihood(flow):
     divergence = (log_q.exp() * (log_q - log_posterior)).sum(1)
     assert gap.min() >= -1e-9 and gap.max() > 0.1
     torch.testing.assert_close(gap, divergence, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_chosen_pairs_have_their_log_densities(share):
+    model, x = make_model(), rows(50)
+    chosen = torch.rand(50, 3, generator=seeded(), dtype=torch.float64) < share
+    with torch.no_grad():
+        log_prob = model.chosen_log_prob(x, chosen)
+        expected = model.component_log_prob(x).masked_fill(~chosen, -torch.inf)
+    torch.testing.assert_close(log_prob, expected)

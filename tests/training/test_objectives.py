@@ -10,7 +10,7 @@ from small_modules import flow_parameters, make_model, rows, seeded
 
 from skflowmix.model.flows import FLOWS
 from skflowmix.model.pairs import AllPairs
-from skflowmix.training import objectives
+from skflowmix.training import objectives, tracking
 from skflowmix.training.batches import Batch, Noise, TableSource
 from skflowmix.training.objectives import (
     ElboObjective,
@@ -606,8 +606,9 @@ def test_figures_are_what_they_are_called(kind):
 
 
 @pytest.mark.parametrize("kind", ["elbo", "m-step"])
-def test_score_is_the_held_out_gain_over_the_start(kind):
+def test_score_is_the_held_out_gain_over_the_start(monkeypatch, kind):
     """Of the log-likelihood, or of the rows' own components in the M-step."""
+    monkeypatch.setattr(tracking, "DENSE_EVERY", 1)
     model, train, held_out = make_model(), make_rows(), make_rows(seed=8)
 
     def judged():
@@ -667,3 +668,19 @@ def test_a_gain_is_clear_beyond_its_standard_error(n, factor):
     assert clearly_gains(data, noise + 1.01 * error, reference)
     assert not clearly_gains(data, noise + 0.99 * error, reference)
     assert not clearly_gains(data, reference, reference)
+
+
+def test_of_many_components_a_dense_step_is_dense_for_a_part_of_the_rows(monkeypatch):
+    model, data = decided(make_model(n_components=16)), make_rows(16)
+    counts = []
+    choose = ElboObjective._pairs
+
+    def count(self, chosen, is_dense=False):
+        counts.append(chosen.sum(1))
+        return choose(self, chosen, is_dense)
+
+    monkeypatch.setattr(ElboObjective, "_pairs", count)
+    objective = make_elbo(model, data)
+    objective.begin_step(starts_epoch=True)
+    objective.loss(data)
+    assert (counts[0] == 16).sum() == N_ROWS / 2
