@@ -21,6 +21,7 @@ __all__ = [
     "resolve_device",
     "rows_per_chunk",
     "torch_generator",
+    "torch_threads",
 ]
 
 # Floats of working memory that one chunk of an evaluation may take: what caches hold,
@@ -104,6 +105,20 @@ def own_arithmetic():
         if torch.get_default_device().type != "cpu":
             stack.enter_context(torch.device("cpu"))
         yield
+
+
+@contextmanager
+def torch_threads(number: int | None):
+    """Let torch use so many threads; with None those that it has."""
+    before = torch.get_num_threads()
+    if number is None or number == before:
+        yield
+        return
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def rows_per_chunk(floats_per_row: int, device: torch.device) -> int:

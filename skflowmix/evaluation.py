@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -14,13 +15,29 @@ from skflowmix.starts.preprocessing import SCORING_BOUND, Standardizer
 __all__ = ["evaluate", "module_on"]
 
 
+# Copies of modules on other devices or in another dtype, with the state they are of.
+_copies: WeakKeyDictionary[MixtureModule, tuple] = WeakKeyDictionary()
+
+
 def module_on(
     module: MixtureModule, device: torch.device, dtype: torch.dtype
 ) -> MixtureModule:
-    """Return a module, which is in float64 on the CPU, or a copy of it elsewhere."""
+    """Return a module, which is in float64 on the CPU, or a copy of it elsewhere.
+
+    The last copy is kept for as long as the module lives and no tensor of it changes:
+    copying takes longer than a row.
+    """
     if dtype == torch.float64 and device.type == "cpu":
         return module
-    return copy.deepcopy(module).to(device, dtype)
+    tensors = (*module.parameters(), *module.buffers())
+    # What inference mode has made cannot change outside of it, and counts nothing.
+    versions = [(id(t), t.is_inference() or t._version) for t in tensors]
+    state = device, dtype, versions
+    known, own = _copies.get(module, (None, module))
+    if known != state:
+        own = copy.deepcopy(module).to(device, dtype)
+        _copies[module] = state, own
+    return own
 
 
 def evaluate(

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from scipy.special import softmax
 
+from skflowmix._arrays import torch_threads
 from skflowmix.evaluation import evaluate
 from skflowmix.model.mixture import MixtureModule
 from skflowmix.restarts import fit_restarts
@@ -233,15 +234,16 @@ class _Restart:
             warm, plain, _ = self.start.fitted
         else:
             starts, plain = self._gaussians()
-        candidate = fit_candidate(
-            self.settings,
-            self.table,
-            self.responsibilities,
-            starts,
-            plain,
-            runtime,
-            warm=warm,
-        )
+        with torch_threads(self.settings.threads_for(*self.table.x.shape)):
+            candidate = fit_candidate(
+                self.settings,
+                self.table,
+                self.responsibilities,
+                starts,
+                plain,
+                runtime,
+                warm=warm,
+            )
         if not self.start.is_given:
             candidate.sort()
         if self.start.is_found:

@@ -81,6 +81,11 @@ class FlowMixtureOptions(BaseEstimator):
         does.
     dtype : {"float32", "float64"}, default="float32"
         Precision of the training. Scores have the precision of the X they are for.
+    n_threads : int, "auto" or None, default="auto"
+        Threads of torch during the training of a model, those before it are restored.
+        "auto" is 1, but where a step multiplies large matrices (hundreds of columns)
+        torch's own number; None is torch's own number. More threads gain nothing on
+        small models, and beside other busy programs make them several times slower.
 
     Examples
     --------
@@ -116,6 +121,11 @@ class FlowMixtureOptions(BaseEstimator):
             Interval(Real, 0.0, None, closed="left"),
         ],
         "dtype": [StrOptions({"float32", "float64"})],
+        "n_threads": [
+            StrOptions({"auto"}),
+            Interval(Integral, 1, None, closed="left"),
+            None,
+        ],
     }
 
     def __init__(
@@ -134,6 +144,7 @@ class FlowMixtureOptions(BaseEstimator):
         batch_size="auto",
         weight_decay="auto",
         dtype="float32",
+        n_threads="auto",
     ):
         self.n_common_transforms = n_common_transforms
         self.n_shared_transforms = n_shared_transforms
@@ -148,6 +159,7 @@ class FlowMixtureOptions(BaseEstimator):
         self.batch_size = batch_size
         self.weight_decay = weight_decay
         self.dtype = dtype
+        self.n_threads = n_threads
 
     @classmethod
     def paper(cls):

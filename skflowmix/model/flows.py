@@ -10,7 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from skflowmix.model.elementwise import Affine, ElementwiseMap, RationalQuadraticSpline
-from skflowmix.model.nn import Recorded, StackedLinear, StackedMLP, autoregressive_masks
+from skflowmix.model.nn import (
+    Recorded,
+    StackedLinear,
+    StackedMLP,
+    autoregressive_masks,
+    units_of_degree,
+)
 
 __all__ = [
     "FLOWS",
@@ -309,7 +315,7 @@ class Autoregressive(_Layer):
             order = order.flip(0)
         n_parameters = elementwise.n_parameters
         self.split_by = 0
-        self.n_features = n_features
+        self.columns = order.argsort().tolist()
         self.elementwise = elementwise
         self.conditioner = StackedMLP(
             n_components,
@@ -350,10 +356,35 @@ class Autoregressive(_Layer):
         return parts[0]
 
     def invert(self, z: Tensor) -> Tensor:
-        """See `_Layer`; column after column, in D passes."""
-        x = torch.zeros_like(z)
-        for _ in range(self.n_features):
-            x = self.elementwise.inverse(z, self._condition(_clamp(x)))
+        """See `_Layer`; column after column, every hidden unit once."""
+        n_components, n_features, n_rows = z.shape
+        n_parameters, network = self.elementwise.n_parameters, self.conditioner
+        biases = [bias.unsqueeze(2) for bias in network.biases]
+        weights = network.masked_weights(network.weights)
+        if n_features == 1:
+            maps = biases[0].expand(-1, -1, n_rows)
+            return self.elementwise.inverse(z, self._per_column(maps))
+        x = torch.empty_like(z)
+        bounded = torch.zeros_like(z)
+        activations = [bounded]
+        for bias in biases[:-1]:
+            activations.append(z.new_zeros(n_components, bias.shape[1], n_rows))
+
+        def outputs_of(layer, units):
+            bias, weight = biases[layer][:, units], weights[layer][:, units]
+            return torch.baddbmm(bias, weight, activations[layer])
+
+        for position, column in enumerate(self.columns):
+            own = slice(column, column + 1)
+            outputs = slice(column * n_parameters, (column + 1) * n_parameters)
+            maps = self._per_column(outputs_of(-1, outputs))
+            x[:, own] = self.elementwise.inverse(z[:, own], maps)
+            bounded[:, own] = _clamp(x[:, own])
+            if position == n_features - 1:
+                break
+            units = units_of_degree(position, n_features)
+            for layer in range(len(activations) - 1):
+                activations[layer + 1][:, units] = outputs_of(layer, units).relu_()
         return x
 
 

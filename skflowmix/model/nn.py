@@ -12,6 +12,7 @@ __all__ = [
     "StackedLinear",
     "StackedMLP",
     "autoregressive_masks",
+    "units_of_degree",
 ]
 
 # Gradients of an MLP's input and of its parameters, given that of its output; the
@@ -162,6 +163,13 @@ class StackedMLP(nn.Module):
         """Biases of the layers."""
         return [linear.bias for linear in cast(list[StackedLinear], self.layers)]
 
+    def masked_weights(self, weights: Sequence[Tensor]) -> list[Tensor]:
+        """Weights of the layers without the connections that masks cut."""
+        if not self.masked:
+            return list(weights)
+        masks = [cast(Tensor, linear.mask) for linear in self.layers]
+        return [w * mask for w, mask in zip(weights, masks, strict=True)]
+
     def forward(self, x: Tensor) -> Tensor:
         """Map x of shape (K, N, n_inputs) to (K, N, n_outputs)."""
         needs_input = x.requires_grad
@@ -203,9 +211,7 @@ class StackedMLP(nn.Module):
         if not weights:
             outputs = parameters[0].unsqueeze(2).expand(-1, -1, x.shape[2])
             return outputs, lambda grad, _: (None, [grad.sum(2)])
-        if self.masked:
-            masks = [cast(Tensor, linear.mask) for linear in self.layers]
-            weights = [w * mask for w, mask in zip(weights, masks, strict=True)]
+        weights = self.masked_weights(weights)
         inputs = [x]
         for i, weight in enumerate(weights):
             if i:
@@ -217,7 +223,7 @@ class StackedMLP(nn.Module):
             for i in range(len(weights) - 1, -1, -1):
                 on_weight = torch.bmm(grad, inputs[i].transpose(1, 2))
                 if self.masked:
-                    on_weight.mul_(masks[i])
+                    on_weight.mul_(self.layers[i].mask)
                 gradients[:0] = grad.sum(2), on_weight
                 if i == 0 and not needs_input:
                     return None, gradients
@@ -227,6 +233,11 @@ class StackedMLP(nn.Module):
             return grad, gradients
 
         return x, backward
+
+
+def units_of_degree(degree: int, n_columns: int) -> slice:
+    """Hidden units that see the columns up to a position in the autoregression."""
+    return slice(degree, None, n_columns - 1)
 
 
 def autoregressive_masks(
@@ -256,7 +267,9 @@ def autoregressive_masks(
     degrees = order
     masks = []
     for width in hidden_units:
-        hidden = torch.arange(width) % max(len(order) - 1, 1)
+        hidden = torch.arange(width)
+        for degree in range(len(order) - 1):
+            hidden[units_of_degree(degree, len(order))] = degree
         masks.append((hidden[:, None] >= degrees[None, :]).float())
         degrees = hidden
     outputs = order.repeat_interleave(n_parameters)

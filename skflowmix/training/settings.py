@@ -21,6 +21,12 @@ FINAL_EPOCHS = 8
 EPOCH_ROWS = 65_536
 MAX_STEPS = 256
 
+# Fewer multiplications, of a batch for one component, take one thread no longer than
+# several, which beside other programs wait for one another. A spline has so many
+# parameters.
+PRODUCTS_TO_SHARE = 2e8
+MAP_PARAMETERS = 23
+
 
 @dataclass(frozen=True)
 class FitSettings:
@@ -51,6 +57,7 @@ class FitSettings:
     learning_rate: float
     weight_decay: float | str
     dtype: str
+    n_threads: int | str | None
 
     def most_epochs_of(self, phase: str) -> int:
         """Largest number of epochs of a phase."""
@@ -72,6 +79,15 @@ class FitSettings:
         if self.batch_size == "auto":
             return int(2 ** np.clip(np.round(np.log2(n_rows / 16)), 7, 10))
         return int(self.batch_size)
+
+    def threads_for(self, n_rows: int, n_columns: int) -> int | None:
+        """Threads of the training on a table; None where torch decides."""
+        if self.n_threads != "auto":
+            return None if self.n_threads is None else int(self.n_threads)
+        # Of the largest product of a step: hidden units to parameters of the maps.
+        widest = max((1, *self.hidden_units))
+        n_products = self.batch_size_for(n_rows) * widest * n_columns * MAP_PARAMETERS
+        return None if n_products > PRODUCTS_TO_SHARE else 1
 
     def training_config(
         self,

@@ -381,7 +381,7 @@ def test_conditioners_see_no_further_than_five(flow, n_features):
 
 def zuko_autoregressive(flow, flows, k):
     """zuko's flow with the weights, biases and masks of component k."""
-    n_features = flows.layers[0].n_features
+    n_features = flows.layers[0].conditioner.layers[0].weight.shape[2]
     make = {"maf": zuko.flows.MAF, "nsf-ar": zuko.flows.NSF}[flow]
     with torch.random.fork_rng():
         theirs = make(

@@ -17,3 +17,14 @@ def test_an_epoch_visits_a_bounded_number_of_rows(batch_size):
     visited = config.max_steps * size
     assert visited <= max(EPOCH_ROWS, size)
     assert batch_size != "auto" or visited == EPOCH_ROWS
+
+
+@pytest.mark.parametrize(
+    ("n_threads", "n_columns", "expected"),
+    [("auto", 10, 1), ("auto", 1000, None), (3, 10, 3), (None, 10, None)],
+)
+def test_large_steps_alone_use_the_threads_that_torch_has(
+    n_threads, n_columns, expected
+):
+    settings = make(FlowMixture, n_threads=n_threads)._settings()
+    assert settings.threads_for(10_000, n_columns) == expected
