@@ -36,21 +36,26 @@ def subsample(X, seed, limit=MAX_ROWS):
 
 
 class BestGaussianMixture:
-    """GaussianMixture with the K that an inner 80/20 split prefers, then refitted."""
+    """GaussianMixture with the settings that an inner 80/20 split prefers.
 
-    def __init__(self, seed):
-        self.seed = seed
+    They are K and `reg_covar`; all rows are then fitted again.
+    """
+
+    def __init__(self, seed, floors=(1e-6,)):
+        self.seed, self.floors = seed, floors
 
     def fit(self, X):
         part, held_out = train_test_split(X, test_size=0.2, random_state=self.seed)
         sizes = [k for k in COMPONENTS if k <= len(part) // 2]
-        scores = [self._fit(k, part).score(held_out) for k in sizes]
-        self.chosen = {"n_components": sizes[int(np.argmax(scores))]}
-        self.model = self._fit(self.chosen["n_components"], X)
+        tried = [(k, floor) for k in sizes for floor in self.floors]
+        scores = [self._fit(*settings, part).score(held_out) for settings in tried]
+        best = tried[int(np.argmax(scores))]
+        self.chosen = dict(zip(("n_components", "reg_covar"), best, strict=True))
+        self.model = self._fit(*best, X)
         return self
 
-    def _fit(self, k, X):
-        return GaussianMixture(k, random_state=self.seed).fit(X)
+    def _fit(self, k, floor, X):
+        return GaussianMixture(k, reg_covar=floor, random_state=self.seed).fit(X)
 
     def score_samples(self, X):
         return self.model.score_samples(X)
@@ -160,6 +165,29 @@ class ZukoNSF:
         return self._log_prob(torch.as_tensor(X, dtype=torch.float32)).double().numpy()
 
 
+class VineCopula:
+    """A vine copula of pyvinecopulib: kernel margins, nonparametric pairs, five trees.
+
+    Where a row is outside all margins' grids its density is the smallest number.
+    """
+
+    def __init__(self, seed):
+        self.seed = seed
+
+    def fit(self, X):
+        import pyvinecopulib as pv
+
+        controls = pv.FitControlsVinecop(
+            family_set=[pv.tll, pv.indep], trunc_lvl=5, num_threads=1
+        )
+        self.model = pv.Vinedist.from_data(np.asfortranarray(X), controls=controls)
+        return self
+
+    def score_samples(self, X):
+        density = self.model.pdf(np.asfortranarray(X))
+        return np.log(np.maximum(density, np.finfo(float).tiny))
+
+
 def gmm_labels(X, k, seed):
     return GaussianMixture(k, n_init=10, random_state=seed).fit_predict(X)
 
@@ -199,6 +227,8 @@ DENSITY = {
     "bgmm": VariationalGaussianMixture,
     "kde": BestKernelDensity,
     "zuko_nsf": ZukoNSF,
+    "gmm_floor": lambda seed: BestGaussianMixture(seed, floors=(1e-3, 1e-4, 1e-6)),
+    "vine": VineCopula,
 }
 CLUSTERING = {
     "gmm": gmm_labels,
