@@ -4,10 +4,12 @@ import os
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack, contextmanager
+from functools import cache
 
 import numpy as np
 import torch
 from sklearn.utils import check_random_state
+from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
 from skflowmix.cuda_graphs import Replays
@@ -15,13 +17,13 @@ from skflowmix.cuda_graphs import Replays
 __all__ = [
     "LockedSeeds",
     "evaluate_in_chunks",
+    "limited_threads",
     "numpy_generator",
     "own_arithmetic",
     "require_memory",
     "resolve_device",
     "rows_per_chunk",
     "torch_generator",
-    "torch_threads",
 ]
 
 # Floats of working memory that one chunk of an evaluation may take: what caches hold,
@@ -107,18 +109,59 @@ def own_arithmetic():
         yield
 
 
+class _SharedLimit:
+    """Limits the threads of BLAS, which all threads of a process have in common.
+
+    The first of several that ask for a limit sets it, and the last one to leave
+    restores what was before.
+    """
+
+    def __init__(self):
+        self._lock, self._n_within = threading.Lock(), 0
+
+    @contextmanager
+    def __call__(self, number: int):
+        with self._lock:
+            if self._n_within == 0:
+                self._limit = _pools("blas").limit(limits=number)
+            self._n_within += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._n_within -= 1
+                if self._n_within == 0:
+                    self._limit.restore_original_limits()
+
+
+_limit_of_blas = _SharedLimit()
+
+
+@cache
+def _pools(of: str) -> ThreadpoolController:
+    """Thread pools of the libraries that are loaded; to find them takes a while."""
+    return ThreadpoolController().select(user_api=of)
+
+
 @contextmanager
-def torch_threads(number: int | None):
-    """Let torch use so many threads; with None those that it has."""
-    before = torch.get_num_threads()
-    if number is None or number == before:
+def limited_threads(number: int | None):
+    """Let torch, BLAS and OpenMP use so many threads; with None what they have.
+
+    Parameters
+    ----------
+    number : int or None
+        Largest number of threads within the context.
+    """
+    if number is None:
         yield
         return
-    torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+    before = torch.get_num_threads()
+    with _limit_of_blas(number), _pools("openmp").limit(limits=number):
+        torch.set_num_threads(number)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
 
 
 def rows_per_chunk(floats_per_row: int, device: torch.device) -> int:

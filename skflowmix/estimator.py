@@ -11,7 +11,12 @@ from sklearn.callback import CallbackSupportMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 
-from skflowmix._arrays import LockedSeeds, numpy_generator, resolve_device
+from skflowmix._arrays import (
+    LockedSeeds,
+    limited_threads,
+    numpy_generator,
+    resolve_device,
+)
 from skflowmix.checkpoints import Checkpoint
 from skflowmix.fitting import FittedMixture, Problem, fit_mixture
 from skflowmix.initialization import (
@@ -520,17 +525,18 @@ def run_fit(
     if checkpoint is not None:
         written = Checkpoint(checkpoint, estimator, problem, own)
         random_state = written.random_state
-    fitted = fit_mixture(
-        problem,
-        start,
-        settings,
-        device=device,
-        n_jobs=n_jobs,
-        random_state=random_state,
-        watcher=CallbackWatcher(estimator, context, seen, attributes),
-        journal_of=None if written is None else written.journal,
-    )
-    estimator.__dict__.update(attributes(fitted))
+    with limited_threads(settings.threads_to_fit(*problem.X.shape)):
+        fitted = fit_mixture(
+            problem,
+            start,
+            settings,
+            device=device,
+            n_jobs=n_jobs,
+            random_state=random_state,
+            watcher=CallbackWatcher(estimator, context, seen, attributes),
+            journal_of=None if written is None else written.journal,
+        )
+        estimator.__dict__.update(attributes(fitted))
     context.call_on_fit_task_end(
         estimator=estimator, reconstruction_attributes=dict, **seen
     )

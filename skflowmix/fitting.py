@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from scipy.special import softmax
 
-from skflowmix._arrays import torch_threads
+from skflowmix._arrays import limited_threads
 from skflowmix.evaluation import evaluate
 from skflowmix.model.mixture import MixtureModule
 from skflowmix.restarts import fit_restarts
@@ -234,7 +234,7 @@ class _Restart:
             warm, plain, _ = self.start.fitted
         else:
             starts, plain = self._gaussians()
-        with torch_threads(self.settings.threads_for(*self.table.x.shape)):
+        with limited_threads(self.settings.threads_to_train(*self.table.x.shape)):
             candidate = fit_candidate(
                 self.settings,
                 self.table,

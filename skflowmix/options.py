@@ -82,10 +82,12 @@ class FlowMixtureOptions(BaseEstimator):
     dtype : {"float32", "float64"}, default="float32"
         Precision of the training. Scores have the precision of the X they are for.
     n_threads : int, "auto" or None, default="auto"
-        Threads of torch during the training of a model, those before it are restored.
-        "auto" is 1, but where a step multiplies large matrices (hundreds of columns)
-        torch's own number; None is torch's own number. More threads gain nothing on
-        small models, and beside other busy programs make them several times slower.
+        Threads of torch, BLAS and OpenMP during a fit; those before it are restored.
+        "auto" is 1, but where a step multiplies large matrices (hundreds of columns),
+        and before and after training where the table has more than two million values,
+        what the libraries have; None always leaves them what they have. More threads
+        gain nothing on small models, and beside other busy programs make a fit
+        several times slower.
 
     Examples
     --------

@@ -1,9 +1,15 @@
-"""Threads of torch in a fit, and after it."""
+"""Threads of torch and of BLAS in a fit, and after it."""
+
+import threading
+from types import SimpleNamespace
 
 import pytest
 import torch
 from small_models import moons, small
+from threadpoolctl import threadpool_info, threadpool_limits
 
+from skflowmix import _arrays
+from skflowmix._arrays import limited_threads
 from skflowmix.training.trainer import Trainer
 
 
@@ -12,7 +18,8 @@ def two_threads():
     """Torch has two threads while a test runs."""
     before = torch.get_num_threads()
     torch.set_num_threads(2)
-    yield
+    with threadpool_limits(2):
+        yield
     torch.set_num_threads(before)
 
 
@@ -44,3 +51,50 @@ def test_threads_are_restored_after_a_fit_that_fails(monkeypatch, two_threads):
     with pytest.raises(RuntimeError, match="first step"):
         small(2).fit(moons())
     assert torch.get_num_threads() == 2
+
+
+def test_threads_of_all_libraries_are_limited_and_restored(two_threads):
+    before = threadpool_info()
+    with limited_threads(1):
+        assert {pool["num_threads"] for pool in threadpool_info()} == {1}
+    assert threadpool_info() == before
+    with limited_threads(None):
+        assert threadpool_info() == before
+
+
+class Pool:
+    """A pool of threads that all threads of the process share."""
+
+    def __init__(self):
+        self.n_threads = 2
+
+    def limit(self, limits):
+        before, self.n_threads = self.n_threads, limits
+
+        def restore():
+            self.n_threads = before
+
+        return SimpleNamespace(restore_original_limits=restore)
+
+
+def test_the_last_of_several_threads_restores_what_they_have_in_common(monkeypatch):
+    """Whatever the order in which their fits begin and end."""
+    pool, actual = Pool(), _arrays._pools
+    monkeypatch.setattr(
+        _arrays, "_pools", lambda of: pool if of == "blas" else actual(of)
+    )
+    entered, leave = threading.Event(), threading.Event()
+
+    def other():
+        with limited_threads(1):
+            entered.set()
+            leave.wait(10)
+
+    thread = threading.Thread(target=other)
+    with limited_threads(1):
+        thread.start()
+        assert entered.wait(10)
+    assert pool.n_threads == 1
+    leave.set()
+    thread.join()
+    assert pool.n_threads == 2

@@ -223,7 +223,7 @@ class StackedMLP(nn.Module):
             for i in range(len(weights) - 1, -1, -1):
                 on_weight = torch.bmm(grad, inputs[i].transpose(1, 2))
                 if self.masked:
-                    on_weight.mul_(self.layers[i].mask)
+                    on_weight.mul_(cast(Tensor, self.layers[i].mask))
                 gradients[:0] = grad.sum(2), on_weight
                 if i == 0 and not needs_input:
                     return None, gradients

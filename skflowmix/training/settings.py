@@ -21,10 +21,11 @@ FINAL_EPOCHS = 8
 EPOCH_ROWS = 65_536
 MAX_STEPS = 256
 
-# Fewer multiplications, of a batch for one component, take one thread no longer than
-# several, which beside other programs wait for one another. A spline has so many
-# parameters.
+# Fewer multiplications, of a batch for one component, and tables of fewer values, take
+# one thread no longer than several, which beside other programs wait for one another.
+# A spline has so many parameters.
 PRODUCTS_TO_SHARE = 2e8
+VALUES_TO_SHARE = 2e6
 MAP_PARAMETERS = 23
 
 
@@ -80,14 +81,25 @@ class FitSettings:
             return int(2 ** np.clip(np.round(np.log2(n_rows / 16)), 7, 10))
         return int(self.batch_size)
 
-    def threads_for(self, n_rows: int, n_columns: int) -> int | None:
-        """Threads of the training on a table; None where torch decides."""
-        if self.n_threads != "auto":
-            return None if self.n_threads is None else int(self.n_threads)
-        # Of the largest product of a step: hidden units to parameters of the maps.
+    def threads_to_train(self, n_rows: int, n_columns: int) -> int | None:
+        """Threads of the training on a table; None where libraries decide."""
+        return self._threads(self._steps_are_large(n_rows, n_columns))
+
+    def threads_to_fit(self, n_rows: int, n_columns: int) -> int | None:
+        """Threads of what comes before and after it."""
+        is_large = n_rows * n_columns > VALUES_TO_SHARE
+        return self._threads(is_large or self._steps_are_large(n_rows, n_columns))
+
+    def _steps_are_large(self, n_rows: int, n_columns: int) -> bool:
+        # The largest product is that of hidden units with the parameters of maps.
         widest = max((1, *self.hidden_units))
         n_products = self.batch_size_for(n_rows) * widest * n_columns * MAP_PARAMETERS
-        return None if n_products > PRODUCTS_TO_SHARE else 1
+        return n_products > PRODUCTS_TO_SHARE
+
+    def _threads(self, is_large: bool) -> int | None:
+        if self.n_threads == "auto":
+            return None if is_large else 1
+        return None if self.n_threads is None else int(self.n_threads)
 
     def training_config(
         self,

@@ -27,4 +27,4 @@ def test_large_steps_alone_use_the_threads_that_torch_has(
     n_threads, n_columns, expected
 ):
     settings = make(FlowMixture, n_threads=n_threads)._settings()
-    assert settings.threads_for(10_000, n_columns) == expected
+    assert settings.threads_to_train(10_000, n_columns) == expected
