@@ -27,7 +27,14 @@ def through_joblib(model):
     return joblib.load(file)
 
 
+def through_skops(model):
+    skops = pytest.importorskip("skops.io")
+    content = skops.dumps(model)
+    return skops.loads(content, trusted=skops.get_untrusted_types(data=content))
+
+
 ROUND_TRIPS = {
+    "skops": through_skops,
     "pickle": lambda model: pickle.loads(pickle.dumps(model)),
     "oldest protocol": lambda model: pickle.loads(pickle.dumps(model, protocol=2)),
     "joblib": through_joblib,
