@@ -18,6 +18,7 @@ from sklearn.utils.validation import (
 from skflowmix._arrays import resolve_device
 from skflowmix.array_api import in_kind, to_numpy
 from skflowmix.calibration import Calibration
+from skflowmix.distributed import rows_of_all, rows_of_one
 from skflowmix.estimator import (
     fitted_flow_mixture,
     run_fit,
@@ -27,7 +28,7 @@ from skflowmix.estimator import (
 from skflowmix.fitting import Problem
 from skflowmix.initialization import LabelStart
 from skflowmix.model.groups import Groups
-from skflowmix.monitor import shown_to_callbacks
+from skflowmix.monitor import begin_fit, shown_to_callbacks
 from skflowmix.options import OptionsMixin
 from skflowmix.parameter_checks import check_model, check_weights
 from skflowmix.prediction import all_or_none
@@ -239,19 +240,20 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
 
     def _fit(self, X, y, sample_weight, checkpoint):
         seen = shown_to_callbacks(X, y, sample_weight)
-        X, y = check_rows(
-            self, X, column_of_labels(y), dtype=[np.float64, np.float32], fitted=False
-        )
-        sample_weight = check_weights(sample_weight, X)
-        kept = sample_weight > 0
-        X, y, sample_weight = X[kept], y[kept], sample_weight[kept]
-        classes, numbers = _number_classes(y)
-        groups = Groups([self.n_components_per_class] * len(classes))
-        settings, device = self._settings(), resolve_device(self.device)
-        check_model(self, settings, groups.n_flows, *X.shape)
-        warn_of_codes(self, X, sample_weight)
-        context = self._init_callback_context(max_subtasks=1, sequential_subtasks=False)
-        context.call_on_fit_task_begin(estimator=self, **seen)
+        reducer, y = rows_of_one(self), column_of_labels(y)
+        with reducer.together():
+            X, y = check_rows(self, X, y, dtype=[np.float64, np.float32], fitted=False)
+            sample_weight = check_weights(sample_weight, X)
+            kept = sample_weight > 0
+            X, y, sample_weight = X[kept], y[kept], sample_weight[kept]
+            classes, numbers = _number_classes(y)
+            groups = Groups([self.n_components_per_class] * len(classes))
+            settings, device = self._settings(), resolve_device(self.device)
+            check_model(self, settings, groups.n_flows, *X.shape)
+            warn_of_codes(self, X, sample_weight)
+            problem = Problem(X, sample_weight, numbers)
+        problem = rows_of_all(problem, reducer)
+        context = begin_fit(self, seen, 1, reducer.rank)
         calibrate = Calibration(groups)
 
         def attributes(fitted):
@@ -266,7 +268,7 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
 
         return run_fit(
             self,
-            Problem(X, sample_weight, numbers),
+            problem,
             LabelStart(groups, self.init_params),
             settings,
             device,

@@ -18,7 +18,8 @@ from skflowmix._arrays import (
     resolve_device,
 )
 from skflowmix.checkpoints import Checkpoint
-from skflowmix.fitting import FittedMixture, Problem, fit_mixture
+from skflowmix.distributed import active_reducer, rows_of_all
+from skflowmix.fitting import FittedMixture, Problem, Watcher, fit_mixture
 from skflowmix.initialization import (
     FittedStart,
     GivenMeans,
@@ -26,7 +27,12 @@ from skflowmix.initialization import (
     ProposedStart,
 )
 from skflowmix.model.flows import FlowFamily
-from skflowmix.monitor import CallbackWatcher, shown_to_callbacks
+from skflowmix.monitor import (
+    CallbackWatcher,
+    FirstWatcher,
+    begin_fit,
+    shown_to_callbacks,
+)
 from skflowmix.options import FlowMixtureOptions, OptionsMixin
 from skflowmix.parameter_checks import (
     check_model,
@@ -362,21 +368,23 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
 
     def _fit(self, X, y, sample_weight, checkpoint):
         seen = shown_to_callbacks(X, y, sample_weight)
-        X = check_rows(self, X, dtype=[np.float64, np.float32], fitted=False)
+        reducer = active_reducer()
+        with reducer.together():
+            X = check_rows(self, X, dtype=[np.float64, np.float32], fitted=False)
+            sample_weight = check_weights(sample_weight, X)
+            problem = Problem(X, sample_weight)
         if y is None:
             seen["y"] = np.zeros(len(X), dtype=int)
-        sample_weight = check_weights(sample_weight, X)
-        kept = sample_weight > 0
-        settings, device = self._settings(), resolve_device(self.device)
-        start = self._start(settings, X, int(kept.sum()))
-        warn_of_codes(self, X[kept], sample_weight[kept])
-        context = self._init_callback_context(
-            max_subtasks=self.n_init, sequential_subtasks=False
-        )
-        context.call_on_fit_task_begin(estimator=self, **seen)
+        problem = rows_of_all(problem, reducer)
+        with reducer.together():
+            settings, device = self._settings(), resolve_device(self.device)
+            start = self._start(settings, problem)
+            kept = problem.own.kept
+            warn_of_codes(self, X[kept], sample_weight[kept])
+            context = begin_fit(self, seen, self.n_init, reducer.rank)
         return run_fit(
             self,
-            Problem(X, sample_weight),
+            problem,
             start,
             settings,
             device,
@@ -387,9 +395,10 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
             n_jobs=self.n_jobs,
         )
 
-    def _start(self, settings, X, n_kept):
-        """Where the components start, checked against X of which so many rows count."""
-        n_features = X.shape[1]
+    def _start(self, settings, problem):
+        """Where the components start, checked against the rows."""
+        n_rows, n_features = problem.X.shape
+        n_kept = int(problem.kept.sum())
         n_components = None if self.n_components == "auto" else self.n_components
         weights = means = shares = None
         if self.weights_init is not None:
@@ -410,7 +419,12 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
         if means is None and not (
             isinstance(init, str) or hasattr(init, "fit_predict")
         ):
-            shares = check_responsibilities(init, (len(X), n_components))
+            if problem.own is not problem:
+                raise ValueError(
+                    "init_params must be no array where rows are sharded. Give all "
+                    "processes all rows, within data_parallel(sharded=False)."
+                )
+            shares = check_responsibilities(init, (n_rows, n_components))
             n_components = shares.shape[1]
         largest = min(self.max_components, n_kept)
         if n_components is not None:
@@ -436,7 +450,7 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
         weights = fitted.module.log_weights.detach().exp().numpy()
         with np.errstate(over="ignore"):
             covariances = gaussians.covariances * scale[:, None] * scale
-        n_expected = weights * fitted.table.counts.sum()
+        n_expected = weights * fitted.table.n_counted
         return {
             "module_": fitted.module,
             "n_components_": len(weights),
@@ -520,11 +534,16 @@ def run_fit(
     fitted : FittedMixture
         What came of it.
     """
-    random_state = own = numpy_generator(estimator.random_state)
+    reducer = active_reducer()
+    own = numpy_generator(estimator.random_state)
+    random_state = reducer.broadcast(own)
     written = None
     if checkpoint is not None:
-        written = Checkpoint(checkpoint, estimator, problem, own)
+        written = Checkpoint(checkpoint, estimator, problem.own, random_state, reducer)
         random_state = written.random_state
+    watcher: Watcher = CallbackWatcher(estimator, context, seen, attributes)
+    if reducer.n_ranks > 1:
+        watcher = FirstWatcher(watcher, reducer)
     with limited_threads(settings.threads_to_fit(*problem.X.shape)):
         fitted = fit_mixture(
             problem,
@@ -533,16 +552,18 @@ def run_fit(
             device=device,
             n_jobs=n_jobs,
             random_state=random_state,
-            watcher=CallbackWatcher(estimator, context, seen, attributes),
+            watcher=watcher,
             journal_of=None if written is None else written.journal,
+            reducer=reducer,
         )
         estimator.__dict__.update(attributes(fitted))
     context.call_on_fit_task_end(
         estimator=estimator, reconstruction_attributes=dict, **seen
     )
+    if random_state is not own or reducer.n_ranks > 1:
+        # One that the caller gave goes on as without a checkpoint, or other processes.
+        own.set_state(reducer.broadcast(random_state.get_state()))
     if written is not None:
-        # One that the caller gave goes on as without a checkpoint.
-        own.set_state(random_state.get_state())
         written.remove()
     return fitted
 
@@ -566,6 +587,8 @@ def fitted_flow_mixture(estimator, fitted: FittedMixture) -> FlowMixture:
 def warn_unless_converged(estimator, fitted: FittedMixture) -> None:
     """Warn, in the name of the caller of `fit`, that epochs ran out."""
     candidate = fitted.candidate
+    if active_reducer().rank > 0:
+        return
     if not (candidate.converged or candidate.stopped):
         warnings.warn(
             f"Training did not converge within max_iter={estimator.max_iter} epochs. "

@@ -3,6 +3,7 @@
 It knows rows, weights, classes and who watches, but no estimator.
 """
 
+import hashlib
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -30,7 +31,9 @@ from skflowmix.training.candidate import (
 )
 from skflowmix.training.journal import Journal, NoJournal
 from skflowmix.training.phases import Candidate, Monitor, Runtime
+from skflowmix.training.reducers import LocalReducer, Reducer
 from skflowmix.training.settings import FitSettings
+from skflowmix.training.shards import hold_shard
 from skflowmix.training.table import TrainingTable
 
 __all__ = ["FittedMixture", "Problem", "Start", "Watcher", "fit_mixture"]
@@ -55,14 +58,23 @@ class Problem:
     rows : ndarray of shape (n_distinct, n_features)
         Distinct rows of positive weight, float64.
     weights : ndarray of shape (n_distinct,)
-        Their weights.
+        Their weights, one on average.
+    totals : ndarray of shape (n_distinct,)
+        The same in the unit of `sample_weight`.
     inverse : ndarray of shape (n_kept,)
         Index into `rows` of every row of positive weight.
     kept : ndarray of shape (n_samples,), bool
         Which these are.
     classes : ndarray of shape (n_distinct,) or None
         Classes of the distinct rows.
+    own : Problem
+        What this process alone holds, where others hold other rows; else itself.
+    is_sample : bool
+        Whether there are more rows than these, all together.
     """
+
+    own: "Problem"
+    is_sample: bool = False
 
     def __init__(
         self,
@@ -70,7 +82,7 @@ class Problem:
         sample_weight: np.ndarray,
         classes: np.ndarray | None = None,
     ):
-        self.X, self.sample_weight = X, sample_weight
+        self.X, self.sample_weight, self.own = X, sample_weight, self
         self.kept = sample_weight > 0
         rows = X[self.kept]
         if classes is not None:
@@ -83,6 +95,8 @@ class Problem:
             self.classes = rows[:, -1].astype(int)
             rows = np.ascontiguousarray(rows[:, :-1])
         self.rows = rows
+        total = sample_weight[self.kept].sum()
+        self.totals = self.weights * (total / len(rows))
         # Equal rows are evaluated once.
         self.different, self.places = different_rows(X, self.kept, self.inverse)
 
@@ -129,7 +143,7 @@ class FittedMixture:
     candidate : Candidate
         The model and its history.
     problem : Problem
-        What it was fitted to.
+        What it was fitted to, of which this process holds a part or all.
     table : TrainingTable
         The rows as training saw them.
     start : ndarray of shape (n_distinct, K)
@@ -141,7 +155,8 @@ class FittedMixture:
     labels : ndarray of shape (n_samples,)
         Component of every row.
     lower_bound, elbo_gap : float
-        Mean ELBO, in data units, and of log p(x) - ELBO, in nats per row.
+        Mean ELBO, in data units, and of log p(x) - ELBO, in nats per row, of the rows
+        that this process holds.
     """
 
     candidate: Candidate
@@ -155,7 +170,7 @@ class FittedMixture:
     elbo_gap: float = field(init=False)
 
     def __post_init__(self):
-        problem = self.problem
+        problem = self.problem.own
         answers = evaluate(
             self.module,
             self.standardizer,
@@ -169,6 +184,21 @@ class FittedMixture:
         bound = float(np.average(elbo, weights=weights))
         self.lower_bound = bound - self.standardizer.log_scale
         self.elbo_gap = float(np.average(log_prob - elbo, weights=weights))
+
+    def share_bounds(self, reducer: Reducer) -> None:
+        """Let the bound and the gap be those of the rows of all processes."""
+        weight = float(self.problem.own.sample_weight.sum())
+        of_all = reducer.gather((weight, self.lower_bound, self.elbo_gap))
+        weights, bounds, gaps = zip(*of_all, strict=True)
+        self.lower_bound = float(np.average(bounds, weights=weights))
+        self.elbo_gap = float(np.average(gaps, weights=weights))
+
+    def digest(self) -> str:
+        """Return a checksum of the model."""
+        digest = hashlib.sha256()
+        for array in self.module.arrays().values():
+            digest.update(array.tobytes())
+        return digest.hexdigest()
 
     @property
     def module(self) -> MixtureModule:
@@ -224,16 +254,19 @@ class _Restart:
     random_state: np.random.RandomState
     monitor: RestartMonitor
     journal: Journal
+    reducer: Reducer
 
     def __call__(self) -> Candidate:
         self.monitor.begin()
-        runtime = Runtime(self.device, self.random_state, self.monitor, self.journal)
+        runtime = Runtime(
+            self.device, self.random_state, self.monitor, self.journal, self.reducer
+        )
         warm: MixtureModule | None = None
         starts: list[Gaussians] = []
         if self.start.fitted is not None:
             warm, plain, _ = self.start.fitted
         else:
-            starts, plain = self._gaussians()
+            starts, plain = self.reducer.from_first(self._gaussians)
         with limited_threads(self.settings.threads_to_train(*self.table.x.shape)):
             candidate = fit_candidate(
                 self.settings,
@@ -247,7 +280,7 @@ class _Restart:
         if not self.start.is_given:
             candidate.sort()
         if self.start.is_found:
-            candidate.drop_unused(self.table.counts.sum())
+            candidate.drop_unused(self.table.n_counted)
         self.monitor.end(candidate)
         candidate.stopped = self.monitor.stopped
         return candidate
@@ -295,6 +328,7 @@ def fit_mixture(
     random_state: np.random.RandomState,
     watcher: Watcher,
     journal_of: Callable[[int], Journal] | None = None,
+    reducer: Reducer | None = None,
 ) -> FittedMixture:
     """Fit a mixture of flows.
 
@@ -317,12 +351,21 @@ def fit_mixture(
     journal_of : callable, optional
         Returns the journal that runs the phases of a restart; by default nothing is
         written.
+    reducer : Reducer, optional
+        The processes that fit it together. The random state is the same in all of
+        them, and restarts are trained in turn.
 
     Returns
     -------
     fitted : FittedMixture
         The best restart by held-out log-likelihood.
+
+    Raises
+    ------
+    RuntimeError
+        If processes do not end with the same parameters.
     """
+    reducer = LocalReducer() if reducer is None else reducer
     n_restarts = settings.n_init if start.fitted is None else 1
     # Read before anything is computed: a damaged one is refused at once.
     journals: list[Journal] = [
@@ -331,7 +374,9 @@ def fit_mixture(
     if start.fitted is not None:
         standardizer = start.fitted[2]
     else:
-        standardizer = Standardizer.fit(problem.rows, problem.weights)
+        standardizer = reducer.from_first(
+            lambda: Standardizer.fit(problem.rows, problem.weights)
+        )
     table = TrainingTable(
         problem.rows,
         problem.weights,
@@ -339,16 +384,25 @@ def fit_mixture(
         settings.validation_fraction,
         random_state,
     )
+    if problem.is_sample:
+        hold_shard(table, problem.own.rows, problem.own.totals, reducer)
     if settings.n_transforms > 0:
         table.measure_repeats(settings.repeat_noise)
     watcher.begin(table, settings)
-    proposals = start.responsibilities(problem, table, random_state)
-    if start.weights is not None:
-        proposals = [
-            _weighted(shares, start.weights, table, settings) for shares in proposals
-        ]
+
+    def propose():
+        proposals = start.responsibilities(problem, table, random_state)
+        if start.weights is not None:
+            proposals = [
+                _weighted(shares, start.weights, table, settings)
+                for shares in proposals
+            ]
+        return proposals, table.allowed, random_state
+
+    proposals, table.allowed, random_state = reducer.from_first(propose)
     n_components = proposals[0].shape[1]
-    if settings.n_transforms > 0 and not can_train_flows(table, n_components):
+    too_few = settings.n_transforms > 0 and not can_train_flows(table, n_components)
+    if too_few and reducer.rank == 0:
         warnings.warn(
             f"Flows are not trained on {len(table.x)} distinct rows for {n_components} "
             "components: too few are held out to judge them, or left to train them. "
@@ -370,20 +424,29 @@ def fit_mixture(
                 np.random.RandomState(random_state.randint(2**31)),
                 watcher.restart(i, fitted),
                 journal,
+                reducer,
             )
         )
-    candidates = fit_restarts(restarts, n_jobs)
-    best = best_candidate(candidates)
+    candidates = fit_restarts(restarts, n_jobs, in_turn=reducer.n_ranks > 1)
+    place = reducer.broadcast(candidates.index(best_candidate(candidates)))
+    best = candidates[place]
     watcher.end(best)
-    responsibilities = proposals[candidates.index(best) % len(proposals)]
-    return FittedMixture(
+    fitted_mixture = FittedMixture(
         best,
         problem,
         table,
-        responsibilities,
+        proposals[place % len(proposals)],
         device,
         sample_seed=int(random_state.randint(2**31)),
     )
+    if reducer.n_ranks > 1:
+        fitted_mixture.share_bounds(reducer)
+        if len(set(reducer.gather(fitted_mixture.digest()))) > 1:
+            raise RuntimeError(
+                "The processes ended with different parameters. They need the same "
+                "versions, number of threads and kind of processor."
+            )
+    return fitted_mixture
 
 
 def _weighted(

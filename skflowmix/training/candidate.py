@@ -78,7 +78,7 @@ def fit_candidate(
             name, settings, table, responsibilities, model, gaussians, runtime
         )
 
-    def start_from(name, gaussians):
+    def without_held_out(gaussians):
         seen = gaussians.refit(
             table.x[table.train], table.weights[table.train], moments[table.train]
         )
@@ -87,6 +87,10 @@ def fit_candidate(
         if not seen.are_positive_definite():
             seen = gaussians
         seen.measure_reach(table.x[table.train], moments[table.train])
+        return seen
+
+    def start_from(name, gaussians):
+        seen = runtime.reducer.from_first(lambda: without_held_out(gaussians))
         model = MixtureModule.of_flows(
             seen,
             flow=settings.flow,
@@ -116,7 +120,8 @@ def fit_candidate(
 
     untried = plain.shrinkage not in [start.shrinkage for start in starts]
     fit = start_from("start 0", starts[0])
-    if untried and (table.x.shape[1] > WIDE or len(table.train) > EPOCH_ROWS):
+    is_large = table.shard is not None or len(table.train) > EPOCH_ROWS
+    if untried and (table.x.shape[1] > WIDE or is_large):
         other = start_from("plain", plain)
         if other.starts_ahead_of(fit):
             fit = other

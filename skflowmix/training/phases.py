@@ -24,12 +24,14 @@ from skflowmix.training.objectives import (
     robust_gain,
 )
 from skflowmix.training.optimizer import AdamW, FlatParameters
+from skflowmix.training.reducers import Reducer
 from skflowmix.training.settings import (
     ALL_ROWS,
     ELBO,
     M_STEP,
     FitSettings,
 )
+from skflowmix.training.shards import ShardSource, SharedSource, count_all_shards
 from skflowmix.training.table import N_NEAREST, TrainingTable
 from skflowmix.training.trainer import Objective, Trainer, TrainingConfig
 
@@ -121,12 +123,15 @@ class Runtime:
         Sees every epoch.
     journal : Journal
         Runs the phases.
+    reducer : Reducer
+        The processes that train it.
     """
 
     device: torch.device
     random_state: np.random.RandomState
     monitor: Monitor
     journal: Journal
+    reducer: Reducer
 
     def is_stopped(self) -> bool:
         """Tell whether the monitor has ended the fit."""
@@ -156,15 +161,21 @@ class ModelFit:
         self.name, self.settings, self.runtime = name, settings, runtime
         self.model, self.gaussians = model, gaussians
         self.table, self.responsibilities = table, responsibilities
+        # What this process trains on: all rows, or those that it alone holds.
+        self.own, self.own_responsibilities = table, responsibilities
+        if table.shard is not None:
+            self.own = table.shard
+            self.own_responsibilities = table.spread(responsibilities)
         dtype = "float64" if gaussians.need_float64() else settings.dtype
         self.working = copy.deepcopy(model).to(runtime.device, getattr(torch, dtype))
-        self.train_rows = self._batch(table.train)
-        self.nearest = None
+        self.train_rows, self.nearest = self._own_rows(self.own.train), None
         if settings.input_noise > 0 and len(table.held_out) and len(table.train) > 1:
-            self.nearest = table.neighbors_in_training
-            self.let_move(self.train_rows, table.train)
+            self.nearest = self.own.neighbors_in_training
+            self.let_move(self.train_rows, self.own.train)
         judged_by = table.held_out[:MAX_HELD_OUT]
-        self.held_out = self._batch(judged_by if len(judged_by) else table.train)
+        if not len(judged_by):
+            judged_by = table.train
+        self.held_out = self._batch(table, responsibilities, judged_by)
         groups = self.working.parameter_groups()
         if not len(table.held_out):
             # Nothing would keep flows from fitting the noise.
@@ -179,11 +190,11 @@ class ModelFit:
             self.start = [p.clone() for p in self.working.parameters()]
             self.log_prob_start = self.held_out_log_prob()
 
-    def _batch(self, index) -> Batch:
-        table, like = self.table, self.working.weight_logits
+    def _batch(self, table: TrainingTable, responsibilities, index) -> Batch:
+        like = self.working.weight_logits
         x, weights, responsibilities = (
             torch.from_numpy(array[index]).to(like)
-            for array in (table.x, table.weights, self.responsibilities)
+            for array in (table.x, table.weights, responsibilities)
         )
         allowed = widths = None
         if table.allowed is not None:
@@ -201,12 +212,19 @@ class ModelFit:
             n_counted=float(table.counts[index].sum()),
         )
 
+    def _own_rows(self, index) -> Batch:
+        """Rows to train on, which count those that other processes hold."""
+        batch = self._batch(self.own, self.own_responsibilities, index)
+        if self.table.shard is not None:
+            count_all_shards(batch, self.runtime.reducer)
+        return batch
+
     def let_move(self, batch: Batch, index) -> None:
         """Tell rows, by their numbers, which of their values noise may move."""
-        batch.movable = torch.from_numpy(self.table.movable[index]).to(batch.x)
+        batch.movable = torch.from_numpy(self.own.movable[index]).to(batch.x)
         thickness = self.gaussians.thickness()
         if thickness is not None:
-            of_rows = self.responsibilities[index] @ thickness
+            of_rows = self.own_responsibilities[index] @ thickness
             batch.thickness = torch.from_numpy(of_rows).to(batch.x)
 
     @torch.no_grad()
@@ -220,21 +238,36 @@ class ModelFit:
 
     def noise(self, share: float = 1.0) -> Noise | None:
         """Return noise for a phase that starts with that share of it."""
-        scale, table = self.settings.input_noise, self.table
-        if scale == 0 and table.repeat_widths is None:
+        scale, table = self.settings.input_noise, self.own
+        if scale == 0 and self.table.repeat_widths is None:
             return None
         span = None
         if table.column_space is not None:
             span = torch.from_numpy(table.column_space).to(self.working.weight_logits)
-        return Noise(share * scale, self.runtime.generator(), span)
+        return Noise(share * scale, self._generator(), span)
 
     def source(self, batch: Batch, nearest: np.ndarray | None = None) -> TableSource:
-        """Return a source of batches out of those rows."""
-        return TableSource(
+        """Return a source of batches out of those rows, or of this process's part."""
+        arguments = (
             batch,
-            self.settings.batch_size_for(len(batch)),
-            self.runtime.generator(),
+            self.settings.batch_size_for(batch.n_rows),
+            self._generator(),
             None if nearest is None else torch.from_numpy(nearest).to(batch.x.device),
+        )
+        reducer = self.runtime.reducer
+        if self.table.shard is not None:
+            return ShardSource(*arguments, reducer)
+        if reducer.n_ranks > 1:
+            return SharedSource(*arguments, reducer)
+        return TableSource(*arguments)
+
+    def _generator(self) -> torch.Generator:
+        """Draw a new generator: the same in all processes if their rows are."""
+        generator = self.runtime.generator()
+        if self.table.shard is None:
+            return generator
+        return generator.manual_seed(
+            generator.initial_seed() + self.runtime.reducer.rank
         )
 
     def elbo(
@@ -253,9 +286,8 @@ class ModelFit:
 
     def config(self, max_epochs: int, n_drops: int, batch: Batch) -> TrainingConfig:
         """Return how to train one phase on some rows."""
-        n_rows, n_columns = batch.x.shape
         return self.settings.training_config(
-            max_epochs, n_drops, n_rows, n_columns, batch.n_counted
+            max_epochs, n_drops, batch.n_rows, batch.x.shape[1], batch.n_counted
         )
 
     def run(
@@ -271,7 +303,8 @@ class ModelFit:
             return
         # The ELBO may still surpass Gaussians that the M-step, on much noise, did not.
         config = replace(config, may_keep_start=phase != M_STEP)
-        trainer = Trainer(objective, source, self.optimizer, config)
+        reducer = self.runtime.reducer
+        trainer = Trainer(objective, source, self.optimizer, config, reducer)
 
         def on_epoch(record):
             self.history = self._history(former, phase, trainer)
@@ -296,7 +329,13 @@ class ModelFit:
         hardly been trained.
         """
         train, held_out = (
-            Batch(batch.x, batch.weights, self._responsibilities(batch))
+            Batch(
+                batch.x,
+                batch.weights,
+                self._responsibilities(batch),
+                mean_weight=batch.mean_weight,
+                n_rows=batch.n_rows,
+            )
             for batch in (self.train_rows, self.held_out)
         )
         posterior, source = self.working.posterior, self.source(train)
@@ -305,7 +344,7 @@ class ModelFit:
         groups = {"decayed": posterior.weights, "plain": posterior.biases}
         optimizer = AdamW(FlatParameters(groups))
         config = self.config(POSTERIOR_EPOCHS, 1, self.train_rows)
-        trainer = Trainer(objective, source, optimizer, config)
+        trainer = Trainer(objective, source, optimizer, config, self.runtime.reducer)
         key = f"{self.name} posterior"
         self.runtime.journal.phase(key, trainer, lambda record: False)
 
@@ -378,11 +417,15 @@ class ModelFit:
         """
         table, former, before = self.table, self.gaussians, self.held_out_log_prob()
         moments = table.without_far(self.responsibilities)
-        gaussians = former.refit(table.x, table.weights, moments)
-        gaussians.measure_reach(table.x, moments)
-        self.set_gaussians(gaussians)
+
+        def of_all_rows():
+            gaussians = former.refit(table.x, table.weights, moments)
+            gaussians.measure_reach(table.x, moments)
+            return gaussians
+
+        self.set_gaussians(self.runtime.reducer.from_first(of_all_rows))
         gain = robust_gain(self.held_out, self.held_out_log_prob(), before)
-        if not gain >= 0:
+        if not self._agreed(gain >= 0):
             self.set_gaussians(former)
 
     @torch.no_grad()
@@ -405,10 +448,10 @@ class ModelFit:
         """
         settings, nearest = self.settings, None
         self.optimizer.reset()
-        every = np.concatenate((self.table.train, self.table.held_out))
-        every_row = self._batch(every)
+        every = np.concatenate((self.own.train, self.own.held_out))
+        every_row = self._own_rows(every)
         if settings.input_noise > 0:
-            nearest = nearest_others(self.table.x[every], N_NEAREST)
+            nearest = nearest_others(self.own.x[every], N_NEAREST)
             self.let_move(every_row, every)
         config = self.config(settings.most_epochs_of(ALL_ROWS), 0, every_row)
         epochs = (record for record in self.history if record["phase"] == ELBO)
@@ -425,16 +468,22 @@ class ModelFit:
     def better_than(self, other: "ModelFit") -> bool:
         """Whether held-out rows prefer this model to another as they stand."""
         log_prob, reference = self.held_out_log_prob(), other.held_out_log_prob()
-        return bool(robust_gain(self.held_out, log_prob, reference) > 0)
+        return self._agreed(robust_gain(self.held_out, log_prob, reference) > 0)
 
     def starts_ahead_of(self, other: "ModelFit") -> bool:
         """Whether held-out rows prefer its Gaussians, by more than `tol`."""
         start, reference = self.log_prob_start, other.log_prob_start
-        return bool(robust_gain(self.held_out, start, reference) > self.settings.tol)
+        gain = robust_gain(self.held_out, start, reference)
+        return self._agreed(gain > self.settings.tol)
 
     def clearly_better_than(self, other: Tensor) -> bool:
         """Whether held-out rows clearly prefer this model to one of that density."""
-        return clearly_gains(self.held_out, self.held_out_log_prob(), other)
+        gains = clearly_gains(self.held_out, self.held_out_log_prob(), other)
+        return self._agreed(gains)
+
+    def _agreed(self, answer) -> bool:
+        """Return what the first process says: last bits of others may differ."""
+        return self.runtime.reducer.broadcast(bool(answer))
 
     @torch.no_grad()
     def candidate(self, held_out_log_prob: Tensor) -> Candidate:

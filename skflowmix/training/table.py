@@ -4,7 +4,7 @@ from functools import cached_property
 
 import numpy as np
 
-from skflowmix.starts.knn import nearest_others
+from skflowmix.starts.knn import MAX_SEARCHED_ROWS, nearest, nearest_others
 from skflowmix.starts.preprocessing import (
     MIN_HELD_OUT,
     TRAINING_BOUND,
@@ -49,6 +49,10 @@ class TrainingTable:
     ----------
     allowed : ndarray of shape (n_distinct, n_components), bool, or None
         False where a known class rules a component out.
+    n_counted : float
+        How many rows these stand for.
+    shard : TrainingTable or None
+        Rows that this process trains on, where these are but a sample of all.
     """
 
     def __init__(
@@ -65,6 +69,8 @@ class TrainingTable:
         if self.far.mean() > MOST_FAR:
             self.far[:] = False
         self.counts = row_counts(weights)
+        self.n_counted = float(self.counts.sum())
+        self.shard: TrainingTable | None = None
         self.weights = weights * (self.counts.sum() / weights.sum())
         self.allowed: np.ndarray | None = None
         self.repeat_widths: np.ndarray | None = None
@@ -87,6 +93,15 @@ class TrainingTable:
         """Which values of the rows noise may move."""
         return outside_spikes(self.x, self.weights)
 
+    @cached_property
+    def _nearest_of_shard(self) -> np.ndarray:
+        assert self.shard is not None
+        return nearest(self.x[:MAX_SEARCHED_ROWS], self.shard.x, 1)[:, 0]
+
+    def spread(self, responsibilities: np.ndarray) -> np.ndarray:
+        """Responsibilities of the shard's rows, each those of the nearest row here."""
+        return responsibilities[self._nearest_of_shard]
+
     def without_far(self, responsibilities: np.ndarray) -> np.ndarray:
         """Responsibilities for moments, which far rows do not decide.
 
@@ -102,3 +117,5 @@ class TrainingTable:
             self.repeat_widths = repeat_widths(self.x, self.weights, largest)
         if self.repeat_widths is not None:
             self.column_space = column_space(self.x, self.weights, self.repeat_widths)
+        if self.shard is not None:
+            self.shard.measure_repeats(largest)
