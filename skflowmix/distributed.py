@@ -15,7 +15,13 @@ from skflowmix.fitting import Problem
 from skflowmix.training.reducers import LocalReducer, ProcessReducer, Reducer
 from skflowmix.training.settings import EPOCH_ROWS
 
-__all__ = ["active_reducer", "data_parallel", "rows_of_all", "rows_of_one"]
+__all__ = [
+    "active_reducer",
+    "data_parallel",
+    "fit_together",
+    "rows_of_all",
+    "rows_of_one",
+]
 
 # Preparation, Gaussians and held-out rows are those of at most so many rows, drawn from
 # all processes, and so many values.
@@ -87,9 +93,18 @@ def data_parallel(*, sharded: bool = True, timeout: float = 1800.0) -> Iterator[
             host = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout))
             stack.callback(dist.destroy_process_group, host)
             reducer = ProcessReducer(host)
-        token = _active.set((reducer, sharded and reducer.n_ranks > 1))
-        stack.callback(_active.reset, token)
+        with fit_together(reducer, sharded=sharded):
+            yield
+
+
+@contextmanager
+def fit_together(reducer: Reducer, *, sharded: bool) -> Iterator[None]:
+    """Let fits be those of several processes, see `data_parallel`."""
+    token = _active.set((reducer, sharded and reducer.n_ranks > 1))
+    try:
         yield
+    finally:
+        _active.reset(token)
 
 
 @contextmanager
