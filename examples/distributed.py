@@ -24,9 +24,7 @@ def main(n_rows, checkpoint):
     # As if each process had read a file of its own.
     X, y = np.array_split(X, n_ranks)[rank], np.array_split(y, n_ranks)[rank]
     with data_parallel():
-        model = FlowMixture(
-            2, hidden_units=(32,), max_iter=20, tol=0.01, random_state=0
-        )
+        model = FlowMixture(2, hidden_units=(32,), tol=0.01, random_state=0)
         model.fit(X, checkpoint=checkpoint)
     index = adjusted_rand_score(y, model.labels_)
     test, _ = make_moons(1000, noise=0.06, random_state=1)

@@ -114,7 +114,17 @@ def _process_group(timeout: timedelta) -> Iterator[None]:
         if has_gpu and "LOCAL_RANK" in os.environ:
             stack.enter_context(torch.cuda.device(int(os.environ["LOCAL_RANK"])))
         backend = "cpu:gloo,cuda:nccl" if has_gpu else "gloo"
-        dist.init_process_group(backend, timeout=timeout)
+        store, rank, n_ranks = next(dist.rendezvous("env://", timeout=timeout))
+        # The store of torchrun still holds the addresses of processes that it has
+        # ended and started again.
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        dist.init_process_group(
+            backend,
+            store=dist.PrefixStore(f"attempt {attempt}", store),
+            rank=rank,
+            world_size=n_ranks,
+            timeout=timeout,
+        )
         stack.callback(dist.destroy_process_group)
         yield
 

@@ -49,10 +49,10 @@ def start(n_ranks, folder, kind):
         "PYTHONHASHSEED": "0",
         "PYTHONPATH": os.pathsep.join([str(tests), str(tests.parent)]),
     }
+    command = [sys.executable, "-W", "ignore", "-c", SCRIPT]
     return [
         subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-c", SCRIPT]
-            + [str(rank), str(n_ranks), str(folder), kind],
+            [*command, str(rank), str(n_ranks), str(folder), kind],
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
