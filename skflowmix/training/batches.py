@@ -60,8 +60,8 @@ class Batch:
         self.mean_weight = weights.mean() if mean_weight is None else mean_weight
         self.n_counted = len(x) if n_counted is None else n_counted
         self.n_rows = len(x) if n_rows is None else n_rows
-        # Where these are part of a batch: the place of the first, and that one's size.
-        self.part = (0, len(x))
+        # Where these are a part of a batch: their places there, and its size.
+        self.part, self.n_whole = slice(None), len(x)
 
     def __len__(self):
         return len(self.x)
@@ -276,9 +276,8 @@ class Noise:
 
     def _normal(self, batch: Batch, n: int) -> Tensor:
         """So many values a row; of the whole batch, where these are part of one."""
-        first, n_rows = batch.part
-        x = batch.x
+        shape, x = (batch.n_whole, n), batch.x
         values = torch.randn(
-            (n_rows, n), generator=self.generator, dtype=x.dtype, device=x.device
+            shape, generator=self.generator, dtype=x.dtype, device=x.device
         )
-        return values[first : first + len(batch)]
+        return values[batch.part]

@@ -491,7 +491,9 @@ class ElboObjective(_Objective):
         # Negated, so that NaN is chosen and reaches the loss, which training watches.
         chosen = ~(log_q < likeliest.clamp(max=math.log(MIN_POSTERIOR)))
         if self._is_dense:
-            n_dense = math.ceil(len(chosen) * min(DENSE_PAIRS / chosen.shape[1], 1.0))
+            dense_share = min(DENSE_PAIRS / chosen.shape[1], 1.0)
+            dense = range(math.ceil(batch.n_whole * dense_share))
+            n_dense = len(dense[batch.part])
             is_possible = ~(log_q[:n_dense] <= LEFT_OUT)
             chosen = torch.cat((is_possible, chosen[n_dense:]))
         pairs, kept = self._pairs(chosen, self._is_dense)

@@ -108,9 +108,9 @@ class SharedSource(TableSource):
         rank, n_ranks = self.reducer.rank, self.reducer.n_ranks
         if len(index) < n_ranks:  # all of them take all rows
             return super().rows(index)
-        parts = index.tensor_split(n_ranks)
-        batch = super().rows(parts[rank])
-        batch.part = sum(len(part) for part in parts[:rank]), len(index)
+        part = slice(rank, None, n_ranks)
+        batch = super().rows(index[part])
+        batch.part, batch.n_whole = part, len(index)
         batch.mean_weight = batch.mean_weight * (len(index) / (n_ranks * len(batch)))
         return batch
 
