@@ -253,7 +253,8 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
             warn_of_codes(self, X, sample_weight)
             problem = Problem(X, sample_weight, numbers)
         problem = rows_of_all(problem, reducer)
-        context = begin_fit(self, seen, 1, reducer.rank)
+        with reducer.together():
+            context = begin_fit(self, seen, 1, reducer.rank)
         calibrate = Calibration(groups)
 
         def attributes(fitted):

@@ -188,10 +188,10 @@ def rows_of_all(own: Problem, reducer: Reducer) -> Problem:
     share = min(most / sum(n_rows), 1.0)
     # Their order is random.
     n_own = round(share * len(own.rows))
-    parts = reducer.gather((own.rows[:n_own], own.totals[:n_own]))
+    parts = reducer.gather((own.rows[:n_own], own.totals()[:n_own]))
     rows, weights = (np.concatenate(part) for part in zip(*parts, strict=True))
     problem = Problem(rows, weights)
-    problem.own, problem.is_sample = own, share < 1.0
+    problem.shard, problem.is_sample = own, share < 1.0
     return problem
 
 

@@ -419,7 +419,7 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
         if means is None and not (
             isinstance(init, str) or hasattr(init, "fit_predict")
         ):
-            if problem.own is not problem:
+            if problem.shard is not None:
                 raise ValueError(
                     "init_params must be no array where rows are sharded. Give all "
                     "processes all rows, within data_parallel(sharded=False)."

@@ -59,21 +59,19 @@ class Problem:
         Distinct rows of positive weight, float64.
     weights : ndarray of shape (n_distinct,)
         Their weights, one on average.
-    totals : ndarray of shape (n_distinct,)
-        The same in the unit of `sample_weight`.
     inverse : ndarray of shape (n_kept,)
         Index into `rows` of every row of positive weight.
     kept : ndarray of shape (n_samples,), bool
         Which these are.
     classes : ndarray of shape (n_distinct,) or None
         Classes of the distinct rows.
-    own : Problem
-        What this process alone holds, where others hold other rows; else itself.
+    shard : Problem or None
+        What this process alone holds, where these are the rows of several.
     is_sample : bool
         Whether there are more rows than these, all together.
     """
 
-    own: "Problem"
+    shard: "Problem | None" = None
     is_sample: bool = False
 
     def __init__(
@@ -82,7 +80,7 @@ class Problem:
         sample_weight: np.ndarray,
         classes: np.ndarray | None = None,
     ):
-        self.X, self.sample_weight, self.own = X, sample_weight, self
+        self.X, self.sample_weight = X, sample_weight
         self.kept = sample_weight > 0
         rows = X[self.kept]
         if classes is not None:
@@ -95,10 +93,18 @@ class Problem:
             self.classes = rows[:, -1].astype(int)
             rows = np.ascontiguousarray(rows[:, :-1])
         self.rows = rows
-        total = sample_weight[self.kept].sum()
-        self.totals = self.weights * (total / len(rows))
         # Equal rows are evaluated once.
         self.different, self.places = different_rows(X, self.kept, self.inverse)
+
+    @property
+    def own(self) -> "Problem":
+        """What this process holds."""
+        return self if self.shard is None else self.shard
+
+    def totals(self) -> np.ndarray:
+        """Return the weights of `rows` in the unit of `sample_weight`."""
+        total = self.sample_weight[self.kept].sum()
+        return self.weights * (total / len(self.rows))
 
 
 class Start(ABC):
@@ -385,7 +391,7 @@ def fit_mixture(
         random_state,
     )
     if problem.is_sample:
-        hold_shard(table, problem.own.rows, problem.own.totals, reducer)
+        hold_shard(table, problem.own.rows, problem.own.totals(), reducer)
     if settings.n_transforms > 0:
         table.measure_repeats(settings.repeat_noise)
     watcher.begin(table, settings)

@@ -277,7 +277,8 @@ class FlowMixtureOutlierDetector(OutlierMixin, CallbackSupportMixin, OptionsMixi
             warn_of_codes(self, X, sample_weight)
             problem = Problem(X, sample_weight)
         problem = rows_of_all(problem, reducer)
-        context = begin_fit(self, seen, 1, reducer.rank)
+        with reducer.together():
+            context = begin_fit(self, seen, 1, reducer.rank)
         share = self.contamination
         if share == "auto":
             share = ASSUMED_CONTAMINATION
