@@ -163,6 +163,16 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
         Number of components.
     n_components_in_use_ : int
         Number of components that expect at least one of the training rows.
+    n_components_path_ : list of dict
+        How ``n_components="auto"`` counted: the valleys of the density between two
+        groups of rows, those that were passed over first, the shallowest of all first;
+        empty where the number was given. Joining the two groups of each record in turn
+        leaves one cluster. A record holds `n_components`, the number of clusters
+        where this valley and all later ones are counted; `valley`, the density in it
+        over that of the lower of the two modes, 0 where groups do not touch; `limit`,
+        below which it is deeper than chance makes it; `share`, that of the smaller
+        group in the rows; and `counted`, whether the valley separates clusters.
+        `max_components` can leave some out.
     weights_ : ndarray of shape (n_components_,)
         Mixture weights, decreasing unless the start was given.
     means_ : ndarray of shape (n_components_, n_features)
@@ -441,6 +451,7 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
             "module_": fitted.module,
             "n_components_": len(weights),
             "n_components_in_use_": int(np.count_nonzero(n_expected >= 1)),
+            "n_components_path_": copy.deepcopy(fitted.table.path),
             "weights_": weights,
             "means_": standardizer.inverse_transform(gaussians.means),
             "covariances_": covariances,

@@ -116,7 +116,7 @@ class Start(ABC):
     ) -> list[np.ndarray]:
         """First responsibilities (n_distinct, K), one or several proposals.
 
-        May set the table's `allowed`.
+        May set the table's `allowed` and `path`.
         """
 
 

@@ -49,6 +49,8 @@ class TrainingTable:
     ----------
     allowed : ndarray of shape (n_distinct, n_components), bool, or None
         False where a known class rules a component out.
+    path : list of dict
+        How clusters were counted, if they were, see `FlowMixture`.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class TrainingTable:
         self.counts = row_counts(weights)
         self.weights = weights * (self.counts.sum() / weights.sum())
         self.allowed: np.ndarray | None = None
+        self.path: list[dict] = []
         self.repeat_widths: np.ndarray | None = None
         self.column_space: np.ndarray | None = None
         self.train, self.held_out = split_rows(
