@@ -20,7 +20,11 @@ PATIENCE = 2
 # The mixture's density falls to this share in a valley, and so do the rows along the
 # line through both means, by so many standard errors.
 MAX_DENSITY = 0.5
-MIN_ERRORS = 4.75
+MIN_ERRORS = 5.0
+# Which hold this share of the rows of both Gaussians.
+TUBE_SHARE = 0.9
+# Directions are chosen by the rows: of so few, and one more a column, they tell nothing.
+MIN_ROWS = 20
 # Lines are looked at in so many places.
 N_STEPS = 21
 N_PLACES = 65
@@ -61,31 +65,36 @@ def gaussian_modes(x, weight, max_clusters, random_state):
     C. Hennig, *Methods for merging Gaussian mixture components*, Advances in Data
     Analysis and Classification 4, 2010.
     """
-    mixture = _best_mixture(x, weight, max_clusters + PATIENCE, random_state)
+    found = [
+        _modes(mixture, x.shape[1])
+        for mixture in _mixtures(x, weight, max_clusters + PATIENCE, random_state)
+    ]
+    return min(found, key=lambda labels_and_valleys: labels_and_valleys[0].max())
+
+
+def _modes(mixture, n_features):
+    """What `gaussian_modes` returns, by one mixture."""
     sizes = np.bincount(mixture.owner, minlength=len(mixture.means))
     joined, cluster = (np.arange(len(mixture.means)) for _ in "ab")
     between, passed_over = [], []
     for a, b, density in mixture.saddles():
         sides = [joined == joined[a], joined == joined[b]]
         n_rows = int(min(sizes[side].sum() for side in sides))
+        share = n_rows / len(mixture.owner)
         joined[sides[1]] = joined[a]
         found, limit = mixture.emptiness(a, b)
         # The model alone sees valleys where there are few rows, and rows alone the
         # bends of a cluster.
         density = found if density < MAX_DENSITY else max(density, found)
-        if density < limit and n_rows >= MIN_CLUSTER_ROWS:
-            between.append((a, b, density, limit, n_rows / len(x)))
+        if density < limit and n_rows >= MIN_ROWS + n_features:
+            between.append((a, b, density, limit, share))
             continue
         cluster[cluster == cluster[b]] = cluster[a]
         if n_rows >= MIN_CLUSTER_ROWS:
-            share = n_rows / len(x)
             passed_over.append(Valley((0, 0), density, min(limit, density), share))
     number = np.unique(cluster, return_inverse=True)[1]
-    valleys = [
-        Valley((int(number[a]), int(number[b])), density, limit, share)
-        for a, b, density, limit, share in between
-    ]
-    return number[mixture.owner], valleys + passed_over
+    valleys = [Valley((int(number[a]), int(number[b])), *v) for a, b, *v in between]
+    return np.unique(number[mixture.owner], return_inverse=True)[1], valleys + passed_over
 
 
 class _Mixture:
@@ -150,13 +159,20 @@ class _Mixture:
         return logsumexp(np.log(self.shares) - 0.5 * squares, axis=-1)
 
     def emptiness(self, a, b):
-        """Rows of two Gaussians along the line through their means.
+        """Count rows along the line through two means.
 
         Returns the number in the emptiest place between over that around the lower
         mode, and how low it has to be to be no accident.
         """
         direction = self.means[b] - self.means[a]
-        along = np.sort(self.rows[np.isin(self.owner, (a, b))] @ direction)
+        along = self.rows @ direction
+        # Rows near the line, whichever Gaussian has them: on a bent cluster a third one
+        # lies between.
+        aside = np.sum((self.rows - self.means[a]) ** 2, axis=1)
+        aside -= (along - self.means[a] @ direction) ** 2 / (direction @ direction)
+        theirs = aside[np.isin(self.owner, (a, b))]
+        width = np.quantile(theirs, TUBE_SHARE) if len(theirs) else 0.0
+        along = np.sort(along[aside <= width])
         length = direction @ direction
         places = self.means[a] @ direction + length * np.linspace(-0.5, 1.5, N_PLACES)
         n_rows = np.searchsorted(along, places + length / 8)
@@ -169,19 +185,22 @@ class _Mixture:
         return float(n_rows[lowest] / mode), float(min(limit, MAX_DENSITY))
 
 
-def _best_mixture(x, weight, max_gaussians, random_state):
-    """The mixture that BIC prefers."""
+def _mixtures(x, weight, max_gaussians, random_state):
+    """The mixture that BIC prefers, and those of a few more Gaussians.
+
+    Too few Gaussians leave gaps along a bent cluster that more of them close.
+    """
     x = x - np.average(x, axis=0, weights=weight)
-    best = _Mixture(x, weight, np.zeros(len(x), dtype=int), 1)
-    tried = 1
+    mixtures = [_Mixture(x, weight, np.zeros(len(x), dtype=int), 1)]
+    best = 0
     for n_gaussians in range(2, max_gaussians + 1):
-        if len(x) < MIN_CLUSTER_ROWS * n_gaussians or n_gaussians > tried + PATIENCE:
+        if len(x) < MIN_CLUSTER_ROWS * n_gaussians or len(mixtures) > best + PATIENCE:
             break
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # k-means', of equal rows
             model = KMeans(n_gaussians, n_init=2, random_state=random_state)
             labels = model.fit_predict(x, sample_weight=weight)
-        mixture = _Mixture(x, weight, labels, n_gaussians)
-        if mixture.bic < best.bic:
-            best, tried = mixture, n_gaussians
-    return best
+        mixtures.append(_Mixture(x, weight, labels, n_gaussians))
+        if mixtures[-1].bic < mixtures[best].bic:
+            best = len(mixtures) - 1
+    return mixtures[best:]
