@@ -1,4 +1,4 @@
-"""How many clusters there are: groups of rows between which the density has a valley."""
+"""How many clusters there are: groups between which the density has a valley."""
 
 from dataclasses import replace
 from typing import NamedTuple
@@ -135,7 +135,7 @@ def _limited(labels, valleys, max_clusters):
 
 
 def path_of(counted, far_shares=()):
-    """Records of the merges by which all rows become one cluster, shallow valleys first.
+    """Record the merges by which all rows become one cluster, shallow valleys first.
 
     Parameters
     ----------

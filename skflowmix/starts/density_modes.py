@@ -8,11 +8,11 @@ import numpy as np
 __all__ = ["MIN_CLUSTER_ROWS", "Valley", "graph_modes"]
 
 # A valley is no accident where the logarithm of the density falls by this many standard
-# errors of its estimate, one over the root of the neighbours but one: along thin clusters
-# the deepest accidental ones of a hundred tables reach six. Where no neighbours meet in
-# it, that says something as well.
+# errors of its estimate, one over the root of the neighbours but one: along thin
+# clusters the deepest accidental ones of a hundred tables reach six. That no neighbours
+# meet in it says something as well.
 DEPTH_IN_ERRORS = 6.5
-OPEN_DEPTH_IN_ERRORS = 4.0
+OPEN_DEPTH_IN_ERRORS = 2.5
 # Rows are joined where they are no farther apart than so many times the distance to the
 # last neighbour of either: a row of a sparse group is no part of a dense one nearby.
 REACH = 2.0
@@ -102,7 +102,9 @@ def graph_modes(distances, k):
     least = max(MIN_CLUSTER_ROWS, k // 2)
     saddles: dict[tuple[int, int], float] = {}
     passed_over = []
-    for saddle, start in zip(later[order].tolist(), sooner[order].tolist(), strict=True):
+    for saddle, start in zip(
+        later[order].tolist(), sooner[order].tolist(), strict=True
+    ):
         a, b = sorted((_find(parent, saddle), _find(parent, start)))
         if a == b:
             continue

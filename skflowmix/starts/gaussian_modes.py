@@ -23,7 +23,7 @@ MAX_DENSITY = 0.5
 MIN_ERRORS = 5.0
 # Which hold this share of the rows of both Gaussians.
 TUBE_SHARE = 0.9
-# Directions are chosen by the rows: of so few, and one more a column, they tell nothing.
+# Directions are chosen by the rows: so few, and one more a column, tell nothing.
 MIN_ROWS = 20
 # Lines are looked at in so many places.
 N_STEPS = 21
@@ -73,7 +73,7 @@ def gaussian_modes(x, weight, max_clusters, random_state):
 
 
 def _modes(mixture, n_features):
-    """What `gaussian_modes` returns, by one mixture."""
+    """Do what `gaussian_modes` does, by one mixture."""
     sizes = np.bincount(mixture.owner, minlength=len(mixture.means))
     joined, cluster = (np.arange(len(mixture.means)) for _ in "ab")
     between, passed_over = [], []
@@ -94,7 +94,9 @@ def _modes(mixture, n_features):
             passed_over.append(Valley((0, 0), density, min(limit, density), share))
     number = np.unique(cluster, return_inverse=True)[1]
     valleys = [Valley((int(number[a]), int(number[b])), *v) for a, b, *v in between]
-    return np.unique(number[mixture.owner], return_inverse=True)[1], valleys + passed_over
+    return np.unique(number[mixture.owner], return_inverse=True)[
+        1
+    ], valleys + passed_over
 
 
 class _Mixture:
@@ -186,7 +188,7 @@ class _Mixture:
 
 
 def _mixtures(x, weight, max_gaussians, random_state):
-    """The mixture that BIC prefers, and those of a few more Gaussians.
+    """Fit the mixture that BIC prefers, and those of a few more Gaussians.
 
     Too few Gaussians leave gaps along a bent cluster that more of them close.
     """

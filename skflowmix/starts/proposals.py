@@ -148,7 +148,7 @@ def count_starts(
 
 
 def _with_far_rows(x, bulk, groups, n_groups, parts):
-    """Starts of all rows, of partitions of the bulk.
+    """Extend partitions of the bulk to all rows.
 
     So many groups have components of their own; other far rows join that of the nearest
     row of the bulk, far values clipped to its range.
