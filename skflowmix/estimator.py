@@ -83,9 +83,10 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
     Parameters
     ----------
     n_components : int or "auto", default=1
-        Number of components, at least 1. "auto" finds it: groups that no valley of the
-        density separates are merged until none is left, and components that come to
-        expect less than one row are dropped. `means_init`, `weights_init`, an array or
+        Number of components, at least 1. "auto" finds it: groups of rows are
+        different components where the density between them has a valley deeper than
+        chance makes it, see `n_components_path_`; components that come to expect less
+        than one row are dropped. `means_init`, `weights_init`, an array or
         a clusterer as `init_params` say it themselves.
     flow : {"realnvp", "maf", "nsf", "nsf-ar"} or FlowFamily, default="nsf-ar"
         Family of the flows. Coupling layers (`"realnvp"`, `"nsf"`) sample in one

@@ -8,11 +8,12 @@ import numpy as np
 __all__ = ["MIN_CLUSTER_ROWS", "Valley", "graph_modes"]
 
 # A valley is no accident where the logarithm of the density falls by this many standard
-# errors of its estimate, one over the root of the neighbours but one: along thin
-# clusters the deepest accidental ones of a hundred tables reach six. That no neighbours
-# meet in it says something as well.
+# errors of its estimate, one over the root of the neighbours but two: along thin
+# clusters the deepest accidental ones of a hundred tables reach six.
 DEPTH_IN_ERRORS = 6.5
-OPEN_DEPTH_IN_ERRORS = 2.5
+# Where no neighbours meet in it, fewer say so, over the dimension: curves fall apart by
+# chance, volumes hardly do.
+OPEN_DEPTH_IN_ERRORS = 8.0
 # Rows are joined where they are no farther apart than so many times the distance to the
 # last neighbour of either: a row of a sparse group is no part of a dense one nearby.
 REACH = 2.0
@@ -84,9 +85,8 @@ def graph_modes(distances, k):
     log_ratios = np.log(radius[:, None] / np.maximum(lengths, 1e-12))
     dimension = 1.0 / max(np.median(log_ratios.sum(axis=1)) / (k - 1), 1e-3)
     sparsity = dimension * np.log(radius)
-    depth, open_depth = (
-        errors / np.sqrt(k - 1) for errors in (DEPTH_IN_ERRORS, OPEN_DEPTH_IN_ERRORS)
-    )
+    depth = DEPTH_IN_ERRORS / np.sqrt(k - 2)
+    open_depth = max(OPEN_DEPTH_IN_ERRORS / dimension, 1.0) / np.sqrt(k - 2)
     order_of_rows = np.argsort(sparsity, kind="stable")
     place = np.empty(n, dtype=np.intp)
     place[order_of_rows] = np.arange(n)
