@@ -44,8 +44,10 @@ from skflowmix import (
     FlowMixtureOutlierDetector,
     _arrays,
     fitting,
+    load,
     monitor,
     prediction,
+    save,
 )
 from skflowmix.model.flows import FLOWS
 from skflowmix.starts.partitions import INIT_METHODS

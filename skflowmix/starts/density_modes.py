@@ -13,7 +13,7 @@ __all__ = ["MIN_CLUSTER_ROWS", "Valley", "graph_modes"]
 DEPTH_IN_ERRORS = 6.5
 # Where no neighbours meet in it, fewer say so, over the dimension: curves fall apart by
 # chance, volumes hardly do.
-OPEN_DEPTH_IN_ERRORS = 8.0
+OPEN_DEPTH_IN_ERRORS = 12.0
 # Rows are joined where they are no farther apart than so many times the distance to the
 # last neighbour of either: a row of a sparse group is no part of a dense one nearby.
 REACH = 2.0
@@ -86,7 +86,7 @@ def graph_modes(distances, k):
     dimension = 1.0 / max(np.median(log_ratios.sum(axis=1)) / (k - 1), 1e-3)
     sparsity = dimension * np.log(radius)
     depth = DEPTH_IN_ERRORS / np.sqrt(k - 2)
-    open_depth = max(OPEN_DEPTH_IN_ERRORS / dimension, 1.0) / np.sqrt(k - 2)
+    open_depth = max(OPEN_DEPTH_IN_ERRORS / dimension, 1.5) / np.sqrt(k - 2)
     order_of_rows = np.argsort(sparsity, kind="stable")
     place = np.empty(n, dtype=np.intp)
     place[order_of_rows] = np.arange(n)

@@ -25,6 +25,8 @@ MIN_ERRORS = 5.0
 TUBE_SHARE = 0.9
 # Directions are chosen by the rows: so few, and one more a column, tell nothing.
 MIN_ROWS = 20
+# So many coordinates at most in which clusters are looked for first.
+N_FLAT = 3
 # Lines are looked at in so many places.
 N_STEPS = 21
 N_PLACES = 65
@@ -194,15 +196,35 @@ def _mixtures(x, weight, max_gaussians, random_state):
     """
     x = x - np.average(x, axis=0, weights=weight)
     mixtures = [_Mixture(x, weight, np.zeros(len(x), dtype=int), 1)]
+    flat = _flat_coordinates(mixtures[0].rows, weight)
     best = 0
     for n_gaussians in range(2, max_gaussians + 1):
         if len(x) < MIN_CLUSTER_ROWS * n_gaussians or len(mixtures) > best + PATIENCE:
             break
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # k-means', of equal rows
-            model = KMeans(n_gaussians, n_init=2, random_state=random_state)
-            labels = model.fit_predict(x, sample_weight=weight)
-        mixtures.append(_Mixture(x, weight, labels, n_gaussians))
+        tried = []
+        for columns in (x, flat[:, : min(n_gaussians - 1, N_FLAT)]):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # k-means', of equal rows
+                model = KMeans(n_gaussians, n_init=1, random_state=random_state)
+                labels = model.fit_predict(columns, sample_weight=weight)
+            tried.append(_Mixture(x, weight, labels, n_gaussians))
+        mixtures.append(min(tried, key=lambda mixture: mixture.bic))
         if mixtures[-1].bic < mixtures[best].bic:
             best = len(mixtures) - 1
     return mixtures[best:]
+
+
+def _flat_coordinates(rows, weight):
+    """Coordinates of whitened rows, those of the lowest kurtosis first.
+
+    Clusters differ in these, whatever the scales of the columns.
+
+    References
+    ----------
+    D. Tyler, F. Critchley, L. Dümbgen, H. Oja, *Invariant co-ordinate selection*,
+    Journal of the Royal Statistical Society B 71, 2009.
+    """
+    # Clipped, as a few far rows decide a fourth moment.
+    squares = np.sum(rows**2, axis=1)
+    squares = np.minimum(squares, 4.0 * np.median(squares)) * weight
+    return rows @ np.linalg.eigh((rows * squares[:, None]).T @ rows)[1]
