@@ -197,12 +197,13 @@ def _mixtures(x, weight, max_gaussians, random_state):
     x = x - np.average(x, axis=0, weights=weight)
     mixtures = [_Mixture(x, weight, np.zeros(len(x), dtype=int), 1)]
     flat = _flat_coordinates(mixtures[0].rows, weight)
+    n_flat = max(min(N_FLAT, x.shape[1] - 1), 1)
     best = 0
     for n_gaussians in range(2, max_gaussians + 1):
         if len(x) < MIN_CLUSTER_ROWS * n_gaussians or len(mixtures) > best + PATIENCE:
             break
         tried = []
-        for columns in (x, flat[:, : min(n_gaussians - 1, N_FLAT)]):
+        for columns in (x, flat[:, : min(n_gaussians - 1, n_flat)]):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # k-means', of equal rows
                 model = KMeans(n_gaussians, n_init=1, random_state=random_state)
