@@ -89,9 +89,10 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
     Parameters
     ----------
     n_components : int or "auto", default=1
-        Number of components, at least 1. "auto" finds it: groups that no valley of the
-        density separates are merged until none is left, and components that come to
-        expect less than one row are dropped. `means_init`, `weights_init`, an array or
+        Number of components, at least 1. "auto" finds it: groups of rows are
+        different components where the density between them has a valley deeper than
+        chance makes it, see `n_components_path_`; components that come to expect less
+        than one row are dropped. `means_init`, `weights_init`, an array or
         a clusterer as `init_params` say it themselves.
     flow : {"realnvp", "maf", "nsf", "nsf-ar"} or FlowFamily, default="nsf-ar"
         Family of the flows. Coupling layers (`"realnvp"`, `"nsf"`) sample in one
@@ -169,6 +170,16 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
         Number of components.
     n_components_in_use_ : int
         Number of components that expect at least one of the training rows.
+    n_components_path_ : list of dict
+        How ``n_components="auto"`` counted: the valleys of the density between two
+        groups of rows, those that were passed over first, the shallowest of all first;
+        empty where the number was given. Joining the two groups of each record in turn
+        leaves one cluster. A record holds `n_components`, the number of clusters
+        where this valley and all later ones are counted; `valley`, the density in it
+        over that of the lower of the two modes, 0 where groups do not touch; `limit`,
+        below which it is deeper than chance makes it; `share`, that of the smaller
+        group in the rows; and `counted`, whether the valley separates clusters.
+        `max_components` can leave some out.
     weights_ : ndarray of shape (n_components_,)
         Mixture weights, decreasing unless the start was given.
     means_ : ndarray of shape (n_components_, n_features)
@@ -455,6 +466,7 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
             "module_": fitted.module,
             "n_components_": len(weights),
             "n_components_in_use_": int(np.count_nonzero(n_expected >= 1)),
+            "n_components_path_": copy.deepcopy(fitted.table.path),
             "weights_": weights,
             "means_": standardizer.inverse_transform(gaussians.means),
             "covariances_": covariances,

@@ -136,7 +136,7 @@ class Start(ABC):
     ) -> list[np.ndarray]:
         """First responsibilities (n_distinct, K), one or several proposals.
 
-        May set the table's `allowed`.
+        May set the table's `allowed` and `path`.
         """
 
 
@@ -403,9 +403,10 @@ def fit_mixture(
                 _weighted(shares, start.weights, table, settings)
                 for shares in proposals
             ]
-        return proposals, table.allowed, random_state
+        return proposals, table.allowed, table.path, random_state
 
-    proposals, table.allowed, random_state = reducer.from_first(propose)
+    found = reducer.from_first(propose)
+    proposals, table.allowed, table.path, random_state = found
     n_components = proposals[0].shape[1]
     too_few = settings.n_transforms > 0 and not can_train_flows(table, n_components)
     if too_few and reducer.rank == 0:

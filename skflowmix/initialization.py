@@ -7,12 +7,11 @@ from skflowmix._arrays import evaluate_in_chunks
 from skflowmix.fitting import Problem, Start
 from skflowmix.model.groups import Groups
 from skflowmix.model.mixture import MixtureModule
-from skflowmix.starts.cluster_count import count_clusters
 from skflowmix.starts.gaussians import Gaussians
 from skflowmix.starts.labels import spread_labels
 from skflowmix.starts.partitions import nearest_mean_responsibilities, rescale_columns
 from skflowmix.starts.preprocessing import SCORING_BOUND, Standardizer
-from skflowmix.starts.proposals import propose_starts
+from skflowmix.starts.proposals import count_starts, propose_starts
 from skflowmix.training.table import TrainingTable
 
 __all__ = [
@@ -56,20 +55,23 @@ class ProposedStart(Start):
         """See `skflowmix.fitting.Start`."""
         # Not surer where values repeat: a cluster must not be one of them.
         weights = table.weights / table.weights.mean()
-        n_components = self.n_components
-        if n_components is None and isinstance(self.init, str):
-            n_components = count_clusters(
+        if self.n_components is None and isinstance(self.init, str):
+            largest = min(self.max_components, len(table.x))
+            starts, table.path = count_starts(
                 table.x,
                 weights,
-                min(self.max_components, len(table.x)),
+                table.standardizer,
+                largest,
+                self.init,
                 random_state,
-                table.standardizer.scale,
+                self.n_init,
             )
+            return starts
         return propose_starts(
             table.x,
             weights,
             table.standardizer,
-            n_components,
+            self.n_components,
             self.init,
             random_state,
             self.n_init,

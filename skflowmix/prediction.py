@@ -281,11 +281,22 @@ class FittedMethods(BaseEstimator):
         of_gaussians = n_components * (n_features + n_features * (n_features + 1) // 2)
         return of_flows + of_gaussians + n_components - 1
 
+    def _warn_of_criterion(self, name):
+        check_is_fitted(self)
+        if self.module_.components.n_flow_parameters:
+            warnings.warn(
+                f"{name} counts every weight of the flows' networks as a parameter and "
+                "so favours few components. Compare models by score on held-out rows.",
+                stacklevel=3,
+            )
+
     def bic(self, X):
         """Bayesian information criterion; the lower, the better.
 
-        Networks are regularised by early stopping, so that their parameters count
-        for less than this formula says: prefer held-out `score` to choose a model.
+        Every weight of the networks counts as a parameter, thousands a component,
+        though early stopping leaves them less freedom: where there are flows the
+        smallest `n_components` nearly always wins. Choose by a held-out `score`, or
+        count clusters with ``n_components="auto"``.
 
         Parameters
         ----------
@@ -296,7 +307,13 @@ class FittedMethods(BaseEstimator):
         -------
         bic : float
             In nats, doubled.
+
+        Warns
+        -----
+        UserWarning
+            If the components are flows, not Gaussians.
         """
+        self._warn_of_criterion("bic")
         log_prob = to_numpy(self.score_samples(X))
         return float(-2 * log_prob.sum() + self._n_parameters() * np.log(len(log_prob)))
 
@@ -312,7 +329,13 @@ class FittedMethods(BaseEstimator):
         -------
         aic : float
             In nats, doubled. See `bic` for its limits.
+
+        Warns
+        -----
+        UserWarning
+            If the components are flows, not Gaussians.
         """
+        self._warn_of_criterion("aic")
         return float(-2 * self.score_samples(X).sum() + 2 * self._n_parameters())
 
     @property

@@ -44,8 +44,10 @@ from skflowmix import (
     FlowMixtureOutlierDetector,
     _arrays,
     fitting,
+    load,
     monitor,
     prediction,
+    save,
 )
 from skflowmix.model.flows import FLOWS
 from skflowmix.starts.partitions import INIT_METHODS
@@ -89,6 +91,7 @@ def test_the_number_of_components_is_found(found):
     assert (np.diff(found.weights_) <= 0).all()
 
 
+@pytest.mark.filterwarnings("ignore:.ic counts every weight")
 def test_answers_have_the_number_that_was_found(found):
     X, _ = blobs(50, seed=1)
     for table in (found.predict_proba(X), found.posterior_proba(X)):
@@ -103,6 +106,26 @@ def test_answers_have_the_number_that_was_found(found):
     with pytest.raises(ValueError, match="component must be an integer from 0 to 2"):
         found.sample(component=3)
     assert np.isfinite([found.bic(X), found.aic(X), found.score(X)]).all()
+
+
+def test_the_evidence_for_the_number_is_kept(found, tmp_path):
+    path = found.n_components_path_
+    assert [r["n_components"] for r in path] == list(range(len(path) + 1, 1, -1))
+    counted = [record for record in path if record["counted"]]
+    assert len(counted) == 2
+    for record in counted:
+        assert record["valley"] < record["limit"] <= 1
+        assert record["share"] == pytest.approx(1 / 3, abs=0.02)
+    save(found, tmp_path / "model")
+    assert load(tmp_path / "model").n_components_path_ == path
+    assert small(2).fit(moons()).n_components_path_ == []
+
+
+@pytest.mark.parametrize("criterion", ["bic", "aic"])
+def test_criteria_of_flows_warn(found, criterion):
+    X, _ = blobs()
+    with pytest.warns(UserWarning, match=f"{criterion} counts every weight"):
+        getattr(found, criterion)(X)
 
 
 def test_training_goes_on_with_the_number_that_was_found():
@@ -449,6 +472,7 @@ def test_a_column_that_is_nearly_a_sum_costs_no_flows(sd, reg_covar):
     assert model.score(draw(1)) > gaussians.score(draw(1)) + 0.3
 
 
+@pytest.mark.filterwarnings("ignore:.ic counts every weight")
 def test_information_criteria(model):
     X = moons(seed=1)
     n_gaussian = 3 * (2 + 3) + 2
@@ -567,6 +591,7 @@ def test_each_dtype_is_scored_in_itself(model):
             assert (answer != expected).any()
 
 
+@pytest.mark.filterwarnings("ignore:.ic counts every weight")
 def test_asking_changes_nothing(model):
     before = {name: id(value) for name, value in vars(model).items()}
     weights = [p.clone() for p in model.module_.parameters()]

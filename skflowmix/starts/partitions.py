@@ -144,17 +144,20 @@ def propose_partitions(
         return [Proposal(name, np.ones((n, 1)))]
     if n_components is not None and n <= n_components:
         return [Proposal(name, np.eye(n, n_components))]
-    if name == "auto":
-        x, sample_weight, origin = _spread_repeats(x, sample_weight, random_state)
-    x = rescale_columns(x, sample_weight, column_scales)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if name == "auto":
-            x = _drop_flat_directions(x, sample_weight)
+            x, sample_weight, origin = without_repeats(
+                x, sample_weight, column_scales, random_state
+            )
             proposals = _ranked_candidates(
                 x, sample_weight, n_components, random_state, n_init
             )
-            return [_of_origins(proposal, origin) for proposal in proposals]
+            return [
+                replace(p, responsibilities=of_origins(p.responsibilities, origin))
+                for p in proposals
+            ]
+        x = rescale_columns(x, sample_weight, column_scales)
         if not isinstance(init, str):
             responsibilities = from_clusterer(
                 x, sample_weight, n_components, init, random_state
@@ -209,6 +212,31 @@ def rescale_columns(x, sample_weight, column_scales=None, left_out=None):
     return x / scale
 
 
+def without_repeats(x, sample_weight, column_scales, random_state):
+    """Rows whose distances and densities tell clusters.
+
+    Values that repeat in a column are spread by noise, columns have a common scale, and
+    directions are left out in which rows do not differ.
+
+    Parameters
+    ----------
+    x, sample_weight, column_scales, random_state
+        As for `propose_partitions`.
+
+    Returns
+    -------
+    x : ndarray of shape (m, d)
+        Rows, one or several for each that was given.
+    sample_weight : ndarray of shape (m,)
+        Their weights, mean one.
+    origin : ndarray of shape (m,), int
+        The row that each came of.
+    """
+    x, sample_weight, origin = _spread_repeats(x, sample_weight, random_state)
+    x = rescale_columns(x, sample_weight, column_scales)
+    return _drop_flat_directions(x, sample_weight), sample_weight, origin
+
+
 def _spread_repeats(x, sample_weight, random_state):
     """Add noise to values that repeat: a cluster must not be one value of a column.
 
@@ -238,14 +266,13 @@ def _spread_repeats(x, sample_weight, random_state):
     return x + noise, sample_weight, origin
 
 
-def _of_origins(proposal, origin):
-    """Mean responsibilities of what came of each row."""
+def of_origins(responsibilities, origin):
+    """Mean responsibilities of what came of each row, see `without_repeats`."""
     if len(origin) == origin.max() + 1:
-        return proposal
-    totals = np.zeros((origin.max() + 1, proposal.responsibilities.shape[1]))
-    np.add.at(totals, origin, proposal.responsibilities)
-    means = totals / np.bincount(origin)[:, None]
-    return replace(proposal, responsibilities=means)
+        return responsibilities
+    totals = np.zeros((origin.max() + 1, responsibilities.shape[1]))
+    np.add.at(totals, origin, responsibilities)
+    return totals / np.bincount(origin)[:, None]
 
 
 def _drop_flat_directions(x, sample_weight):

@@ -53,6 +53,8 @@ class TrainingTable:
         How many rows these stand for.
     shard : TrainingTable or None
         Rows that this process trains on, where these are but a sample of all.
+    path : list of dict
+        How clusters were counted, if they were, see `FlowMixture`.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class TrainingTable:
         self.shard: TrainingTable | None = None
         self.weights = weights * (self.counts.sum() / weights.sum())
         self.allowed: np.ndarray | None = None
+        self.path: list[dict] = []
         self.repeat_widths: np.ndarray | None = None
         self.column_space: np.ndarray | None = None
         self.train, self.held_out = split_rows(
