@@ -224,6 +224,7 @@ def main():
     parser.add_argument("--rows", type=int, nargs="+", default=[500, 2000, 20_000])
     parser.add_argument("--columns", type=int, nargs="+", default=[2, 5, 15])
     parser.add_argument("--seeds", type=int, default=6)
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     args = parser.parse_args()
@@ -232,7 +233,7 @@ def main():
         for noise in (False, True) if kind not in ("touching", "one") else (False,):
             for n_columns in args.columns:
                 for n in args.rows:
-                    for seed in range(args.seeds):
+                    for seed in range(args.first_seed, args.first_seed + args.seeds):
                         X, y = draw(kind, n, n_columns, seed, noise)
                         name = f"{kind}/{n}x{n_columns}{'+noise' if noise else ''}"
                         for method in args.methods:

@@ -164,9 +164,9 @@ def graph_modes(distances, k):
             cluster[cluster == cluster[b]] = cluster[a]
             passed_over.append(Valley((0, 0), density, limit, share))
         joined[sides[1]] = joined[a]
-    number = np.unique(cluster, return_inverse=True)[1]
-    valleys = [Valley((int(number[a]), int(number[b])), *v) for a, b, *v in between]
-    return number[labels], valleys + passed_over
+    places = np.unique(cluster, return_inverse=True)[1]
+    valleys = [Valley((int(places[a]), int(places[b])), *v) for a, b, *v in between]
+    return places[labels], valleys + passed_over
 
 
 def _radius_halfway(distances, i, j, k):
