@@ -1,7 +1,7 @@
 """`FlowMixtureClassifier`: one or more flows per class, labels for some or all rows."""
 
 import warnings
-from numbers import Integral
+from numbers import Integral, Real
 from typing import ClassVar
 
 import numpy as np
@@ -25,7 +25,7 @@ from skflowmix.estimator import (
     warn_unless_converged,
 )
 from skflowmix.fitting import Problem
-from skflowmix.initialization import LabelStart
+from skflowmix.initialization import LabelStart, unlabelled_rows_help
 from skflowmix.model.groups import Groups
 from skflowmix.monitor import shown_to_callbacks
 from skflowmix.options import OptionsMixin
@@ -55,6 +55,13 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
     ----------
     n_components_per_class : int, default=1
         Number of flows per class.
+    unlabeled_weight : "auto" or float, default="auto"
+        Weight of the rows without a label, in [0, 1], beside that of the others. At 0
+        the fit is that to the labelled rows alone. "auto" is 1 where labels, spread
+        over all rows, tell most of what held-out labels say, and clearly more than
+        Gaussians of the labelled rows do; otherwise it is 0: where classes overlap,
+        densities of all rows are fitted to groups that are not the classes. It is 1 as
+        well where no class has two labels.
     flow : {"realnvp", "maf", "nsf", "nsf-ar"} or FlowFamily, default="nsf-ar"
         Family of the flows.
     n_transforms : int, default=3
@@ -102,8 +109,10 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
         ``k // n_components_per_class``.
     calibration_temperature_ : float
         What log-densities are divided by in `predict_proba`: the temperature at which
-        probabilities fit the labels best, each under Gaussians refitted without its
-        row. 1 where there is nothing to calibrate.
+        probabilities fit the labels best, each under Gaussians refitted without it. 1
+        where there is nothing to calibrate.
+    unlabeled_weight_ : float
+        The weight of rows without a label; 1 where there are none.
     n_iter_ : int
         Epochs on the ELBO.
     n_features_in_ : int
@@ -156,6 +165,10 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
 
     _parameter_constraints: ClassVar[dict] = {
         "n_components_per_class": [Interval(Integral, 1, None, closed="left")],
+        "unlabeled_weight": [
+            StrOptions({"auto"}),
+            Interval(Real, 0, 1, closed="both"),
+        ],
         **shared_constraints(),
         "init_params": [StrOptions(set(INIT_METHODS)), HasMethods("fit_predict")],
     }
@@ -170,6 +183,7 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
         self,
         n_components_per_class=1,
         *,
+        unlabeled_weight="auto",
         flow="nsf-ar",
         n_transforms=3,
         hidden_units=(64, 64),
@@ -186,6 +200,7 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
         options=None,
     ):
         self.n_components_per_class = n_components_per_class
+        self.unlabeled_weight = unlabeled_weight
         self.flow = flow
         self.n_transforms = n_transforms
         self.hidden_units = hidden_units
@@ -247,12 +262,14 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
         X, y, sample_weight = X[kept], y[kept], sample_weight[kept]
         classes, numbers = _number_classes(y)
         groups = Groups([self.n_components_per_class] * len(classes))
+        problem, weight = self._problem(X, sample_weight, numbers, len(classes))
         settings, device = self._settings(), resolve_device(self.device)
         check_model(self, settings, groups.n_flows, *X.shape)
         warn_of_codes(self, X, sample_weight)
         context = self._init_callback_context(max_subtasks=1, sequential_subtasks=False)
         context.call_on_fit_task_begin(estimator=self, **seen)
-        calibrate = Calibration(groups)
+        start = LabelStart(groups, self.init_params)
+        calibrate = Calibration(groups, start)
 
         def attributes(fitted):
             mixture = fitted_flow_mixture(self, fitted)
@@ -260,14 +277,15 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
                 "classes_": classes,
                 "mixture_": mixture,
                 "calibration_temperature_": calibrate(fitted),
+                "unlabeled_weight_": weight,
                 "n_iter_": mixture.n_iter_,
                 "_groups": groups,
             }
 
         return run_fit(
             self,
-            Problem(X, sample_weight, numbers),
-            LabelStart(groups, self.init_params),
+            problem,
+            start,
             settings,
             device,
             context,
@@ -275,6 +293,20 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
             attributes,
             checkpoint,
         )
+
+    def _problem(self, X, sample_weight, numbers, n_classes):
+        """Rows and their weights, and the weight of those without a label."""
+        problem, weight = Problem(X, sample_weight, numbers), self.unlabeled_weight
+        unlabelled = numbers < 0
+        if weight == "auto":
+            weight = 1.0
+            if n_classes > 1 and unlabelled.any():
+                weight = float(unlabelled_rows_help(problem, n_classes) is not False)
+        if unlabelled.any() and weight < 1:
+            weights = np.where(unlabelled, weight * sample_weight, sample_weight)
+            kept = weights > 0
+            problem = Problem(X[kept], weights[kept], numbers[kept])
+        return problem, weight
 
     def _check_rows(self, X):
         check_is_fitted(self)

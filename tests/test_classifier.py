@@ -31,7 +31,6 @@ from skflowmix import FlowMixture, FlowMixtureClassifier
 from skflowmix.calibration import Calibration
 from skflowmix.model.groups import Groups
 from skflowmix.starts.gaussians import Gaussians
-from skflowmix.starts.labels import spread_labels
 
 
 def small(**kwargs):
@@ -282,26 +281,6 @@ def test_callbacks_see_a_classifier_at_every_epoch():
 # Spreading of labels.
 
 
-def test_labels_spread_along_the_rings():
-    X, y = make_circles(4000, noise=0.02, factor=0.5, random_state=0)
-    some = with_few_labels(y, 3)
-    shares = spread_labels(X, some, 2, np.random.RandomState(0))  # more than its graph
-    assert_allclose(shares.sum(1), 1)
-    assert np.mean(shares.argmax(1) == y) > 0.99
-    assert_array_equal(shares[some >= 0], np.eye(2)[some[some >= 0]])
-
-
-def test_what_no_label_reaches_is_undecided():
-    x = np.r_[np.zeros((30, 1)), np.ones((30, 1))] + np.linspace(0, 0.1, 60)[:, None]
-    classes = np.full(60, -1)
-    classes[:2] = 0, 1
-    shares = spread_labels(x, classes, 2, np.random.RandomState(0))
-    assert_allclose(shares[30:], 0.5)
-
-
-# What it is for.
-
-
 def test_calibrated_and_better_than_gaussians_on_wine():
     X, y = load_wine(return_X_y=True)
     losses = {}
@@ -352,14 +331,14 @@ def test_every_start_has_its_own_folds():
     x, classes = moons(), sides()
     shares, weights = np.eye(2)[classes], np.ones(len(x))
     rows = SimpleNamespace(x=x, weights=weights, without_far=lambda shares: shares)
-    calibration = Calibration(Groups([1, 1]))
+    start = SimpleNamespace(without_labels=lambda classes, rows: shares)
+    calibration = Calibration(Groups([1, 1]), start)
     for least in (1.0, 0.0):
         gaussians = Gaussians.fit(x, weights, shares, 1e-6, least_strength=least)
         fitted = SimpleNamespace(
             candidate=SimpleNamespace(gaussians=gaussians),
             table=rows,
             problem=SimpleNamespace(classes=classes),
-            start=shares,
         )
         folds = calibration._folds_of(fitted)
         assert len(folds) == 5
