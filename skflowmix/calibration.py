@@ -1,4 +1,4 @@
-"""How sure class probabilities may be: a temperature fitted to labels."""
+"""How sure class probabilities may be, and of which shares: fitted to labels."""
 
 import numpy as np
 import torch
@@ -6,14 +6,14 @@ import torch
 from skflowmix.fitting import FittedMixture
 from skflowmix.initialization import LabelStart
 from skflowmix.model.groups import Groups
-from skflowmix.starts.class_probabilities import calibration_temperature
+from skflowmix.starts.class_probabilities import ClassProbabilities
 from skflowmix.starts.unlabelled import label_folds
 
 __all__ = ["Calibration"]
 
 
 class Calibration:
-    """Temperature by the labels, each under Gaussians refitted without it.
+    """Class probabilities by the labels, each under Gaussians refitted without it.
 
     Neither its row nor what it says of others counts. The flows have seen it, which is
     less: in many columns it is the Gaussians that are too sure of themselves.
@@ -30,13 +30,13 @@ class Calibration:
         self.groups, self.start = groups, start
         self._folds: tuple | None = None
 
-    def __call__(self, fitted: FittedMixture) -> float:
-        """Return the temperature of a fitted mixture; 1 where nothing tells it."""
-        if self.groups.n_groups == 1:
-            return 1.0
-        folds = self._folds_of(fitted)
+    def __call__(self, fitted: FittedMixture) -> ClassProbabilities:
+        """Return those of a fitted mixture; its own where nothing tells them."""
+        log_weights = fitted.module.log_weights.detach().numpy()
+        log_shares = self.groups.logsumexp(log_weights[None])[0]
+        folds = self._folds_of(fitted) if self.groups.n_groups > 1 else []
         if not folds:
-            return 1.0
+            return ClassProbabilities(1.0, log_shares)
         table, classes, parts = fitted.table, fitted.problem.classes, []
         assert classes is not None
         for own, gaussians in folds:
@@ -44,12 +44,14 @@ class Calibration:
             with torch.no_grad():
                 log_prob = model.component_log_prob(torch.from_numpy(table.x[own]))
                 parts.append((log_prob + model.log_weights).numpy())
-        labelled = np.concatenate([own for own, _ in folds])
-        log_joint = self.groups.logsumexp(np.concatenate(parts))
-        finite = np.isfinite(log_joint).all(1)
-        labelled, log_joint = labelled[finite], log_joint[finite]
-        return calibration_temperature(
-            log_joint, classes[labelled], table.weights[labelled]
+        judges = np.concatenate([own for own, _ in folds])
+        log_prob = self.groups.logsumexp(np.concatenate(parts)) - log_shares
+        finite = np.isfinite(log_prob).all(1)
+        judges, log_prob = judges[finite], log_prob[finite]
+        labelled = classes >= 0
+        counts = np.bincount(classes[labelled], table.weights[labelled])
+        return ClassProbabilities.fit(
+            log_prob, classes[judges], table.weights[judges], counts / counts.sum()
         )
 
     def _folds_of(self, fitted):

@@ -111,6 +111,10 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
         What log-densities are divided by in `predict_proba`: the temperature at which
         probabilities fit the labels best, each under Gaussians refitted without it. 1
         where there is nothing to calibrate.
+    class_log_prior_ : ndarray of shape (n_classes,)
+        Logarithms of the class shares in `predict_proba`: those of the labels, with the
+        correction that fits the labels best. Labels are taken to be missing at random,
+        whatever the class.
     unlabeled_weight_ : float
         The weight of rows without a label; 1 where there are none.
     n_iter_ : int
@@ -129,11 +133,13 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
 
     Notes
     -----
-    Unlabelled rows start with labels spread over a graph of nearest neighbours; the
-    flows and q(z|x) are fitted to these first, then all is trained together. Where a
-    label is known, q(z|x) is restricted to its class and learns it by cross-entropy.
+    Unlabelled rows that count start with labels spread over a graph of nearest
+    neighbours; the flows and q(z|x) are fitted to these first, then all is trained
+    together. Where a label is known, q(z|x) is restricted to its class and learns it by
+    cross-entropy.
 
-    Class shares are estimated from all rows, labelled or not.
+    The weights of the mixture, with which `predict_joint_log_proba`, `score_samples`
+    and `sample` agree, are those of the rows that were fitted.
 
     References
     ----------
@@ -262,7 +268,7 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
         X, y, sample_weight = X[kept], y[kept], sample_weight[kept]
         classes, numbers = _number_classes(y)
         groups = Groups([self.n_components_per_class] * len(classes))
-        problem, weight = self._problem(X, sample_weight, numbers, len(classes))
+        problem, weight = self._problem(X, sample_weight, numbers, groups)
         settings, device = self._settings(), resolve_device(self.device)
         check_model(self, settings, groups.n_flows, *X.shape)
         warn_of_codes(self, X, sample_weight)
@@ -272,11 +278,12 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
         calibrate = Calibration(groups, start)
 
         def attributes(fitted):
-            mixture = fitted_flow_mixture(self, fitted)
+            mixture, calibrated = fitted_flow_mixture(self, fitted), calibrate(fitted)
             return {
                 "classes_": classes,
                 "mixture_": mixture,
-                "calibration_temperature_": calibrate(fitted),
+                "calibration_temperature_": calibrated.temperature,
+                "class_log_prior_": calibrated.log_prior,
                 "unlabeled_weight_": weight,
                 "n_iter_": mixture.n_iter_,
                 "_groups": groups,
@@ -294,19 +301,22 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
             checkpoint,
         )
 
-    def _problem(self, X, sample_weight, numbers, n_classes):
+    def _problem(self, X, sample_weight, numbers, groups):
         """Rows and their weights, and the weight of those without a label."""
         problem, weight = Problem(X, sample_weight, numbers), self.unlabeled_weight
         unlabelled = numbers < 0
+        if not unlabelled.any():
+            return problem, 1.0
         if weight == "auto":
-            weight = 1.0
-            if n_classes > 1 and unlabelled.any():
-                weight = float(unlabelled_rows_help(problem, n_classes) is not False)
-        if unlabelled.any() and weight < 1:
+            enough = np.count_nonzero(~unlabelled) >= groups.n_flows
+            can_do_without = enough and groups.n_groups > 1
+            is_left_out = can_do_without and not unlabelled_rows_help(problem, groups)
+            weight = 0.0 if is_left_out else 1.0
+        if weight < 1:
             weights = np.where(unlabelled, weight * sample_weight, sample_weight)
             kept = weights > 0
             problem = Problem(X[kept], weights[kept], numbers[kept])
-        return problem, weight
+        return problem, float(weight)
 
     def _check_rows(self, X):
         check_is_fitted(self)
@@ -332,13 +342,15 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
         log_weights = np.log(self.mixture_.weights_).astype(log_prob.dtype)
         return self._groups.logsumexp(log_prob + log_weights)
 
-    def _log_joint(self, X, tempered):
-        """`predict_joint_log_proba`, but the class shares where rows are not finite."""
+    def _logits(self, X):
+        """Logarithms of the calibrated probabilities, up to a constant per row."""
         log_joint = to_numpy(self.predict_joint_log_proba(X))
-        if tempered:
-            log_joint /= self.calibration_temperature_
         shares = self._groups.sum(self.mixture_.weights_[None])
-        log_joint[np.isneginf(log_joint).all(axis=1)] = np.log(shares)
+        log_prior = self.class_log_prior_.astype(log_joint.dtype)
+        log_joint -= np.log(shares).astype(log_joint.dtype)
+        log_joint /= self.calibration_temperature_
+        log_joint += log_prior
+        log_joint[np.isneginf(log_joint).all(axis=1)] = log_prior
         return log_joint
 
     @in_kind
@@ -355,16 +367,17 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
         log_proba : ndarray of shape (n_samples, n_classes)
             In the order of `classes_`; dtype of X.
         """
-        log_joint = self._log_joint(X, tempered=True)
-        return log_joint - np.logaddexp.reduce(log_joint, axis=1, keepdims=True)
+        logits = self._logits(X)
+        return logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
 
     @in_kind
     def predict_proba(self, X):
         r"""Class probabilities by Bayes' rule, calibrated.
 
         Densities in many columns are surer than they are right. Here they count as
-        :math:`p(x, y)^{1/T}` with `calibration_temperature_`, which changes no
-        prediction; `predict_joint_log_proba` has them as they are.
+        :math:`p(x|y)^{1/T}` with `calibration_temperature_`, and the shares of the
+        classes are those of `class_log_prior_`; `predict_joint_log_proba` has both as
+        they are in the model.
 
         Parameters
         ----------
@@ -411,8 +424,7 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
         labels : ndarray of shape (n_samples,)
             Elements of `classes_`.
         """
-        best = self._log_joint(X, tempered=False).argmax(1)
-        return self.classes_[best]
+        return self.classes_[self._logits(X).argmax(1)]
 
     @in_kind
     def score_samples(self, X):

@@ -262,30 +262,35 @@ class LabelStart(Start):
         return within
 
 
-def unlabelled_rows_help(problem: Problem, n_classes: int) -> bool | None:
+def unlabelled_rows_help(problem: Problem, groups: Groups) -> bool:
     """Tell whether rows without a label help, see `spreading_helps`.
 
     Parameters
     ----------
     problem : Problem
         Rows, of which some have a class.
-    n_classes : int
-        Number of classes.
+    groups : Groups
+        The classes.
 
     Returns
     -------
-    helps : bool or None
-        None where too few labels can tell.
+    helps : bool
+        True as well where too few labels can tell.
     """
-    assert problem.classes is not None
     # Not the fit's own generator: without these rows it is the fit to the others.
     random_state = np.random.RandomState(0)
     standardizer = Standardizer.fit(problem.rows, problem.weights)
     table = TrainingTable(
         problem.rows, problem.weights, standardizer, 0.5, random_state
     )
-    graph = LabelGraph(_graph_columns(table), problem.classes, random_state)
-    return spreading_helps(table.x, table.weights, problem.classes, graph, n_classes)
+    return spreading_helps(
+        table.x,
+        _graph_columns(table),
+        table.weights,
+        problem.classes,
+        groups.n_groups,
+        random_state,
+    )
 
 
 def _graph_columns(table):

@@ -1,11 +1,12 @@
 """Whether rows without a label help: labels told by other labels."""
 
 import numpy as np
-from scipy.special import xlogy
+from scipy.stats import entropy
 
 from skflowmix.starts.class_probabilities import calibration_temperature, label_losses
 from skflowmix.starts.gaussians import Gaussians
 from skflowmix.starts.knn import one_hot
+from skflowmix.starts.labels import LabelGraph
 
 __all__ = ["label_folds", "spreading_helps"]
 
@@ -14,11 +15,11 @@ MAX_JUDGES = 4096
 N_FOLDS, N_SMALL_FOLDS, FEW_JUDGES = 5, 10, 100
 
 # Labels spread well if they leave less than this share of the labels' entropy, and gain
-# over Gaussians of the labelled rows so many times the standard error.
+# so many times the standard error over what the labelled rows say alone.
 LARGEST_SHARE_LEFT = 0.5
-CLEAR_GAIN = 1.0
+CLEAR_GAIN = 0.5
 
-REG_COVAR = 1e-6
+REG_COVAR, TINY = 1e-6, 1e-12
 
 
 def label_folds(classes):
@@ -44,32 +45,34 @@ def label_folds(classes):
     return [own for own in folds if len(own)]
 
 
-def spreading_helps(x, weights, classes, graph, n_classes):
-    """Tell whether labels say more of each other along a graph than by their Gaussians.
+def spreading_helps(x, in_units, weights, classes, n_classes, random_state):
+    """Tell whether rows without a label help labels to tell each other.
 
-    Rows without a label help where classes are clusters, and mislead where classes
-    overlap: densities of all rows are then fitted to groups that are not the classes.
-    So each label is told twice by those of other folds: spread over all rows, and by
-    Gaussians of the labelled rows. Spreading has to win clearly, and to tell most of
-    what a label says.
+    They help where classes are clusters, and mislead where classes overlap: densities
+    of all rows are then fitted to groups that are not the classes. So each label is
+    told by those of other folds in three ways: spread over all rows, over the labelled
+    rows only, and by Gaussians of these. The first has to tell most of what a label
+    says, and clearly more than either of the others.
 
     Parameters
     ----------
     x : ndarray of shape (n_samples, n_features)
         Standardised rows.
+    in_units : ndarray of shape (n_samples, n_features)
+        The same in units in which distances mean something.
     weights : ndarray of shape (n_samples,)
         Positive weights.
     classes : ndarray of shape (n_samples,)
         Number of each row's class, -1 where it is unknown.
-    graph : LabelGraph
-        Of the rows.
     n_classes : int
         Number of classes.
+    random_state : RandomState
+        Draws the sample of a large graph.
 
     Returns
     -------
-    helps : bool or None
-        None where no class has two labels.
+    helps : bool
+        True as well where no class has two labels, which nothing can judge.
 
     References
     ----------
@@ -77,36 +80,49 @@ def spreading_helps(x, weights, classes, graph, n_classes):
     Degrade Performance of Generative Classifiers, in O. Chapelle, B. Schoelkopf and
     A. Zien (eds.), Semi-Supervised Learning, MIT Press 2006.
     """
-    folds = label_folds(classes)
-    if not folds:
-        return None
-    judges = np.concatenate(folds)
-    of_graph = np.concatenate(
-        [graph.spread(_without(classes, own), n_classes)[own] for own in folds]
-    )
+    graph = LabelGraph(in_units, classes, random_state)
+    of_all = _told_by_graph(graph, classes, n_classes)
+    if of_all is None:
+        return True
     labelled = np.flatnonzero(classes >= 0)
-    shares = one_hot(classes[labelled], n_classes)
-    gaussians = Gaussians.fit(x[labelled], weights[labelled], shares, REG_COVAR)
-    of_gaussians = []
-    for own in folds:
-        others = ~np.isin(labelled, own)
-        rows = labelled[others]
-        refitted = gaussians.refit(x[rows], weights[rows], shares[others])
-        of_gaussians.append(refitted.log_joint(x[own]))
-    told = classes[judges], weights[judges]
-    by_graph = _calibrated_losses(np.log(np.maximum(of_graph, 1e-12)), *told)
-    by_gaussians = _calibrated_losses(np.concatenate(of_gaussians), *told)
-    gain, error = _mean_and_error(by_gaussians - by_graph, weights[judges])
-    counts = np.bincount(classes[judges], weights[judges], n_classes)
-    entropy = -xlogy(counts, counts / counts.sum()).sum() / counts.sum()
-    left = np.average(by_graph, weights=weights[judges])
-    return bool(gain > CLEAR_GAIN * error and left < LARGEST_SHARE_LEFT * entropy)
+    x, in_units, weights, classes = (
+        array[labelled] for array in (x, in_units, weights, classes)
+    )
+    graph = LabelGraph(in_units, classes, random_state)
+    alone = (
+        _told_by_graph(graph, classes, n_classes),
+        _told_by_gaussians(x, weights, classes, n_classes),
+    )
+    judges = np.concatenate(label_folds(classes))
+    classes, weights = classes[judges], weights[judges]
+    losses = _calibrated_losses(of_all, classes, weights)
+    shares = np.bincount(classes, weights) / weights.sum()
+    left = np.average(losses, weights=weights) / max(entropy(shares), TINY)
+    return bool(left < LARGEST_SHARE_LEFT) and all(
+        _is_clear(_calibrated_losses(told, classes, weights) - losses, weights)
+        for told in alone
+    )
 
 
-def _without(classes, own):
-    others = classes.copy()
-    others[own] = -1
-    return others
+def _told_by_graph(graph, classes, n_classes):
+    """Logarithms of what spread labels say of those of each fold."""
+    told = []
+    for own in label_folds(classes):
+        others = classes.copy()
+        others[own] = -1
+        told.append(graph.spread(others, n_classes)[own])
+    return np.log(np.maximum(np.concatenate(told), TINY)) if told else None
+
+
+def _told_by_gaussians(x, weights, classes, n_classes):
+    """Log-densities, joint with the classes, under Gaussians without each fold."""
+    shares, every = one_hot(classes, n_classes), np.arange(len(classes))
+    gaussians, told = Gaussians.fit(x, weights, shares, REG_COVAR), []
+    for own in label_folds(classes):
+        others = np.setdiff1d(every, own)
+        refitted = gaussians.refit(x[others], weights[others], shares[others])
+        told.append(refitted.log_joint(x[own]))
+    return np.concatenate(told)
 
 
 def _calibrated_losses(log_joint, classes, weights):
@@ -114,7 +130,8 @@ def _calibrated_losses(log_joint, classes, weights):
     return label_losses(log_joint / temperature, classes)
 
 
-def _mean_and_error(values, weights):
-    """Weighted mean and its standard error."""
-    mean = np.average(values, weights=weights)
-    return mean, np.linalg.norm(weights * (values - mean)) / weights.sum()
+def _is_clear(gains, weights):
+    """Whether the weighted mean exceeds its standard error."""
+    mean = np.average(gains, weights=weights)
+    error = np.linalg.norm(weights * (gains - mean)) / weights.sum()
+    return bool(mean > CLEAR_GAIN * error)
