@@ -61,7 +61,8 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
         over all rows, tell most of what held-out labels say, and clearly more than
         Gaussians of the labelled rows do; otherwise it is 0: where classes overlap,
         densities of all rows are fitted to groups that are not the classes. It is 1 as
-        well where no class has two labels.
+        well where too few labels can tell: fewer than components, or not two each of
+        two classes.
     flow : {"realnvp", "maf", "nsf", "nsf-ar"} or FlowFamily, default="nsf-ar"
         Family of the flows.
     n_transforms : int, default=3

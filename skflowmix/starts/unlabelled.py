@@ -7,6 +7,7 @@ from skflowmix.starts.class_probabilities import calibration_temperature, label_
 from skflowmix.starts.gaussians import Gaussians
 from skflowmix.starts.knn import one_hot
 from skflowmix.starts.labels import LabelGraph
+from skflowmix.starts.scores import REG_COVAR
 
 __all__ = ["label_folds", "spreading_helps"]
 
@@ -19,7 +20,8 @@ N_FOLDS, N_SMALL_FOLDS, FEW_JUDGES = 5, 10, 100
 LARGEST_SHARE_LEFT = 0.5
 CLEAR_GAIN = 0.5
 
-REG_COVAR, TINY = 1e-6, 1e-12
+# The least share of a class whose logarithm is taken.
+TINY = 1e-12
 
 
 def label_folds(classes):
@@ -72,7 +74,7 @@ def spreading_helps(x, in_units, weights, classes, n_classes, random_state):
     Returns
     -------
     helps : bool
-        True as well where no class has two labels, which nothing can judge.
+        True as well where fewer than two classes have two labels to judge by.
 
     References
     ----------
@@ -80,10 +82,10 @@ def spreading_helps(x, in_units, weights, classes, n_classes, random_state):
     Degrade Performance of Generative Classifiers, in O. Chapelle, B. Schoelkopf and
     A. Zien (eds.), Semi-Supervised Learning, MIT Press 2006.
     """
+    if np.count_nonzero(np.bincount(classes[classes >= 0]) > 1) < 2:
+        return True
     graph = LabelGraph(in_units, classes, random_state)
     of_all = _told_by_graph(graph, classes, n_classes)
-    if of_all is None:
-        return True
     labelled = np.flatnonzero(classes >= 0)
     x, in_units, weights, classes = (
         array[labelled] for array in (x, in_units, weights, classes)
@@ -97,8 +99,8 @@ def spreading_helps(x, in_units, weights, classes, n_classes, random_state):
     classes, weights = classes[judges], weights[judges]
     losses = _calibrated_losses(of_all, classes, weights)
     shares = np.bincount(classes, weights) / weights.sum()
-    left = np.average(losses, weights=weights) / max(entropy(shares), TINY)
-    return bool(left < LARGEST_SHARE_LEFT) and all(
+    left = np.average(losses, weights=weights)
+    return bool(left < LARGEST_SHARE_LEFT * entropy(shares)) and all(
         _is_clear(_calibrated_losses(told, classes, weights) - losses, weights)
         for told in alone
     )
@@ -111,7 +113,7 @@ def _told_by_graph(graph, classes, n_classes):
         others = classes.copy()
         others[own] = -1
         told.append(graph.spread(others, n_classes)[own])
-    return np.log(np.maximum(np.concatenate(told), TINY)) if told else None
+    return np.log(np.maximum(np.concatenate(told), TINY))
 
 
 def _told_by_gaussians(x, weights, classes, n_classes):

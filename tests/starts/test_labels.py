@@ -60,6 +60,8 @@ def test_single_labels_cannot_be_judged():
     classes[:2] = 0, 1
     assert label_folds(classes) == []
     assert helps(x, classes)
+    classes[2] = 0
+    assert helps(x, classes)  # those of one class tell nothing
 
 
 def overlapping(n, seed):
