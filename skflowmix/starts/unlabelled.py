@@ -18,7 +18,7 @@ N_FOLDS, N_SMALL_FOLDS, FEW_JUDGES = 5, 10, 100
 # Labels spread well if they leave less than this share of the labels' entropy, and gain
 # so many times the standard error over what the labelled rows say alone.
 LARGEST_SHARE_LEFT = 0.5
-CLEAR_GAIN = 0.5
+CLEAR_GAIN = 1.0
 
 # The least share of a class whose logarithm is taken.
 TINY = 1e-12
