@@ -427,7 +427,8 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
         labels : ndarray of shape (n_samples,)
             Elements of `classes_`.
         """
-        return self.classes_[self._logits(X).argmax(1)]
+        logits = self._logits(X)
+        return self.classes_[logits.argmax(1)]
 
     @in_kind
     def score_samples(self, X):
