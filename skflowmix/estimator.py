@@ -77,11 +77,12 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
     """Mixture of normalizing flows, trained by variational inference.
 
     The `GaussianMixture` for clusters that are not Gaussian: every component is a
-    normalizing flow with an exact density, and all components are trained together
-    on the evidence lower bound.
+    normalizing flow with an exact density, or a mixture of several where its shape
+    asks for them, and all are trained together on the evidence lower bound.
 
     Fitting finds first responsibilities with an ordinary clusterer, fits every
-    component to its share (an M-step), then trains flows, weights and the amortised
+    component to its share (an M-step), divides it among several flows if that is
+    clearly better, then trains flows, weights and the amortised
     posterior q(z|x) on the ELBO until the log-likelihood of held-out rows stops
     growing, and ends with a few epochs on all rows. Columns are standardised inside;
     all densities are in data units.
@@ -94,6 +95,13 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
         chance makes it, see `n_components_path_`; components that come to expect less
         than one row are dropped. `means_init`, `weights_init`, an array or
         a clusterer as `init_params` say it themselves.
+    n_flows_per_component : int or "auto", default="auto"
+        Number of flows of every component, at least 1. One flow from one Gaussian does
+        not follow a long spiral, a comb or a ring with gaps; a mixture of several,
+        which start from parts of the component's rows, does. "auto" divides a component
+        where held-out rows clearly prefer it; where several processes fit one model it
+        stands for 1. A component has fewer flows where it has
+        fewer rows, and those that come to expect less than one row are dropped.
     flow : {"realnvp", "maf", "nsf", "nsf-ar"} or FlowFamily, default="nsf-ar"
         Family of the flows. Coupling layers (`"realnvp"`, `"nsf"`) sample in one
         pass, autoregressive ones (`"maf"`, `"nsf-ar"`) need one pass per column;
@@ -101,7 +109,7 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
         `skflowmix.model.flows.FlowFamily` is one of your own.
     n_transforms : int, default=3
         Layers of each flow. With 0 the components stay the Gaussians of the first
-        partition, which EM does not refine.
+        partition, which EM does not refine, and "auto" stands for one each.
     hidden_units : int or tuple of int, default=(64, 64)
         Widths of the hidden layers of every conditioner. With none, () as the tuple,
         a map is linear in the columns that it sees.
@@ -183,8 +191,20 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
     weights_ : ndarray of shape (n_components_,)
         Mixture weights, decreasing unless the start was given.
     means_ : ndarray of shape (n_components_, n_features)
-        Means of the Gaussians that the components whiten by, in data units.
+        Means of the Gaussians that the components whiten by, or of the mixture of
+        these where there are several, in data units.
     covariances_ : ndarray of shape (n_components_, n_features, n_features)
+        Their covariances, in data units.
+    n_flows_ : int
+        Number of flows of all components.
+    flow_components_ : ndarray of shape (n_flows_,)
+        Component of each flow. Those of a component stand next to each other, by
+        decreasing weight unless the start was given.
+    flow_weights_ : ndarray of shape (n_flows_,)
+        Mixture weights of the flows, which add up to those of the components.
+    flow_means_ : ndarray of shape (n_flows_, n_features)
+        Means of the Gaussians that the flows whiten by, in data units.
+    flow_covariances_ : ndarray of shape (n_flows_, n_features, n_features)
         Their covariances, in data units.
     labels_ : ndarray of shape (n_samples,)
         Component of every training row.
@@ -209,7 +229,8 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
         Log-likelihoods are those of standardised rows, in nats; in the last phase
         training has seen the validation rows.
     module_ : torch.nn.Module
-        The fitted model of standardised rows, in float64 on the CPU.
+        The fitted model of standardised rows, in float64 on the CPU. Its components
+        are the flows.
     n_features_in_ : int
         Number of columns seen in `fit`.
     feature_names_in_ : ndarray of shape (n_features_in_,)
@@ -261,6 +282,10 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
             StrOptions({"auto"}),
             Interval(Integral, 1, None, closed="left"),
         ],
+        "n_flows_per_component": [
+            StrOptions({"auto"}),
+            Interval(Integral, 1, None, closed="left"),
+        ],
         "flow": [str, FlowFamily],
         "n_transforms": [Interval(Integral, 0, None, closed="left")],
         "hidden_units": ["array-like", Interval(Integral, 1, None, closed="left")],
@@ -291,6 +316,7 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
         self,
         n_components=1,
         *,
+        n_flows_per_component="auto",
         flow="nsf-ar",
         n_transforms=3,
         hidden_units=(64, 64),
@@ -313,6 +339,7 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
         options=None,
     ):
         self.n_components = n_components
+        self.n_flows_per_component = n_flows_per_component
         self.flow = flow
         self.n_transforms = n_transforms
         self.hidden_units = hidden_units
@@ -458,9 +485,14 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
         candidate, standardizer = fitted.candidate, fitted.standardizer
         gaussians, scale = candidate.gaussians, standardizer.scale
         elbo = [record for record in candidate.history if record["phase"] == ELBO]
-        weights = fitted.module.log_weights.detach().exp().numpy()
+        groups, of_flows = fitted.module.groups, candidate.weights
+        components = gaussians.of_groups(groups, of_flows)
+        weights = groups.sum(of_flows[None])[0]
         with np.errstate(over="ignore"):
-            covariances = gaussians.covariances * scale[:, None] * scale
+            covariances, of_each = (
+                own.covariances * scale[:, None] * scale
+                for own in (components, gaussians)
+            )
         n_expected = weights * fitted.table.n_counted
         return {
             "module_": fitted.module,
@@ -468,8 +500,13 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
             "n_components_in_use_": int(np.count_nonzero(n_expected >= 1)),
             "n_components_path_": copy.deepcopy(fitted.table.path),
             "weights_": weights,
-            "means_": standardizer.inverse_transform(gaussians.means),
+            "means_": standardizer.inverse_transform(components.means),
             "covariances_": covariances,
+            "n_flows_": len(of_flows),
+            "flow_components_": groups.of_flow,
+            "flow_weights_": of_flows,
+            "flow_means_": standardizer.inverse_transform(gaussians.means),
+            "flow_covariances_": of_each,
             "labels_": fitted.labels,
             "converged_": candidate.converged,
             "n_iter_": len(elbo),
@@ -590,7 +627,8 @@ def fitted_flow_mixture(estimator, fitted: FittedMixture) -> FlowMixture:
     """Make the fitted mixture that an estimator is built around."""
     shared = {name: getattr(estimator, name) for name in SHARED_PARAMETERS}
     shared["options"] = estimator._resolved_options()
-    mixture = FlowMixture(fitted.module.n_components, **shared)
+    n_flows = fitted.module.n_components
+    mixture = FlowMixture(n_flows, n_flows_per_component=1, **shared)
     mixture.__dict__.update(mixture._attributes(fitted))
     mixture.n_features_in_ = fitted.module.n_features
     return mixture

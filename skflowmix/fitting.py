@@ -16,6 +16,7 @@ from scipy.special import softmax
 
 from skflowmix._arrays import limited_threads
 from skflowmix.evaluation import evaluate
+from skflowmix.model.groups import Groups
 from skflowmix.model.mixture import MixtureModule
 from skflowmix.restarts import fit_restarts
 from skflowmix.starts.gaussians import Gaussians, component_weights, least_strengths
@@ -25,10 +26,12 @@ from skflowmix.starts.preprocessing import (
     merge_identical_rows,
 )
 from skflowmix.training.candidate import (
+    Partition,
     best_candidate,
     can_train_flows,
     fit_candidate,
 )
+from skflowmix.training.division import divide
 from skflowmix.training.journal import Journal, NoJournal
 from skflowmix.training.phases import Candidate, Monitor, Runtime
 from skflowmix.training.reducers import LocalReducer, Reducer
@@ -268,44 +271,53 @@ class _Restart:
             self.device, self.random_state, self.monitor, self.journal, self.reducer
         )
         warm: MixtureModule | None = None
-        starts: list[Gaussians] = []
+        n_flows = self.settings.n_flows_per_component
         if self.start.fitted is not None:
             warm, plain, _ = self.start.fitted
+            partition = Partition(self.responsibilities, warm.groups, [], plain)
         else:
-            starts, plain = self.reducer.from_first(self._gaussians)
+            n_first = 1 if n_flows == "auto" else int(n_flows)
+
+            def divided():
+                shares, groups = divide(
+                    self.table, self.responsibilities, n_first, self.random_state
+                )
+                return self._partition(shares, groups), self.random_state
+
+            partition, self.random_state = self.reducer.from_first(divided)
         with limited_threads(self.settings.threads_to_train(*self.table.x.shape)):
             candidate = fit_candidate(
                 self.settings,
                 self.table,
-                self.responsibilities,
-                starts,
-                plain,
+                partition,
                 runtime,
                 warm=warm,
+                repartition=self._partition if n_flows == "auto" else None,
             )
         if not self.start.is_given:
             candidate.sort()
         if self.start.is_found:
             candidate.drop_unused(self.table.n_counted)
+        candidate.drop_unused_flows(self.table.n_counted)
         self.monitor.end(candidate)
         candidate.stopped = self.monitor.stopped
         return candidate
 
-    def _gaussians(self) -> tuple[list[Gaussians], Gaussians]:
-        """Where flows may start, and the likeliest Gaussians by themselves."""
+    def _partition(self, responsibilities: np.ndarray, groups: Groups) -> Partition:
+        """Shares of flows, where these may start, and Gaussians by themselves."""
         table, settings = self.table, self.settings
         leasts = [0.0]
         if settings.n_transforms > 0 and len(table.held_out):
             leasts += least_strengths(
                 table.counts[table.train].sum(),
                 table.x.shape[1],
-                self.responsibilities.shape[1],
+                responsibilities.shape[1],
             )
         try:
             fits = Gaussians.fit_each(
                 table.x,
                 table.weights,
-                table.without_far(self.responsibilities),
+                table.without_far(responsibilities),
                 settings.reg_covar,
                 leasts,
                 turned=settings.n_shared_transforms > 0,
@@ -319,9 +331,9 @@ class _Restart:
                 "Increase reg_covar."
             ) from error
         for gaussians in fits:
-            gaussians.weights = component_weights(self.responsibilities, table.weights)
+            gaussians.weights = component_weights(responsibilities, table.weights)
         plain, *starts = fits
-        return starts or [plain], plain
+        return Partition(responsibilities, groups, starts or [plain], plain)
 
 
 def fit_mixture(
@@ -408,12 +420,15 @@ def fit_mixture(
     found = reducer.from_first(propose)
     proposals, table.allowed, table.path, random_state = found
     n_components = proposals[0].shape[1]
-    too_few = settings.n_transforms > 0 and not can_train_flows(table, n_components)
+    per_component = settings.n_flows_per_component
+    n_flows = n_components * (1 if per_component == "auto" else int(per_component))
+    too_few = settings.n_transforms > 0 and not can_train_flows(table, n_flows)
     if too_few and reducer.rank == 0:
+        flows = "" if n_flows == n_components else f" of {per_component} flows each"
         warnings.warn(
             f"Flows are not trained on {len(table.x)} distinct rows for {n_components} "
-            "components: too few are held out to judge them, or left to train them. "
-            "The model is a mixture of Gaussians.",
+            f"components{flows}: too few are held out to judge them, or left to train "
+            "them. The model is a mixture of Gaussians.",
             stacklevel=6,
         )
     restarts = []

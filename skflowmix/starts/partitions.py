@@ -391,7 +391,7 @@ def _ranked_candidates(x, sample_weight, n_components, random_state, n_best):
         if name == "separation":
             continue
         data = landmarks.x, landmarks.weight
-        soft = _expectation_maximisation(*data, start, shrinkage)
+        soft = expectation_maximisation(*data, start, shrinkage)
         likelihood = held_out_likelihood(landmarks, soft, shrinkage)
         candidates.append(_Candidate(f"gmm from {name}", soft, shrinkage, likelihood))
     gains = np.array([c.likelihood for c in candidates]) - kernel_score(landmarks)
@@ -526,9 +526,7 @@ def _lean(covariances, mass, typical):
     return leaning
 
 
-def _expectation_maximisation(
-    x, weight, responsibilities, shrinkage, max_iter=MAX_ITER
-):
+def expectation_maximisation(x, weight, responsibilities, shrinkage, max_iter=MAX_ITER):
     """Fit a Gaussian mixture from a partition; returns responsibilities."""
     previous = -np.inf
     for _ in range(max_iter):
@@ -552,7 +550,7 @@ def _posterior(landmarks, responsibilities, shrinkage, random_state):
         weight = weight if len(rows) == len(x) else np.ones(len(rows))
         shares = softmax(gaussians.log_joint(x[rows]), axis=1)
         data = x[rows], weight
-        shares = _expectation_maximisation(*data, shares, shrinkage, MAX_MORE_ITER)
+        shares = expectation_maximisation(*data, shares, shrinkage, MAX_MORE_ITER)
         gaussians = Gaussians.shrunk(*data, shares, shrinkage)
     chunks = np.array_split(x, len(x) // 50_000 + 1)
     return np.concatenate(

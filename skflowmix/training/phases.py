@@ -78,20 +78,38 @@ class Candidate:
     converged: bool
     stopped: bool
 
+    @property
+    def weights(self) -> np.ndarray:
+        """Weights of all flows."""
+        return self.model.log_weights.detach().exp().numpy()
+
     def sort(self) -> None:
-        """Order the components by decreasing weight."""
-        self._take(self.model.log_weights.argsort(descending=True, stable=True))
+        """Order the groups of flows by decreasing weight, and the flows of each."""
+        groups, weights = self.model.groups, self.weights
+        of_group = groups.sum(weights[None])[0]
+        place = np.argsort(np.argsort(-of_group, kind="stable"))
+        self._take(np.lexsort((-weights, place[groups.of_flow])))
 
     def drop_unused(self, n_rows: float) -> None:
-        """Drop components that expect less than one of so many rows."""
-        log_weights = self.model.log_weights
-        used = log_weights.exp() * n_rows >= 1
-        used[log_weights.argmax()] = True
-        self._take(torch.nonzero(used).flatten())
+        """Drop groups that expect less than one of so many rows."""
+        groups = self.model.groups
+        of_group = groups.sum(self.weights[None])[0]
+        used = of_group * n_rows >= 1
+        used[of_group.argmax()] = True
+        self._take(np.flatnonzero(used[groups.of_flow]))
 
-    def _take(self, index: Tensor) -> None:
-        self.model.select_(index)
-        self.gaussians = self.gaussians[index.numpy()]
+    def drop_unused_flows(self, n_rows: float) -> None:
+        """Drop the flows that expect less than one, but the heaviest of each group."""
+        weights, groups = self.weights, self.model.groups
+        if groups.are_single:
+            return
+        heaviest = [own.max() for own in groups.parts(weights)]
+        used = (weights * n_rows >= 1) | (weights == np.repeat(heaviest, groups.sizes))
+        self._take(np.flatnonzero(used))
+
+    def _take(self, index: np.ndarray) -> None:
+        self.model.select_(torch.from_numpy(index))
+        self.gaussians = self.gaussians[index]
 
 
 class Monitor(Protocol):
@@ -236,6 +254,12 @@ class ModelFit:
         log_joint = log_prob + self.working.log_weights
         return self.held_out.mask(log_joint).logsumexp(1)
 
+    @torch.no_grad()
+    def held_out_component_log_prob(self) -> np.ndarray:
+        """Log-densities (n, K) of the held-out rows under each flow, in nats."""
+        log_prob = self.working.component_log_prob(self.held_out.x)
+        return log_prob.double().numpy(force=True)
+
     def noise(self, share: float = 1.0) -> Noise | None:
         """Return noise for a phase that starts with that share of it."""
         scale, table = self.settings.input_noise, self.own
@@ -245,6 +269,17 @@ class ModelFit:
         if table.column_space is not None:
             span = torch.from_numpy(table.column_space).to(self.working.weight_logits)
         return Noise(share * scale, self._generator(), span)
+
+    def with_labels(self, batch: Batch) -> Batch:
+        """Return rows that have the share of its group in place of each flow's own."""
+        groups = self.working.groups
+        if groups.are_single:
+            return batch
+        labelled = copy.copy(batch)
+        of_groups = self.working.group_sums(batch.responsibilities)
+        flows = torch.from_numpy(groups.of_flow).to(of_groups.device)
+        labelled.responsibilities = of_groups.index_select(1, flows)
+        return labelled
 
     def source(self, batch: Batch, nearest: np.ndarray | None = None) -> TableSource:
         """Return a source of batches out of those rows, or of this process's part."""
@@ -379,7 +414,7 @@ class ModelFit:
         settings = self.settings
         hottest = float(self.working.temperature) if warm else settings.temperature
         noise = self.noise()
-        source = self.source(self.train_rows, self.nearest)
+        source = self.source(self.with_labels(self.train_rows), self.nearest)
         self.run(
             ELBO,
             self.elbo(source, hottest, noise),
@@ -457,7 +492,7 @@ class ModelFit:
         epochs = (record for record in self.history if record["phase"] == ELBO)
         best = max(epochs, key=lambda r: r["score"], default=self.history[-1])
         noise = self.noise(best["learning_rate"] / settings.learning_rate)
-        source = self.source(every_row, nearest)
+        source = self.source(self.with_labels(every_row), nearest)
         self.run(
             ALL_ROWS,
             self.elbo(source, float(self.working.temperature), noise),
