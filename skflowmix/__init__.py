@@ -6,6 +6,12 @@
 from skflowmix._version import __version__
 from skflowmix.classifier import FlowMixtureClassifier
 from skflowmix.distributed import data_parallel
+from skflowmix.displays.density import DensityDisplay, SamplesDisplay
+from skflowmix.displays.scores import AnomalyScoreDisplay, ReliabilityDisplay
+from skflowmix.displays.training import (
+    ResponsibilityDisplay,
+    TrainingHistoryDisplay,
+)
 from skflowmix.estimator import FlowMixture
 from skflowmix.files import ModelFileError
 from skflowmix.options import FlowMixtureOptions
@@ -18,11 +24,17 @@ from skflowmix.scorers import (
 )
 
 __all__ = [
+    "AnomalyScoreDisplay",
+    "DensityDisplay",
     "FlowMixture",
     "FlowMixtureClassifier",
     "FlowMixtureOptions",
     "FlowMixtureOutlierDetector",
     "ModelFileError",
+    "ReliabilityDisplay",
+    "ResponsibilityDisplay",
+    "SamplesDisplay",
+    "TrainingHistoryDisplay",
     "__version__",
     "adjusted_rand_scorer",
     "data_parallel",
