@@ -20,6 +20,7 @@ __all__ = [
     "limits_of",
     "mixture_of",
     "name_components",
+    "number_components",
     "one_axes",
     "pyplot",
     "rows_to_draw",
@@ -47,7 +48,7 @@ MAX_NAMED = 8
 # Of more rows a random part is drawn: points would hide each other.
 DRAWN_ROWS = 2000
 
-# Axes end no further beyond these quantiles of the rows than these are apart.
+# Axes end no further beyond these quantiles than half of what lies between them.
 RANGE = (0.01, 0.99)
 MARGIN = 0.08
 
@@ -63,7 +64,7 @@ def pyplot() -> Any:
     return plt
 
 
-def one_axes(ax, figsize=(6.0, 4.4)):
+def one_axes(ax, figsize=(6.4, 4.8)):
     """Return the axes to draw on, new ones where none are given."""
     if ax is None:
         _, ax = pyplot().subplots(figsize=figsize, layout="constrained")
@@ -151,20 +152,46 @@ def rows_to_draw(rows, n_drawn=DRAWN_ROWS):
     return np.sort(chosen)
 
 
-def limits_of(values):
+def limits_of(values) -> tuple[float, float]:
     """Return where an axis begins and ends, so that few far values do not rule it."""
     low, high = np.quantile(values, RANGE)
-    span = high - low
-    low, high = max(values.min(), low - span), min(values.max(), high + span)
+    room = (high - low) / 2
+    low, high = max(values.min(), low - room), min(values.max(), high + room)
     if high == low:
-        return low - 0.5, high + 0.5
+        return float(low - 0.5), float(high + 0.5)
     margin = MARGIN * (high - low)
-    return low - margin, high + margin
+    return float(low - margin), float(high + margin)
 
 
 def color_of(number):
     """Return the colour of a component; the ninth has that of the first again."""
     return PALETTE[number % len(PALETTE)]
+
+
+def number_components(ax, places):
+    """Write the numbers of components where they are, if a legend would be too long.
+
+    Parameters
+    ----------
+    ax : matplotlib Axes
+        Where to write.
+    places : dict of int to (float, float)
+        A point of each component.
+    """
+    from matplotlib.patheffects import withStroke
+
+    if len(places) <= MAX_NAMED:
+        return
+    for k, (x, y) in places.items():
+        ax.text(
+            x,
+            y,
+            str(k),
+            ha="center",
+            va="center",
+            fontweight="bold",
+            path_effects=[withStroke(linewidth=3, foreground="white")],
+        )
 
 
 def name_components(ax, names, place, corner, with_rows=False):

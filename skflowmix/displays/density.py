@@ -17,6 +17,7 @@ from skflowmix.displays.canvas import (
     column_names,
     limits_of,
     name_components,
+    number_components,
     one_axes,
     pyplot,
     rows_to_draw,
@@ -222,7 +223,7 @@ class DensityDisplay:
         if self.log_density is None and len(self.columns) > 1:
             self._plot_pairs(ax)
             return self
-        self.ax_ = one_axes(ax, (6.4, 4.8))
+        self.ax_ = one_axes(ax)
         self.axes_ = np.array([[self.ax_]])
         self.figure_ = self.ax_.figure
         self.ax_.set_xlabel(self.columns[0])
@@ -263,6 +264,10 @@ class DensityDisplay:
         )
         self.points_ = ax.scatter(
             *self.rows.T, s=5, color="black", alpha=0.45, linewidths=0
+        )
+        number_components(
+            ax,
+            _places(self.samples, self.sample_components, len(self.component_names)),
         )
         handles = [
             Patch(color=GREY, alpha=opacity, label=f"{100 * share:.0f} %")
@@ -469,7 +474,7 @@ class SamplesDisplay:
         self : SamplesDisplay
             With `ax_`, `figure_` and `points_`.
         """
-        self.ax_ = one_axes(ax, (6.4, 4.8))
+        self.ax_ = one_axes(ax)
         self.figure_ = self.ax_.figure
         every = self.samples
         if self.rows is not None:
@@ -482,9 +487,13 @@ class SamplesDisplay:
             xlim=limits_of(every[:, 0]),
             ylim=limits_of(every[:, 1]),
         )
+        names = self.component_names
+        number_components(
+            self.ax_, _places(self.samples, self.sample_components, len(names))
+        )
         name_components(
             self.ax_,
-            self.component_names,
+            names,
             "upper left",
             (1.0, 1.0),
             with_rows=self.rows is not None,
@@ -523,11 +532,11 @@ def _column_numbers(columns, names):
     """Return columns, given by number or name, as numbers."""
     if columns is None:
         return list(range(min(len(names), DEFAULT_COLUMNS)))
-    if isinstance(columns, (str, Integral)):
+    if isinstance(columns, (str, int, np.integer)):
         columns = [columns]
     numbers = []
     for column in columns:
-        if isinstance(column, Integral) and 0 <= column < len(names):
+        if isinstance(column, (int, np.integer)) and 0 <= column < len(names):
             numbers.append(int(column))
         elif isinstance(column, str) and column in names:
             numbers.append(names.index(column))
@@ -566,6 +575,17 @@ def _log_joint(estimator, rows):
     if isinstance(estimator, FlowMixtureClassifier):
         return nameless.predict_joint_log_proba(rows)
     return nameless.component_log_prob(rows) + np.log(estimator.weights_)
+
+
+def _places(samples, drawn_from, n_components):
+    """Return the sample of each component that is nearest to their medians."""
+    places = {}
+    for k in range(n_components):
+        own = samples[drawn_from == k]
+        if len(own):
+            off = (own - np.median(own, axis=0)) / (samples.std(0) + 1e-300)
+            places[k] = own[(off**2).sum(1).argmin()]
+    return places
 
 
 def _scatter(ax, points, numbers, size=5):

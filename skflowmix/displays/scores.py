@@ -25,7 +25,7 @@ __all__ = ["AnomalyScoreDisplay", "ReliabilityDisplay"]
 
 # Scores further below the others than these are apart share the first bar.
 TAIL = 0.02
-N_BARS = 50
+N_BARS = 40
 
 
 class AnomalyScoreDisplay:
@@ -136,7 +136,7 @@ class AnomalyScoreDisplay:
         self : AnomalyScoreDisplay
             With `ax_` and `figure_`.
         """
-        self.ax_ = one_axes(ax)
+        self.ax_ = one_axes(ax, (7.4, 4.0))
         self.figure_ = self.ax_.figure
         every = np.concatenate(list(self.scores.values()))
         every = every[np.isfinite(every)]
@@ -163,7 +163,7 @@ class AnomalyScoreDisplay:
                 self.threshold, color=GREY, linestyle="--", label="threshold"
             )
         self.ax_.set(xlabel="score in nats, low for anomalies", ylabel="share of rows")
-        self.ax_.legend(loc="upper left", frameon=False)
+        self.ax_.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
         return self
 
 
