@@ -42,8 +42,8 @@ sphinx_gallery_conf = {
     "gallery_dirs": "auto_examples",
     "backreferences_dir": "generated/backreferences",
     "doc_module": ("skflowmix",),
-    # Those of the README, which take a minute or more and save pictures, stay out.
-    "ignore_pattern": r"(quickstart|pinwheel)\.py$",
+    # Other examples are commands, and may take minutes.
+    "ignore_pattern": r"[/\\](?!plot_)[^/\\]+\.py$",
     "abort_on_example_error": True,
     "capture_repr": (),
     "download_all_examples": False,

@@ -27,9 +27,8 @@ for ax, name, X in zip(
     print(name, model.n_components_, np.bincount(model.labels_))
 
 # %%
-# Counting needs space between clusters, and more than ten rows in each. Two Gaussians
-# five standard deviations apart are one group here, and two where they are seven
-# apart.
+# Counting needs rows in each cluster and a valley between them. How far two Gaussians
+# have to be apart to count as two, in standard deviations:
 
 from sklearn.mixture import GaussianMixture  # noqa: E402
 

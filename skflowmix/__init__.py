@@ -6,6 +6,7 @@
 from skflowmix._version import __version__
 from skflowmix.classifier import FlowMixtureClassifier
 from skflowmix.distributed import data_parallel
+from skflowmix.displays.count import ComponentCountDisplay
 from skflowmix.displays.density import DensityDisplay, SamplesDisplay
 from skflowmix.displays.scores import AnomalyScoreDisplay, ReliabilityDisplay
 from skflowmix.displays.training import (
@@ -25,6 +26,7 @@ from skflowmix.scorers import (
 
 __all__ = [
     "AnomalyScoreDisplay",
+    "ComponentCountDisplay",
     "DensityDisplay",
     "FlowMixture",
     "FlowMixtureClassifier",

@@ -1,5 +1,6 @@
 """Displays: what is drawn, where, and what they refuse."""
 
+import copy
 import sys
 
 import joblib
@@ -16,6 +17,7 @@ from small_models import make, moons, small
 import skflowmix
 from skflowmix import (
     AnomalyScoreDisplay,
+    ComponentCountDisplay,
     DensityDisplay,
     FlowMixture,
     FlowMixtureClassifier,
@@ -379,3 +381,31 @@ def test_of_many_rows_a_part_is_drawn():
     assert len(drawn) == 2000 and len(np.unique(drawn)) == 2000
     assert_array_equal(drawn, rows_to_draw(np.zeros(10_000)))
     assert_array_equal(rows_to_draw(np.zeros(5)), np.arange(5))
+
+
+def test_a_count_has_its_valleys(mixture):
+    path = [
+        {
+            "n_components": 3,
+            "valley": 0.9,
+            "limit": 0.6,
+            "share": 0.2,
+            "counted": False,
+        },
+        {"n_components": 2, "valley": 0.1, "limit": 0.7, "share": 0.4, "counted": True},
+    ]
+    ax = plt.figure().add_subplot()
+    display = ComponentCountDisplay(path=path).plot(ax=ax)
+    assert display.ax_ is ax and ax.get_title() == "2 clusters"
+    counted, _, passed_over, limits, border = ax.lines
+    assert_array_equal(counted.get_xydata(), [[2, 0.1]])
+    assert_array_equal(passed_over.get_xydata(), [[3, 0.9]])
+    assert_array_equal(limits.get_ydata(), [0.6])
+    assert border.get_xdata()[0] == 2.5
+    counting = copy.copy(mixture)
+    counting.n_components_path_ = path
+    assert ComponentCountDisplay.from_estimator(counting).path == path
+    with pytest.raises(ValueError, match="nothing to count"):
+        ComponentCountDisplay.from_estimator(mixture)
+    with pytest.raises(TypeError, match="draws a fitted FlowMixture, got str"):
+        ComponentCountDisplay.from_estimator("auto")
