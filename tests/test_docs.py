@@ -54,3 +54,8 @@ def test_every_page_is_in_a_table_of_contents():
             listed |= {re.sub(r".*<(.*)>", r"\1", line) for line in lines}
     assert pages - listed == {"index"}
     assert listed - pages == {"auto_examples/index"}
+
+
+def test_the_citation_is_of_this_version():
+    text = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"\nversion: {skflowmix.__version__}\n" in text
