@@ -43,7 +43,7 @@ sphinx_gallery_conf = {
     "backreferences_dir": "generated/backreferences",
     "doc_module": ("skflowmix",),
     # Other examples are commands, and may take minutes.
-    "ignore_pattern": r"[/\\](?!plot_)[^/\\]+\.py$",
+    "ignore_pattern": r"(^|[/\\])(?!plot_)[^/\\]+\.py$",
     "abort_on_example_error": True,
     "capture_repr": (),
     "download_all_examples": False,
