@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.datasets import make_blobs, make_circles, make_moons
 
-from skflowmix import DensityDisplay, FlowMixture
+from skflowmix import ComponentCountDisplay, DensityDisplay, FlowMixture
 
 quick = {"tol": 0.01, "n_iter_no_change": 3, "random_state": 0}
 moons = make_moons(500, noise=0.06, random_state=0)[0]
@@ -25,6 +25,12 @@ for ax, name, X in zip(
     DensityDisplay.from_estimator(model, X, ax=ax)
     ax.set_title(f"{name}: {model.n_components_} clusters")
     print(name, model.n_components_, np.bincount(model.labels_))
+
+# %%
+# The valleys of the density between groups of the blobs: those left of the line are
+# deeper than chance makes them.
+
+ComponentCountDisplay.from_estimator(model)
 
 # %%
 # Counting needs rows in each cluster and a valley between them. How far two Gaussians
