@@ -5,7 +5,6 @@
 
 from skflowmix._version import __version__
 from skflowmix.classifier import FlowMixtureClassifier
-from skflowmix.distributed import data_parallel
 from skflowmix.displays.count import ComponentCountDisplay
 from skflowmix.displays.density import DensityDisplay, SamplesDisplay
 from skflowmix.displays.scores import AnomalyScoreDisplay, ReliabilityDisplay
@@ -13,6 +12,7 @@ from skflowmix.displays.training import (
     ResponsibilityDisplay,
     TrainingHistoryDisplay,
 )
+from skflowmix.distributed import data_parallel
 from skflowmix.estimator import FlowMixture
 from skflowmix.files import ModelFileError
 from skflowmix.options import FlowMixtureOptions
