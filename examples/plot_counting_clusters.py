@@ -38,7 +38,7 @@ ComponentCountDisplay.from_estimator(model)
 
 from sklearn.mixture import GaussianMixture  # noqa: E402
 
-for distance in (5.0, 7.0):
+for distance in (3.0, 4.0):
     X = make_blobs(400, centers=[[0, 0], [distance, 0]], random_state=0)[0]
     count = FlowMixture("auto", n_transforms=0, random_state=0).fit(X).n_components_
     bic = [GaussianMixture(k, random_state=0).fit(X).bic(X) for k in (1, 2, 3)]
