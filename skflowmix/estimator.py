@@ -2,6 +2,7 @@
 
 import copy
 import warnings
+from functools import partial
 from numbers import Integral, Real
 from typing import ClassVar
 
@@ -17,6 +18,7 @@ from skflowmix._arrays import (
     numpy_generator,
     resolve_device,
 )
+from skflowmix.array_api import to_numpy
 from skflowmix.checkpoints import Checkpoint
 from skflowmix.fitting import FittedMixture, Problem, fit_mixture
 from skflowmix.initialization import (
@@ -36,6 +38,7 @@ from skflowmix.parameter_checks import (
     check_weights,
 )
 from skflowmix.prediction import FittedMethods, all_or_none
+from skflowmix.row_stream import RowStream, is_on_disk, is_too_large, sample_size
 from skflowmix.starts.partitions import INIT_METHODS
 from skflowmix.training.settings import ELBO
 from skflowmix.validation import check_rows, warn_of_codes
@@ -65,6 +68,10 @@ SHARED_PARAMETERS = (
     "verbose_interval",
     "options",
 )
+
+
+# Rows of a table on disk that `fit_predict` labels at a time.
+PREDICTED_ROWS = 65_536
 
 
 class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixin):
@@ -362,21 +369,22 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
 
     def _fit(self, X, y, sample_weight, checkpoint):
         seen = shown_to_callbacks(X, y, sample_weight)
-        X = check_rows(self, X, dtype=[np.float64, np.float32], fitted=False)
-        if y is None:
-            seen["y"] = np.zeros(len(X), dtype=int)
-        sample_weight = check_weights(sample_weight, X)
-        kept = sample_weight > 0
+        problem = self._problem(X, sample_weight)
+        if problem.stream is not None and problem.stream.is_on_disk:
+            seen = shown_to_callbacks(problem.X, None, problem.sample_weight)
+        if seen["y"] is None:
+            seen["y"] = np.zeros(seen["X"].shape[0], dtype=int)
+        kept = problem.kept
         settings, device = self._settings(), resolve_device(self.device)
-        start = self._start(settings, X, int(kept.sum()))
-        warn_of_codes(self, X[kept], sample_weight[kept])
+        start = self._start(settings, problem.X, int(kept.sum()))
+        warn_of_codes(self, problem.X[kept], problem.sample_weight[kept])
         context = self._init_callback_context(
             max_subtasks=self.n_init, sequential_subtasks=False
         )
         context.call_on_fit_task_begin(estimator=self, **seen)
-        return run_fit(
+        fitted = run_fit(
             self,
-            Problem(X, sample_weight),
+            problem,
             start,
             settings,
             device,
@@ -386,6 +394,34 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
             checkpoint,
             n_jobs=self.n_jobs,
         )
+        if fitted.labels is None:
+            self.__dict__.pop("labels_", None)
+        return fitted
+
+    def _problem(self, X, sample_weight):
+        """State the problem; of a large table that of a sample, with the table."""
+        check = partial(check_rows, self, dtype=[np.float64, np.float32], fitted=False)
+        X = to_numpy(X)
+        on_disk = is_on_disk(X)
+        if on_disk and X.shape[0] <= sample_size(X.shape[1]):
+            X, on_disk = np.asarray(X[:]), False
+        init = self.init_params
+        is_given = not (isinstance(init, str) or hasattr(init, "fit_predict"))
+        if not on_disk:
+            X = check(X)
+            if is_given or not is_too_large(X.shape):
+                return Problem(X, check_weights(sample_weight, X))
+        elif is_given:
+            raise ValueError(
+                "init_params must not be an array of responsibilities where X is "
+                "larger than memory may hold, and is read piece by piece."
+            )
+        if sample_weight is not None:
+            sample_weight = check_weights(sample_weight, X)
+        stream = RowStream(X, sample_weight, check, on_disk)
+        numbers, rows = stream.sample()
+        rows = check(rows)
+        return Problem(rows, stream.weights(numbers), stream=stream, numbers=numbers)
 
     def _start(self, settings, X, n_kept):
         """Where the components start, checked against X of which so many rows count."""
@@ -436,7 +472,7 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
         weights = fitted.module.log_weights.detach().exp().numpy()
         with np.errstate(over="ignore"):
             covariances = gaussians.covariances * scale[:, None] * scale
-        n_expected = weights * fitted.table.counts.sum()
+        n_expected = weights * fitted.table.n_counted
         return {
             "module_": fitted.module,
             "n_components_": len(weights),
@@ -444,7 +480,7 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
             "weights_": weights,
             "means_": standardizer.inverse_transform(gaussians.means),
             "covariances_": covariances,
-            "labels_": fitted.labels,
+            **({} if fitted.labels is None else {"labels_": fitted.labels}),
             "converged_": candidate.converged,
             "n_iter_": len(elbo),
             "lower_bound_": fitted.lower_bound,
@@ -475,7 +511,22 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
         labels : ndarray of shape (n_samples,)
             The same as ``fit(X).predict(X)``.
         """
-        return self.fit(X, y, sample_weight=sample_weight).labels_
+        self.fit(X, y, sample_weight=sample_weight)
+        if hasattr(self, "labels_"):
+            return self.labels_
+        parts = range(0, X.shape[0], PREDICTED_ROWS)
+        return np.concatenate(
+            [self.predict(X[start : start + PREDICTED_ROWS]) for start in parts]
+        )
+
+    def __getattr__(self, name):
+        message = f"{type(self).__name__!r} object has no attribute {name!r}"
+        if name == "labels_" and "module_" in vars(self):
+            message += (
+                ": rows that are read piece by piece are too many to keep a label for "
+                "each. Call predict, on slices of them."
+            )
+        raise AttributeError(message, name=name, obj=self)
 
 
 def run_fit(

@@ -17,6 +17,7 @@ from skflowmix._arrays import limited_threads
 from skflowmix.evaluation import evaluate
 from skflowmix.model.mixture import MixtureModule
 from skflowmix.restarts import fit_restarts
+from skflowmix.row_stream import RowStream
 from skflowmix.starts.gaussians import Gaussians, component_weights, least_strengths
 from skflowmix.starts.preprocessing import (
     Standardizer,
@@ -49,6 +50,10 @@ class Problem:
         Non-negative; rows of weight zero are evaluated only.
     classes : ndarray of shape (n_samples,), int, optional
         Number of each row's class, -1 where it is unknown.
+    stream : RowStream, optional
+        The table that these rows are a sample of.
+    numbers : ndarray of shape (n_samples,), int, optional
+        Their numbers there, increasing.
 
     Attributes
     ----------
@@ -69,8 +74,11 @@ class Problem:
         X: np.ndarray,
         sample_weight: np.ndarray,
         classes: np.ndarray | None = None,
+        stream: RowStream | None = None,
+        numbers: np.ndarray | None = None,
     ):
         self.X, self.sample_weight = X, sample_weight
+        self.stream, self.numbers = stream, numbers
         self.kept = sample_weight > 0
         rows = X[self.kept]
         if classes is not None:
@@ -138,10 +146,11 @@ class FittedMixture:
         Where to evaluate.
     sample_seed : int
         Seed of the samples that are drawn without one.
-    labels : ndarray of shape (n_samples,)
-        Component of every row.
+    labels : ndarray of shape (n_samples,) or None
+        Component of every row; none where they are too many for memory.
     lower_bound, elbo_gap : float
-        Mean ELBO, in data units, and of log p(x) - ELBO, in nats per row.
+        Mean ELBO, in data units, and of log p(x) - ELBO, in nats per row; of a large
+        table those of the sample.
     """
 
     candidate: Candidate
@@ -150,7 +159,7 @@ class FittedMixture:
     start: np.ndarray
     device: torch.device
     sample_seed: int = 0
-    labels: np.ndarray = field(init=False)
+    labels: np.ndarray | None = field(init=False)
     lower_bound: float = field(init=False)
     elbo_gap: float = field(init=False)
 
@@ -164,11 +173,20 @@ class FittedMixture:
             self.device,
         )
         labels, elbo, log_prob = answers[problem.places].astype(np.float64).T
-        self.labels = labels.astype(np.int64)
+        self.labels = self._labels(labels)
         weights = problem.sample_weight
         bound = float(np.average(elbo, weights=weights))
         self.lower_bound = bound - self.standardizer.log_scale
         self.elbo_gap = float(np.average(log_prob - elbo, weights=weights))
+
+    def _labels(self, of_problem: np.ndarray) -> np.ndarray | None:
+        stream = self.problem.stream
+        if stream is None:
+            return of_problem.astype(np.int64)
+        if stream.is_on_disk:
+            return None
+        question = MixtureModule.predict
+        return evaluate(self.module, self.standardizer, stream.X, question, self.device)
 
     @property
     def module(self) -> MixtureModule:
@@ -247,7 +265,7 @@ class _Restart:
         if not self.start.is_given:
             candidate.sort()
         if self.start.is_found:
-            candidate.drop_unused(self.table.counts.sum())
+            candidate.drop_unused(self.table.n_counted)
         self.monitor.end(candidate)
         candidate.stopped = self.monitor.stopped
         return candidate
@@ -338,6 +356,9 @@ def fit_mixture(
         standardizer,
         settings.validation_fraction,
         random_state,
+        problem.stream,
+        problem.numbers,
+        problem.inverse,
     )
     if settings.n_transforms > 0:
         table.measure_repeats(settings.repeat_noise)

@@ -259,8 +259,8 @@ class Noise:
             shares *= scale / math.sqrt(n_nearest)
             step = torch.bmm(shares.unsqueeze(1), ways).squeeze(1)
             moved = moved + (step if batch.movable is None else step * batch.movable)
-            if batch.thickness is not None:
-                moved = moved + batch.thickness * self._normal(moved.shape, moved)
+        if batch.thickness is not None and scale > 0:
+            moved = moved + batch.thickness * self._normal(moved.shape, moved)
         if batch.repeat_widths is not None:
             shift = batch.repeat_widths * self._normal(moved.shape, moved)
             moved = moved + (

@@ -9,6 +9,7 @@ import torch
 from skflowmix._arrays import own_arithmetic, torch_generator
 from skflowmix.model.components import WIDE
 from skflowmix.model.mixture import MixtureModule
+from skflowmix.starts.assignment import Assignment
 from skflowmix.starts.gaussians import Gaussians
 from skflowmix.training.objectives import robust_gain
 from skflowmix.training.phases import Candidate, ModelFit, Runtime
@@ -72,10 +73,15 @@ def fit_candidate(
         What came of it.
     """
     moments = table.without_far(responsibilities)
+    assign = None
+    if table.stream is not None:
+        assign = Assignment(
+            table.x, table.weights, responsibilities, plain, runtime.random_state
+        )
 
     def prepare(name, model, gaussians):
         return ModelFit(
-            name, settings, table, responsibilities, model, gaussians, runtime
+            name, settings, table, responsibilities, model, gaussians, runtime, assign
         )
 
     def start_from(name, gaussians):
@@ -116,7 +122,8 @@ def fit_candidate(
 
     untried = plain.shrinkage not in [start.shrinkage for start in starts]
     fit = start_from("start 0", starts[0])
-    if untried and (table.x.shape[1] > WIDE or len(table.train) > EPOCH_ROWS):
+    is_large = len(table.train) > EPOCH_ROWS or table.stream is not None
+    if untried and (table.x.shape[1] > WIDE or is_large):
         other = start_from("plain", plain)
         if other.starts_ahead_of(fit):
             fit = other

@@ -11,9 +11,11 @@ from torch import Tensor
 
 from skflowmix._arrays import rows_per_chunk, torch_generator
 from skflowmix.model.mixture import MixtureModule
+from skflowmix.starts.assignment import Assignment
 from skflowmix.starts.gaussians import Gaussians
 from skflowmix.starts.knn import nearest_others
-from skflowmix.training.batches import Batch, Noise, TableSource
+from skflowmix.starts.preprocessing import TRAINING_BOUND
+from skflowmix.training.batches import Batch, Noise, RowSource, TableSource
 from skflowmix.training.journal import Journal
 from skflowmix.training.objectives import (
     ElboObjective,
@@ -27,9 +29,11 @@ from skflowmix.training.optimizer import AdamW, FlatParameters
 from skflowmix.training.settings import (
     ALL_ROWS,
     ELBO,
+    FINAL_EPOCHS,
     M_STEP,
     FitSettings,
 )
+from skflowmix.training.stream import StreamSource
 from skflowmix.training.table import N_NEAREST, TrainingTable
 from skflowmix.training.trainer import Objective, Trainer, TrainingConfig
 
@@ -140,7 +144,8 @@ class Runtime:
 class ModelFit:
     """One model in training, in the training's dtype and on its device.
 
-    `name` tells it from others of the same candidate.
+    `name` tells it from others of the same candidate; `assign` gives rows of the table
+    that the others are a sample of their first responsibilities.
     """
 
     def __init__(
@@ -152,15 +157,18 @@ class ModelFit:
         model: MixtureModule,
         gaussians: Gaussians,
         runtime: Runtime,
+        assign: Assignment | None = None,
     ):
         self.name, self.settings, self.runtime = name, settings, runtime
+        self.assign = assign
         self.model, self.gaussians = model, gaussians
         self.table, self.responsibilities = table, responsibilities
         dtype = "float64" if gaussians.need_float64() else settings.dtype
         self.working = copy.deepcopy(model).to(runtime.device, getattr(torch, dtype))
         self.train_rows = self._batch(table.train)
         self.nearest = None
-        if settings.input_noise > 0 and len(table.held_out) and len(table.train) > 1:
+        can_move = len(table.held_out) and len(table.train) > 1
+        if settings.input_noise > 0 and can_move and table.stream is None:
             self.nearest = table.neighbors_in_training
             self.let_move(self.train_rows, table.train)
         judged_by = table.held_out[:MAX_HELD_OUT]
@@ -237,8 +245,49 @@ class ModelFit:
             None if nearest is None else torch.from_numpy(nearest).to(batch.x.device),
         )
 
+    def training_source(self) -> RowSource:
+        """Return a source of all rows but those held out."""
+        if self.table.stream is None:
+            return self.source(self.train_rows, self.nearest)
+        return self._stream(self.table.numbers_held_out)
+
+    def _stream(self, left_out: np.ndarray | None = None) -> StreamSource:
+        """Return a source of the rows that the table is a sample of.
+
+        Their nearest ones are not known, and noise towards these is not needed: rows
+        that training meets for the first time it cannot have learnt by heart.
+        """
+        table, settings = self.table, self.settings
+        stream, assign = table.stream, self.assign
+        assert stream is not None and assign is not None
+        like = self.working.weight_logits
+        thickness = self.gaussians.thickness() if settings.input_noise > 0 else None
+
+        def tensor(array):
+            return None if array is None else torch.from_numpy(array).to(like)
+
+        def prepare(rows: np.ndarray, weights: np.ndarray) -> Batch:
+            x = table.standardizer.transform(rows, TRAINING_BOUND)
+            shares = assign(x)
+            return Batch(
+                tensor(x),
+                tensor(weights).clamp(min=torch.finfo(like.dtype).tiny),
+                tensor(shares),
+                repeat_widths=tensor(table.repeat_widths_of(x)),
+                thickness=tensor(None if thickness is None else shares @ thickness),
+            )
+
+        return StreamSource(
+            stream,
+            prepare,
+            self.train_rows,
+            settings.batch_size_for(stream.n_counted),
+            self.runtime.generator(),
+            left_out,
+        )
+
     def elbo(
-        self, source: TableSource, temperature: float, noise: Noise | None
+        self, source: RowSource, temperature: float, noise: Noise | None
     ) -> ElboObjective:
         """Return the bound on some rows, q starting at that temperature."""
         settings = self.settings
@@ -251,18 +300,23 @@ class ModelFit:
             noise,
         )
 
-    def config(self, max_epochs: int, n_drops: int, batch: Batch) -> TrainingConfig:
-        """Return how to train one phase on some rows."""
-        n_rows, n_columns = batch.x.shape
+    def config(
+        self, max_epochs: int, n_drops: int, source: RowSource
+    ) -> TrainingConfig:
+        """Return how to train one phase on the rows of a source."""
         return self.settings.training_config(
-            max_epochs, n_drops, n_rows, n_columns, batch.n_counted
+            max_epochs,
+            n_drops,
+            source.n_rows,
+            self.table.x.shape[1],
+            source.n_counted,
         )
 
     def run(
         self,
         phase: str,
         objective: Objective,
-        source: TableSource,
+        source: RowSource,
         config: TrainingConfig,
     ) -> None:
         """Train one phase, unless the fit was stopped."""
@@ -304,7 +358,7 @@ class ModelFit:
         # Nothing else is trained from now on: these leave the vector of the others.
         groups = {"decayed": posterior.weights, "plain": posterior.biases}
         optimizer = AdamW(FlatParameters(groups))
-        config = self.config(POSTERIOR_EPOCHS, 1, self.train_rows)
+        config = self.config(POSTERIOR_EPOCHS, 1, source)
         trainer = Trainer(objective, source, optimizer, config)
         key = f"{self.name} posterior"
         self.runtime.journal.phase(key, trainer, lambda record: False)
@@ -327,12 +381,12 @@ class ModelFit:
     def train_by_responsibilities(self) -> None:
         """M-step at the first responsibilities, watched by the held-out rows."""
         noise = self.noise()
-        source = self.source(self.train_rows, self.nearest)
+        source = self.training_source()
         self.run(
             M_STEP,
             MStepObjective(self.working, source, self.held_out, noise),
             source,
-            self.config(self.settings.n_iter_init, 0, self.train_rows),
+            self.config(self.settings.n_iter_init, 0, source),
         )
 
     def train(self, *, warm: bool = False) -> None:
@@ -340,12 +394,12 @@ class ModelFit:
         settings = self.settings
         hottest = float(self.working.temperature) if warm else settings.temperature
         noise = self.noise()
-        source = self.source(self.train_rows, self.nearest)
+        source = self.training_source()
         self.run(
             ELBO,
             self.elbo(source, hottest, noise),
             source,
-            self.config(settings.max_iter, 2, self.train_rows),
+            self.config(settings.max_iter, 2, source),
         )
         self.drop_flows_without_gain()
 
@@ -401,26 +455,37 @@ class ModelFit:
     def train_on_all_rows(self) -> None:
         """Go on for a few epochs, from what held-out rows found best.
 
-        Steps and noise start anew, but the noise no greater than it was by then.
+        Steps and noise start anew, but the noise no greater than it was by then. Of a
+        stream the epochs are long enough to make one pass together.
         """
-        settings, nearest = self.settings, None
+        settings = self.settings
         self.optimizer.reset()
-        every = np.concatenate((self.table.train, self.table.held_out))
-        every_row = self._batch(every)
-        if settings.input_noise > 0:
-            nearest = nearest_others(self.table.x[every], N_NEAREST)
-            self.let_move(every_row, every)
-        config = self.config(settings.most_epochs_of(ALL_ROWS), 0, every_row)
+        source = self._source_of_all_rows()
+        config = self.config(settings.most_epochs_of(ALL_ROWS), 0, source)
+        if self.table.stream is not None:
+            steps = max(config.max_steps, -(-source.n_batches // FINAL_EPOCHS))
+            config = replace(config, max_steps=steps)
         epochs = (record for record in self.history if record["phase"] == ELBO)
         best = max(epochs, key=lambda r: r["score"], default=self.history[-1])
         noise = self.noise(best["learning_rate"] / settings.learning_rate)
-        source = self.source(every_row, nearest)
         self.run(
             ALL_ROWS,
             self.elbo(source, float(self.working.temperature), noise),
             source,
             replace(config, learning_rate=FINAL_RATE * config.learning_rate),
         )
+
+    def _source_of_all_rows(self) -> RowSource:
+        """Return a source of all rows, those held out before too."""
+        table, nearest = self.table, None
+        if table.stream is not None:
+            return self._stream()
+        every = np.concatenate((table.train, table.held_out))
+        every_row = self._batch(every)
+        if self.settings.input_noise > 0:
+            nearest = nearest_others(table.x[every], N_NEAREST)
+            self.let_move(every_row, every)
+        return self.source(every_row, nearest)
 
     def better_than(self, other: "ModelFit") -> bool:
         """Whether held-out rows prefer this model to another as they stand."""

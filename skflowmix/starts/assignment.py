@@ -1,0 +1,71 @@
+"""First responsibilities of rows that were not there when a partition was found."""
+
+import numpy as np
+from scipy.special import softmax
+
+from skflowmix.starts.gaussians import Gaussians
+from skflowmix.starts.knn import draw_rows
+
+__all__ = ["Assignment"]
+
+# Rows that stand for a partition, and others on which it is judged how well.
+N_ANCHORS, N_JUDGED = 2048, 8192
+
+
+class Assignment:
+    """Assigns rows to the components of a partition of other rows.
+
+    By Gaussians or, where the partition is not theirs, by the nearest one of a few of
+    its rows: whichever agrees better with it on rows that are not among these.
+
+    Parameters
+    ----------
+    x : ndarray of shape (n_samples, n_features)
+        Standardised rows.
+    weights : ndarray of shape (n_samples,)
+        Positive weights.
+    responsibilities : ndarray of shape (n_samples, n_components)
+        Their partition.
+    gaussians : Gaussians
+        Those of its components.
+    random_state : RandomState
+        Source of the choice of rows.
+    """
+
+    def __init__(
+        self,
+        x: np.ndarray,
+        weights: np.ndarray,
+        responsibilities: np.ndarray,
+        gaussians: Gaussians,
+        random_state: np.random.RandomState,
+    ):
+        self.gaussians = gaussians
+        anchors = draw_rows(weights, min(N_ANCHORS, len(x)), random_state)
+        self.anchors = x[anchors].astype(np.float32)
+        self.shares = responsibilities[anchors]
+        self.by_gaussians = True
+        if responsibilities.shape[1] == 1:
+            return
+        judged = random_state.permutation(len(x))[:N_JUDGED]
+        judged = judged[~np.isin(judged, anchors)]
+        by_gaussians, by_anchors = (
+            responsibilities[judged, assigned.argmax(axis=1)].sum()
+            for assigned in (self._posterior(x[judged]), self._nearest(x[judged]))
+        )
+        self.by_gaussians = by_gaussians >= by_anchors
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        """Return responsibilities (n, n_components) of standardised rows."""
+        if self.shares.shape[1] == 1:
+            return np.ones((len(x), 1))
+        return self._posterior(x) if self.by_gaussians else self._nearest(x)
+
+    def _posterior(self, x):
+        return softmax(self.gaussians.log_joint(x), axis=1)
+
+    def _nearest(self, x):
+        # Squared distances, halved, but for the rows' own squares.
+        distances = np.einsum("ij,ij->i", self.anchors, self.anchors) / 2
+        distances = distances - x.astype(np.float32) @ self.anchors.T
+        return self.shares[distances.argmin(axis=1)]
