@@ -7,6 +7,7 @@ from numbers import Integral, Real
 from typing import ClassVar
 
 import numpy as np
+from sklearn import config_context
 from sklearn.base import DensityMixin, _fit_context
 from sklearn.callback import CallbackSupportMixin
 from sklearn.exceptions import ConvergenceWarning
@@ -20,6 +21,7 @@ from skflowmix._arrays import (
 )
 from skflowmix.array_api import to_numpy
 from skflowmix.checkpoints import Checkpoint
+from skflowmix.evaluation import evaluate
 from skflowmix.fitting import FittedMixture, Problem, fit_mixture
 from skflowmix.initialization import (
     FittedStart,
@@ -28,7 +30,9 @@ from skflowmix.initialization import (
     ProposedStart,
 )
 from skflowmix.model.flows import FlowFamily
+from skflowmix.model.mixture import MixtureModule
 from skflowmix.monitor import CallbackWatcher, shown_to_callbacks
+from skflowmix.online import OnlineState, learn
 from skflowmix.options import FlowMixtureOptions, OptionsMixin
 from skflowmix.parameter_checks import (
     check_model,
@@ -40,6 +44,7 @@ from skflowmix.parameter_checks import (
 from skflowmix.prediction import FittedMethods, all_or_none
 from skflowmix.row_stream import RowStream, is_on_disk, is_too_large, sample_size
 from skflowmix.starts.partitions import INIT_METHODS
+from skflowmix.training.candidate import LEAST_ROWS_PER_COMPONENT
 from skflowmix.training.settings import ELBO
 from skflowmix.validation import check_rows, warn_of_codes
 
@@ -72,6 +77,9 @@ SHARED_PARAMETERS = (
 
 # Rows of a table on disk that `fit_predict` labels at a time.
 PREDICTED_ROWS = 65_536
+
+# Rows of a call of `partial_fit` whose bound it reports.
+SUMMED_UP = 4096
 
 
 class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixin):
@@ -367,6 +375,101 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
         warn_unless_converged(self, fitted)
         return self
 
+    @_fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(self, X, y=None, sample_weight=None):
+        """Go on learning from rows as they come.
+
+        The first call is a `fit`: scales, Gaussians and the number of components are
+        those of its rows, which are at least five for every component. Later calls, and
+        the first one after a `fit`, take steps on the ELBO, one pass over their rows at
+        a constant rate, a quarter of `learning_rate`; Adam's moments go on. The model
+        is the running mean of the parameters. Of a later call no rows are held out,
+        and identical rows are merged within it only.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            The next rows.
+        y : Ignored
+            Present for API consistency.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Non-negative weights, which count within a call.
+
+        Returns
+        -------
+        self : FlowMixture
+            The estimator. `labels_` is no more after a later call, `lower_bound_` and
+            `elbo_gap_` are those of at most 4096 of its rows, `history_` stays that of
+            the first one.
+
+        Raises
+        ------
+        ValueError
+            If a first call has too few rows, or a later one other columns.
+        FloatingPointError
+            If training diverges; the estimator is left as it was.
+        """
+        with all_or_none(self):
+            if hasattr(self, "module_"):
+                self._learn(X, sample_weight)
+            else:
+                self._begin(X, sample_weight)
+        return self
+
+    def _begin(self, X, sample_weight):
+        """Fit, if rows suffice to go on from."""
+        self._fit(X, None, sample_weight, None)
+        if self.module_.architecture["n_transforms"] < self.n_transforms:
+            least = LEAST_ROWS_PER_COMPONENT * self.n_components_
+            raise ValueError(
+                f"The first call of partial_fit needs more distinct rows, at least "
+                f"{least} beside those held out (validation_fraction): of fewer the "
+                f"{self.n_components_} components could not go on learning."
+            )
+
+    def _learn(self, X, sample_weight):
+        """Go on from the fitted attributes."""
+        with config_context(assume_finite=False):
+            X = check_rows(self, X, dtype=[np.float64, np.float32], fitted=True)
+        sample_weight = check_weights(sample_weight, X, n_positive=1)
+        device = resolve_device(self.device)
+        module, state = learn(
+            self.module_,
+            self._gaussians,
+            self._standardizer,
+            Problem(X, sample_weight),
+            self._settings(),
+            self._online,
+            device,
+            np.random.RandomState(self._sample_seeds.next()),
+        )
+        kept = np.flatnonzero(sample_weight)[:SUMMED_UP]
+        bounds, weights = (
+            evaluate(
+                module,
+                self._standardizer,
+                X[kept],
+                MixtureModule.label_bound_and_log_prob,
+                device,
+            )[:, 1:],
+            sample_weight[kept],
+        )
+        elbo, log_prob = np.average(bounds, axis=0, weights=weights).tolist()
+        self.__dict__.pop("labels_", None)
+        self.__dict__.update(
+            self._weights_of(module, state.n_counted),
+            module_=module,
+            lower_bound_=elbo - self._log_scale,
+            elbo_gap_=log_prob - elbo,
+            _online=state,
+        )
+
+    def _weights_of(self, module, n_counted):
+        """Attributes that follow from the weights of a model of so many rows."""
+        weights = module.log_weights.detach().exp().numpy()
+        n_in_use = int(np.count_nonzero(weights * n_counted >= 1))
+        return {"weights_": weights, "n_components_in_use_": n_in_use}
+
     def _fit(self, X, y, sample_weight, checkpoint):
         seen = shown_to_callbacks(X, y, sample_weight)
         problem = self._problem(X, sample_weight)
@@ -469,15 +572,13 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
         candidate, standardizer = fitted.candidate, fitted.standardizer
         gaussians, scale = candidate.gaussians, standardizer.scale
         elbo = [record for record in candidate.history if record["phase"] == ELBO]
-        weights = fitted.module.log_weights.detach().exp().numpy()
+        n_counted = fitted.table.n_counted
         with np.errstate(over="ignore"):
             covariances = gaussians.covariances * scale[:, None] * scale
-        n_expected = weights * fitted.table.n_counted
         return {
             "module_": fitted.module,
-            "n_components_": len(weights),
-            "n_components_in_use_": int(np.count_nonzero(n_expected >= 1)),
-            "weights_": weights,
+            "n_components_": fitted.module.n_components,
+            **self._weights_of(fitted.module, n_counted),
             "means_": standardizer.inverse_transform(gaussians.means),
             "covariances_": covariances,
             **({} if fitted.labels is None else {"labels_": fitted.labels}),
@@ -492,6 +593,7 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
             "_gaussians": gaussians,
             "_standardizer": standardizer,
             "_sample_seeds": LockedSeeds(fitted.sample_seed),
+            "_online": OnlineState(n_counted),
         }
 
     def fit_predict(self, X, y=None, sample_weight=None):

@@ -102,7 +102,7 @@ def test_a_dataset_is_fitted_block_by_block_and_seen_as_a_whole(few_rows):
     assert [r["phase"] for r in model.history_][-1] == "all rows"
     assert model.n_features_in_ == 2
     # The two groups were found, in their proportions.
-    np.testing.assert_allclose(model.weights_, [2 / 3, 1 / 3], atol=0.02)
+    np.testing.assert_allclose(model.weights_, [2 / 3, 1 / 3], atol=0.05)
     in_memory = small(2, n_iter_init=1, tol=0.02, max_iter=60).fit(X)
     assert model.score(X) > in_memory.score(X) - 0.05
 

@@ -16,7 +16,12 @@ from skflowmix.training.phases import Candidate, ModelFit, Runtime
 from skflowmix.training.settings import EPOCH_ROWS, FitSettings
 from skflowmix.training.table import TrainingTable
 
-__all__ = ["best_candidate", "can_train_flows", "fit_candidate"]
+__all__ = [
+    "LEAST_ROWS_PER_COMPONENT",
+    "best_candidate",
+    "can_train_flows",
+    "fit_candidate",
+]
 
 # Of fewer rows per component no flow can learn its shape.
 LEAST_ROWS_PER_COMPONENT = 5

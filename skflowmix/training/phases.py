@@ -37,7 +37,7 @@ from skflowmix.training.stream import StreamSource
 from skflowmix.training.table import N_NEAREST, TrainingTable
 from skflowmix.training.trainer import Objective, Trainer, TrainingConfig
 
-__all__ = ["Candidate", "ModelFit", "Monitor", "Runtime"]
+__all__ = ["FINAL_RATE", "Candidate", "ModelFit", "Monitor", "Runtime"]
 
 # Held-out rows that are looked at after every epoch.
 MAX_HELD_OUT = 4096
@@ -501,17 +501,10 @@ class ModelFit:
         """Whether held-out rows clearly prefer this model to one of that density."""
         return clearly_gains(self.held_out, self.held_out_log_prob(), other)
 
-    @torch.no_grad()
     def candidate(self, held_out_log_prob: Tensor) -> Candidate:
         """Copy the model as it stands, as those log-densities judge it."""
-        model = copy.deepcopy(self.model)
-        for kept, new in zip(
-            model.parameters(), self.working.parameters(), strict=True
-        ):
-            kept.copy_(new)
-        model.temperature.copy_(self.working.temperature)
         return Candidate(
-            model,
+            self.model.with_parameters_of(self.working),
             self.gaussians,
             list(self.history),
             self.held_out,
