@@ -31,12 +31,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from _options import make
 from _results import environment
 from sklearn.exceptions import ConvergenceWarning
 
 from skflowmix import FlowMixture, estimator, fitting, row_stream
 from skflowmix.starts.gaussians import Gaussians
-from skflowmix.training import table
+from skflowmix.training import phases, table
 from skflowmix.training.phases import ModelFit
 from skflowmix.training.trainer import Trainer
 
@@ -53,6 +54,7 @@ PARTS = [
     (estimator.ProposedStart, "responsibilities", "first partition"),
     (Gaussians, "fit_each", "Gaussians"),
     (table, "nearest_others", "nearest rows"),
+    (phases, "nearest_others", "nearest rows"),
     (ModelFit, "run", "training"),
     (ModelFit, "fit_posterior", "last fit of q"),
     (fitting.FittedMixture, "__post_init__", "summary"),
@@ -89,21 +91,23 @@ def anonymous_memory():
 
 
 class Peak(threading.Thread):
-    """The largest memory until it is stopped."""
+    """The largest memory until it is stopped, and the part of a fit it was in."""
 
-    def __init__(self):
+    def __init__(self, clock):
         super().__init__(daemon=True)
+        self.clock, self.where = clock, ""
         self.before = self.largest = anonymous_memory()
         self.is_done = threading.Event()
 
     def run(self):
         while not self.is_done.wait(SECONDS_BETWEEN_SAMPLES):
-            self.largest = max(self.largest, anonymous_memory())
+            if (present := anonymous_memory()) > self.largest:
+                self.largest, self.where = present, self.clock.present
 
     def growth(self):
         self.is_done.set()
         self.join()
-        return max(self.largest, anonymous_memory()) - self.before
+        return self.largest - self.before
 
 
 class Clock:
@@ -111,6 +115,7 @@ class Clock:
 
     def __init__(self):
         self.parts, self.inner, self.epochs = {}, [0.0], []
+        self.present = "other"
         for owner, name, part in PARTS:
             self._time(owner, name, part)
         epoch = Trainer.epoch
@@ -130,12 +135,14 @@ class Clock:
         def timed(*args, **kwargs):
             began = time.process_time()
             self.inner.append(0.0)
+            outer, self.present = self.present, part
             try:
                 return function(*args, **kwargs)
             finally:
                 seconds = time.process_time() - began
                 own = seconds - self.inner.pop()
                 self.inner[-1] += seconds
+                self.present = outer
                 self.parts[part] = self.parts.get(part, 0.0) + own
 
         if isinstance(vars(owner).get(name), classmethod):
@@ -155,10 +162,11 @@ def fit(kind, path, n_rows, n_columns, n_threads, parameters):
     warnings.simplefilter("ignore", ConvergenceWarning)
     # What a first fit loads and allocates stays.
     FlowMixture(2, max_iter=1).fit(test[:2000])
-    clock, peak = Clock(), Peak()
+    clock = Clock()
+    peak = Peak(clock)
     peak.start()
     began, seconds = time.perf_counter(), time.process_time()
-    model = FlowMixture(N_CLUSTERS, random_state=0, **parameters).fit(X)
+    model = make(FlowMixture, N_CLUSTERS, random_state=0, **parameters).fit(X)
     seconds = time.process_time() - seconds
     result = {
         "rows": len(X),
@@ -167,6 +175,7 @@ def fit(kind, path, n_rows, n_columns, n_threads, parameters):
         "largest_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3,
         "cpu_s": seconds,
         "wall_s": time.perf_counter() - began,
+        "largest_in": peak.where,
         "parts_s": {**clock.parts, "other": seconds - clock.inner[0]},
         "log_likelihood": float(model.score(test)),
     }

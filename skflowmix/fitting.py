@@ -37,6 +37,10 @@ from skflowmix.training.table import TrainingTable
 __all__ = ["FittedMixture", "Problem", "Start", "Watcher", "fit_mixture"]
 
 
+# Rows of a large table on which its bound is reported.
+SUMMED_UP = 16_384
+
+
 class Problem:
     """What a mixture is fitted to.
 
@@ -165,16 +169,21 @@ class FittedMixture:
 
     def __post_init__(self):
         problem = self.problem
+        rows, places = problem.different, problem.places
+        weights = problem.sample_weight
+        if problem.stream is not None:
+            # A sample of a sample: means of fewer rows are as good.
+            part = slice(None, None, -(-len(problem.X) // SUMMED_UP))
+            rows, places, weights = problem.X[part], slice(None), weights[part]
         answers = evaluate(
             self.module,
             self.standardizer,
-            problem.different,
+            rows,
             MixtureModule.label_bound_and_log_prob,
             self.device,
         )
-        labels, elbo, log_prob = answers[problem.places].astype(np.float64).T
+        labels, elbo, log_prob = answers[places].astype(np.float64).T
         self.labels = self._labels(labels)
-        weights = problem.sample_weight
         bound = float(np.average(elbo, weights=weights))
         self.lower_bound = bound - self.standardizer.log_scale
         self.elbo_gap = float(np.average(log_prob - elbo, weights=weights))

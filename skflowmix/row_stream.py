@@ -11,7 +11,7 @@ __all__ = ["RowStream", "is_on_disk", "is_too_large", "sample_size"]
 
 # A fit prepares on a random sample of so many rows; in wide tables fewer, of so many
 # values, but no fewer than the least.
-SAMPLE_ROWS, SAMPLE_VALUES, LEAST_SAMPLE = 200_000, 10_000_000, 20_000
+SAMPLE_ROWS, SAMPLE_VALUES, LEAST_SAMPLE = 80_000, 8_000_000, 20_000
 
 # Arrays in memory with more rows or more values are read like those on disk.
 LARGEST_ROWS, LARGEST_VALUES = 500_000, 100_000_000
