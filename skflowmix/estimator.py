@@ -185,7 +185,8 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
     covariances_ : ndarray of shape (n_components_, n_features, n_features)
         Their covariances, in data units.
     labels_ : ndarray of shape (n_samples,)
-        Component of every training row.
+        Component of every training row; missing where these were read piece by piece,
+        and after `partial_fit` has gone on.
     converged_ : bool
         True when the ELBO phase ended before `max_iter`, without progress.
     n_iter_ : int
@@ -223,6 +224,14 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
     it. Rows are counted in units of the greatest common divisor of these weights, so
     that neither their scale nor a table given twice makes a fit surer; where there is
     none, by the number of distinct rows.
+
+    Memory maps, and other tables with slices of rows, of more than 80 000 rows are read
+    piece by piece, and so are arrays in memory of more than 500 000 rows or 100 million
+    values: scales, first partition, Gaussians and held-out rows are those of a random
+    sample of 80 000 rows (in tables of more than 100 columns of 8 million values, at
+    least 20 000 rows), batches those of all rows. The last phase is then one pass over
+    them. Identical rows are merged, and weights equal repetition, within the sample
+    only.
 
     Up to a quarter of a column's values may be far from the others, as codes for
     missing values are: location, scale and first partition are those of the others.
@@ -339,7 +348,9 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            Training rows, at least two and as many as components.
+            Training rows, at least two and as many as components. A memory map, or
+            any table with `shape`, `dtype` and slices of rows (h5py, zarr), may be
+            larger than memory, see Notes of the class.
         y : Ignored
             Present for API consistency.
         sample_weight : array-like of shape (n_samples,), default=None
