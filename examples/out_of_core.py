@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from sklearn.datasets import make_moons
 
-from skflowmix import FlowMixture
+from skflowmix import FlowMixture, FlowMixtureOptions
 
 N_ROWS, SLICE = 100_000, 25_000
 
@@ -29,9 +29,15 @@ def main(path):
     test, moon = moons(5000, 100)
 
     X = np.load(path, mmap_mode="r")
-    # Small networks, for a quick example.
-    parameters = {"n_transforms": 1, "hidden_units": (8,), "tol": 0.05}
-    model = FlowMixture(2, n_iter_no_change=2, random_state=0, **parameters).fit(X)
+    # Small networks and little patience, for a quick example.
+    parameters = {
+        "n_transforms": 1,
+        "hidden_units": (8,),
+        "tol": 0.05,
+        "n_iter_no_change": 1,
+        "options": FlowMixtureOptions(n_iter_init=2),
+    }
+    model = FlowMixture(2, random_state=0, **parameters).fit(X)
     print(f"{len(X)} rows on disk, held-out log-likelihood {model.score(test):.3f}")
 
     counts = np.zeros(2, dtype=int)
