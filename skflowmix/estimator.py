@@ -484,10 +484,13 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
     def _fit(self, X, y, sample_weight, checkpoint):
         seen = shown_to_callbacks(X, y, sample_weight)
         problem = self._problem(X, sample_weight)
-        if problem.stream is not None and problem.stream.is_on_disk:
+        stream, n_seen = problem.stream, len(problem.X)
+        if stream is not None and stream.is_on_disk:
             seen = shown_to_callbacks(problem.X, None, problem.sample_weight)
+        elif stream is not None:
+            n_seen = stream.n_rows
         if seen["y"] is None:
-            seen["y"] = np.zeros(seen["X"].shape[0], dtype=int)
+            seen["y"] = np.zeros(n_seen, dtype=int)
         kept = problem.kept
         settings, device = self._settings(), resolve_device(self.device)
         start = self._start(settings, problem.X, int(kept.sum()))
