@@ -443,17 +443,18 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
         with config_context(assume_finite=False):
             X = check_rows(self, X, dtype=[np.float64, np.float32], fitted=True)
         sample_weight = check_weights(sample_weight, X, n_positive=1)
-        device = resolve_device(self.device)
-        module, state = learn(
-            self.module_,
-            self._gaussians,
-            self._standardizer,
-            Problem(X, sample_weight),
-            self._settings(),
-            self._online,
-            device,
-            np.random.RandomState(self._sample_seeds.next()),
-        )
+        settings, device = self._settings(), resolve_device(self.device)
+        with limited_threads(settings.threads_to_train(*X.shape)):
+            module, state = learn(
+                self.module_,
+                self._gaussians,
+                self._standardizer,
+                Problem(X, sample_weight),
+                settings,
+                self._online,
+                device,
+                np.random.RandomState(self._sample_seeds.next()),
+            )
         kept = np.flatnonzero(sample_weight)[:SUMMED_UP]
         bounds, weights = (
             evaluate(
