@@ -431,11 +431,9 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
         """Fit, if rows suffice to go on from."""
         self._fit(X, None, sample_weight, None)
         if self.module_.architecture["n_transforms"] < self.n_transforms:
-            least = LEAST_ROWS_PER_COMPONENT * self.n_components_
             raise ValueError(
-                f"The first call of partial_fit needs more distinct rows, at least "
-                f"{least} beside those held out (validation_fraction): of fewer the "
-                f"{self.n_components_} components could not go on learning."
+                "The first call of partial_fit needs more distinct rows, at least "
+                f"{LEAST_ROWS_PER_COMPONENT * self.n_components_} beside those held out."
             )
 
     def _learn(self, X, sample_weight):
@@ -632,9 +630,7 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
         if hasattr(self, "labels_"):
             return self.labels_
         parts = range(0, X.shape[0], PREDICTED_ROWS)
-        return np.concatenate(
-            [self.predict(X[start : start + PREDICTED_ROWS]) for start in parts]
-        )
+        return np.concatenate([self.predict(X[i : i + PREDICTED_ROWS]) for i in parts])
 
     def __getattr__(self, name):
         message = f"{type(self).__name__!r} object has no attribute {name!r}"

@@ -11,6 +11,9 @@ __all__ = ["Assignment"]
 # Rows that stand for a partition, and others on which it is judged how well.
 N_ANCHORS, N_JUDGED = 2048, 8192
 
+# What stays in the processor's cache, beside all anchors.
+ROWS_AT_A_TIME = 128
+
 
 class Assignment:
     """Assigns rows to the components of a partition of other rows.
@@ -42,7 +45,9 @@ class Assignment:
     ):
         self.gaussians = gaussians
         anchors = draw_rows(weights, min(N_ANCHORS, len(x)), random_state)
-        self.anchors = x[anchors].astype(np.float32)
+        # Half the squared length is a further column: one product gives distances.
+        lengths = np.einsum("ij,ij->i", x[anchors], x[anchors])
+        self.anchors = np.column_stack((x[anchors], lengths / -2)).astype(np.float32)
         self.shares = responsibilities[anchors]
         self.by_gaussians = True
         if responsibilities.shape[1] == 1:
@@ -65,7 +70,10 @@ class Assignment:
         return softmax(self.gaussians.log_joint(x), axis=1)
 
     def _nearest(self, x):
-        # Squared distances, halved, but for the rows' own squares.
-        distances = np.einsum("ij,ij->i", self.anchors, self.anchors) / 2
-        distances = distances - x.astype(np.float32) @ self.anchors.T
-        return self.shares[distances.argmin(axis=1)]
+        rows = np.column_stack((x, np.ones(len(x)))).astype(np.float32)
+        parts = range(0, len(x), ROWS_AT_A_TIME)
+        nearest = [
+            (rows[start : start + ROWS_AT_A_TIME] @ self.anchors.T).argmax(axis=1)
+            for start in parts
+        ]
+        return self.shares[np.concatenate(nearest)]
