@@ -433,7 +433,7 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
         if self.module_.architecture["n_transforms"] < self.n_transforms:
             raise ValueError(
                 "The first call of partial_fit needs more distinct rows, at least "
-                f"{LEAST_ROWS_PER_COMPONENT * self.n_components_} beside those held out."
+                f"{LEAST_ROWS_PER_COMPONENT * self.n_components_} and held-out ones."
             )
 
     def _learn(self, X, sample_weight):
