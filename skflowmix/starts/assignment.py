@@ -44,7 +44,7 @@ class Assignment:
         random_state: np.random.RandomState,
     ):
         self.gaussians = gaussians
-        anchors = draw_rows(weights, min(N_ANCHORS, len(x)), random_state)
+        anchors = draw_rows(weights, min(N_ANCHORS, -(-len(x) // 2)), random_state)
         # Half the squared length is a further column: one product gives distances.
         lengths = np.einsum("ij,ij->i", x[anchors], x[anchors])
         self.anchors = np.column_stack((x[anchors], lengths / -2)).astype(np.float32)
@@ -62,8 +62,9 @@ class Assignment:
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """Return responsibilities (n, n_components) of standardised rows."""
-        if self.shares.shape[1] == 1:
-            return np.ones((len(x), 1))
+        n_components = self.shares.shape[1]
+        if n_components == 1 or not len(x):
+            return np.ones((len(x), n_components))
         return self._posterior(x) if self.by_gaussians else self._nearest(x)
 
     def _posterior(self, x):
