@@ -225,6 +225,45 @@ def spirals(rng, arms=3, per_arm=300):
     return _rotate(arm, angle) + 0.25 * rng.normal(size=(len(y), 2)), y
 
 
+def long_spirals(rng, n, turns):
+    """Two arms that turn several times about a common centre."""
+    y = np.arange(n) % 2
+    t = np.sqrt(rng.uniform(0.03, 1, size=n))
+    arm = np.column_stack([10 * t, np.zeros(n)])
+    angle = 2 * np.pi * turns * t + np.pi * y
+    return _rotate(arm, angle) + 0.2 * rng.normal(size=(n, 2)), y
+
+
+def combs(rng, n=2000, teeth=5):
+    """Two combs, the teeth of one between those of the other."""
+    y = np.arange(n) % 2
+    is_spine = rng.uniform(size=n) < 0.3
+    along = rng.uniform(0, 2 * teeth - 2, size=n)
+    x = np.where(is_spine, along, 2.0 * rng.integers(teeth, size=n))
+    height = np.where(is_spine, 0.0, rng.uniform(0, 4, size=n))
+    own = np.column_stack([x, height])
+    other = np.column_stack([2 * teeth - 1 - x, 5.5 - height])
+    return np.where(y[:, None] == 0, own, other) + 0.1 * rng.normal(size=(n, 2)), y
+
+
+def rings_with_gaps(rng, n=1200, gaps=4):
+    """Three rings about one centre, each in arcs with gaps between them."""
+    y = rng.integers(3, size=n)
+    radius = np.array([1.0, 2.0, 3.0])[y]
+    part = rng.integers(gaps, size=n) + 0.9 * rng.uniform(size=n)
+    angle = 2 * np.pi * part / gaps + 0.4 * y
+    ring = radius[:, None] * np.column_stack([np.cos(angle), np.sin(angle)])
+    return ring + 0.06 * rng.normal(size=(n, 2)), y
+
+
+def chains(rng, n=1000, links=6):
+    """Two chains of ellipses that turn by turns one way and the other."""
+    y, link = np.arange(n) % 2, rng.integers(links, size=n)
+    ellipse = rng.normal(size=(n, 2)) * (0.5, 0.12)
+    ellipse = _rotate(ellipse, np.where(link % 2 == 0, 0.8, -0.8))
+    return ellipse + np.column_stack([1.2 * link, 2.2 * y]), y
+
+
 def blobs_20d(rng, n=1000, k=8, d=20):
     """Eight round groups in 20-D that nearly touch."""
     y = rng.integers(k, size=n)
@@ -261,6 +300,12 @@ SHAPES = {
     "unbalance": unbalance,
     **{f"stripes{k}": partial(stripes, strips=k) for k in (2, 3, 4, 5)},
     "spirals": spirals,
+    "long_spirals300": partial(long_spirals, n=300, turns=1.25),
+    "long_spirals600": partial(long_spirals, n=600, turns=1.75),
+    "long_spirals1000": partial(long_spirals, n=1000, turns=2.0),
+    "combs": combs,
+    "rings_with_gaps": rings_with_gaps,
+    "chains": chains,
     "blobs_20d": blobs_20d,
     "moons_binary": partial(with_binary_columns, shape=moons, n_columns=1),
     "blobs_binary": partial(with_binary_columns, shape=blobs_20d, n_columns=2),

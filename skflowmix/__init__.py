@@ -5,6 +5,7 @@
 
 from skflowmix._version import __version__
 from skflowmix.classifier import FlowMixtureClassifier
+from skflowmix.distributed import data_parallel
 from skflowmix.estimator import FlowMixture
 from skflowmix.files import ModelFileError
 from skflowmix.options import FlowMixtureOptions
@@ -24,6 +25,7 @@ __all__ = [
     "ModelFileError",
     "__version__",
     "adjusted_rand_scorer",
+    "data_parallel",
     "load",
     "log_likelihood_scorer",
     "outlier_auc_scorer",

@@ -16,12 +16,19 @@ from torch import Tensor
 from skflowmix._version import __version__
 from skflowmix.files import ModelFileError, read_file, write_file
 from skflowmix.fitting import Problem
+from skflowmix.training.reducers import Reducer
 from skflowmix.training.trainer import Outcome, Trainer
 
 __all__ = ["Checkpoint", "FileJournal"]
 
 # Seconds between two writes.
 INTERVAL = 30.0
+
+# What of a run's state every process has of its own.
+OWN_STATE = ("source", "objective")
+
+# What data are called in the description of a fit.
+OF_DATA = "the data"
 
 # The file of the fit, and of each restart, in the folder of a checkpoint.
 OF_FIT, OF_RESTART = "fit.safetensors", "restart-{}.safetensors"
@@ -36,17 +43,22 @@ class FileJournal:
         Name of its file.
     identity : str
         What fit it belongs to; a file of another one does not count.
+    reducer : Reducer
+        The processes of the fit, of which the first one reads and writes.
     """
 
-    def __init__(self, path: Path, identity: str):
-        self.path, self.identity = path, identity
-        self.finished: dict[str, Any] = {}
-        self.present: dict[str, Any] = {}
+    def __init__(self, path: Path, identity: str, reducer: Reducer):
+        self.path, self.identity, self.reducer = path, identity, reducer
         self.written = time.monotonic()
-        if path.exists():
-            content = read_file(path, "checkpoint")
-            if content["identity"] == identity:
-                self.finished, self.present = content["finished"], content["present"]
+        # By the key of a phase: those that have ended, and the one that goes on.
+        self.finished, self.present = reducer.from_first(self._read)
+
+    def _read(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        if self.path.exists():
+            content = read_file(self.path, "checkpoint")
+            if content["identity"] == self.identity:
+                return content["finished"], content["present"]
+        return {}, {}
 
     def phase(
         self, key: str, trainer: Trainer, on_epoch: Callable[[dict[str, Any]], bool]
@@ -54,20 +66,35 @@ class FileJournal:
         """See `skflowmix.training.journal.Journal`."""
         former = self.finished.get(key, self.present.get(key))
         if former is not None:
-            trainer.load_state_dict(_map(former, torch.from_numpy, np.ndarray))
+            trainer.load_state_dict(self._own_state(former))
         if key in self.finished:
             return trainer.run(on_epoch)
 
         def after_epoch(trainer):
-            if time.monotonic() - self.written >= INTERVAL:
-                self.present = {key: _state_of(trainer)}
-                self._write()
+            is_due = time.monotonic() - self.written >= INTERVAL
+            if self.reducer.broadcast(is_due):
+                self.present = {key: self._state(trainer)}
+                if self.reducer.rank == 0:
+                    self._write()
 
         outcome = trainer.run(on_epoch, after_epoch)
         # A fit that a callback ends is not continued.
         if not outcome.stopped:
-            self.finished[key], self.present = _state_of(trainer), {}
+            self.finished[key], self.present = self._state(trainer), {}
         return outcome
+
+    def _state(self, trainer: Trainer) -> dict[str, Any]:
+        """Return the state of a run in all processes, which share the parameters."""
+        state = _map(trainer.state_dict(), lambda t: t.numpy(force=True).copy(), Tensor)
+        if self.reducer.n_ranks > 1:
+            own = {name: state.pop(name) for name in OWN_STATE}
+            state["processes"] = self.reducer.gather(own)
+        return state
+
+    def _own_state(self, state: dict[str, Any]) -> dict[str, Any]:
+        if self.reducer.n_ranks > 1:
+            state = state | state["processes"][self.reducer.rank]
+        return _map(state, torch.from_numpy, np.ndarray)
 
     def _write(self):
         content = {
@@ -77,10 +104,6 @@ class FileJournal:
         }
         write_file(self.path, "checkpoint", content, name="checkpoint")
         self.written = time.monotonic()
-
-
-def _state_of(trainer):
-    return _map(trainer.state_dict(), lambda t: t.numpy(force=True).copy(), Tensor)
 
 
 def _map(tree, convert, kind):
@@ -105,6 +128,8 @@ class Checkpoint:
         Its data.
     random_state : RandomState
         The fit's source of randomness, before it is used.
+    reducer : Reducer
+        The processes of the fit.
 
     Attributes
     ----------
@@ -120,53 +145,74 @@ class Checkpoint:
     """
 
     def __init__(
-        self, folder, estimator, problem: Problem, random_state: np.random.RandomState
+        self,
+        folder,
+        estimator,
+        problem: Problem,
+        random_state: np.random.RandomState,
+        reducer: Reducer,
     ):
+        self.reducer = reducer
+        first, *others = reducer.gather(_identity(estimator, problem))
+        for rank, other in enumerate(others, start=1):
+            first |= {
+                f"{name} in process {rank}": value
+                for name, value in other.items()
+                if name.startswith(OF_DATA)
+            }
+        self.random_state = reducer.from_first(
+            lambda: self._open(folder, first, random_state)
+        )
+        self.folder = Path(folder)
+        key = self.random_state.get_state(legacy=False)["state"]["key"]
+        digest = hashlib.sha256(repr(sorted(first.items())).encode())
+        digest.update(key.tobytes())
+        self.digest = digest.hexdigest()
+
+    @staticmethod
+    def _open(
+        name, present: dict[str, str], random_state: np.random.RandomState
+    ) -> np.random.RandomState:
         state = random_state.get_state(legacy=False)
         if state["bit_generator"] != "MT19937":
             raise ValueError(
                 "With a checkpoint random_state must be an int, None, or a RandomState "
                 f"on MT19937, got one on {state['bit_generator']}."
             )
-        if not str(folder):
+        if not str(name):
             raise ValueError("checkpoint must be the name of a folder, got ''.")
-        self.folder = Path(folder)
-        if self.folder.exists() and not self.folder.is_dir():
-            raise ValueError(
-                f"checkpoint={str(folder)!r} must be a folder, not a file."
-            )
-        self.folder.mkdir(parents=True, exist_ok=True)
-        present = _identity(estimator, problem)
-        path = self.folder / OF_FIT
+        folder, own = Path(name), np.random.RandomState()
+        if folder.exists() and not folder.is_dir():
+            raise ValueError(f"checkpoint={str(name)!r} must be a folder, not a file.")
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / OF_FIT
         if path.exists():
             former = read_file(path, "checkpoint")
             try:
                 others = _differences(former["identity"], present)
-                self.random_state = np.random.RandomState()
-                self.random_state.set_state(former["random_state"])
+                own.set_state(former["random_state"])
             except (LookupError, TypeError, ValueError) as error:
                 raise ModelFileError(f"{path} holds no fit: {error}") from error
             if others:
                 raise ValueError(
-                    f"checkpoint={str(folder)!r} belongs to another fit: it differs in "
+                    f"checkpoint={str(name)!r} belongs to another fit: it differs in "
                     f"{', '.join(others)}. Give another folder, or delete this one."
                 )
         else:
-            self.random_state = np.random.RandomState()
-            self.random_state.set_state(state)
+            own.set_state(state)
             content = {"identity": present, "random_state": state}
             write_file(path, "checkpoint", content, name="checkpoint")
-        key = self.random_state.get_state(legacy=False)["state"]["key"]
-        digest = hashlib.sha256(repr(sorted(present.items())).encode())
-        digest.update(key.tobytes())
-        self.digest = digest.hexdigest()
+        return own
 
     def journal(self, i: int) -> FileJournal:
         """Return the journal of a restart."""
-        return FileJournal(self.folder / OF_RESTART.format(i), self.digest)
+        path = self.folder / OF_RESTART.format(i)
+        return FileJournal(path, self.digest, self.reducer)
 
     def remove(self) -> None:
         """Delete the files of a fit that has ended, and the folder if it can be."""
+        if self.reducer.rank > 0:
+            return
         names = [OF_FIT, OF_RESTART.format("*")]
         # A kill in the middle of a write leaves a temporary file.
         for name in [*names, *(f".{name}.*" for name in names)]:
@@ -205,7 +251,7 @@ def _identity(estimator, problem: Problem) -> dict[str, str]:
     }
     return {
         "the estimator": type(estimator).__name__,
-        **{f"the data {name}": _describe(array) for name, array in arrays.items()},
+        **{f"{OF_DATA} {name}": _describe(array) for name, array in arrays.items()},
         **parameters,
         **{f"the version of {name}": version for name, version in versions.items()},
     }

@@ -1,7 +1,7 @@
 """`FlowMixtureClassifier`: one or more flows per class, labels for some or all rows."""
 
 import warnings
-from numbers import Integral
+from numbers import Integral, Real
 from typing import ClassVar
 
 import numpy as np
@@ -18,6 +18,7 @@ from sklearn.utils.validation import (
 from skflowmix._arrays import resolve_device
 from skflowmix.array_api import in_kind, to_numpy
 from skflowmix.calibration import Calibration
+from skflowmix.distributed import rows_of_all, rows_of_one
 from skflowmix.estimator import (
     fitted_flow_mixture,
     run_fit,
@@ -25,9 +26,9 @@ from skflowmix.estimator import (
     warn_unless_converged,
 )
 from skflowmix.fitting import Problem
-from skflowmix.initialization import LabelStart
+from skflowmix.initialization import LabelStart, unlabelled_rows_help
 from skflowmix.model.groups import Groups
-from skflowmix.monitor import shown_to_callbacks
+from skflowmix.monitor import begin_fit, shown_to_callbacks
 from skflowmix.options import OptionsMixin
 from skflowmix.parameter_checks import check_model, check_weights
 from skflowmix.prediction import all_or_none
@@ -55,6 +56,14 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
     ----------
     n_components_per_class : int, default=1
         Number of flows per class.
+    unlabeled_weight : "auto" or float, default="auto"
+        Weight of the rows without a label, in [0, 1], beside that of the others. At 0
+        the fit is that to the labelled rows alone. "auto" is 1 where labels, spread
+        over all rows, tell most of what held-out labels say, and clearly more than
+        Gaussians of the labelled rows do; otherwise it is 0: where classes overlap,
+        densities of all rows are fitted to groups that are not the classes. It is 1 as
+        well where too few labels can tell: fewer than components, or not two each of
+        two classes.
     flow : {"realnvp", "maf", "nsf", "nsf-ar"} or FlowFamily, default="nsf-ar"
         Family of the flows.
     n_transforms : int, default=3
@@ -102,8 +111,14 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
         ``k // n_components_per_class``.
     calibration_temperature_ : float
         What log-densities are divided by in `predict_proba`: the temperature at which
-        probabilities fit the labels best, each under Gaussians refitted without its
-        row. 1 where there is nothing to calibrate.
+        probabilities fit the labels best, each under Gaussians refitted without it. 1
+        where there is nothing to calibrate.
+    class_log_prior_ : ndarray of shape (n_classes,)
+        Logarithms of the class shares in `predict_proba`: those of the labels, with the
+        correction that fits the labels best. Labels are taken to be missing at random,
+        whatever the class.
+    unlabeled_weight_ : float
+        The weight of rows without a label; 1 where there are none.
     n_iter_ : int
         Epochs on the ELBO.
     n_features_in_ : int
@@ -120,11 +135,13 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
 
     Notes
     -----
-    Unlabelled rows start with labels spread over a graph of nearest neighbours; the
-    flows and q(z|x) are fitted to these first, then all is trained together. Where a
-    label is known, q(z|x) is restricted to its class and learns it by cross-entropy.
+    Unlabelled rows that count start with labels spread over a graph of nearest
+    neighbours; the flows and q(z|x) are fitted to these first, then all is trained
+    together. Where a label is known, q(z|x) is restricted to its class and learns it by
+    cross-entropy.
 
-    Class shares are estimated from all rows, labelled or not.
+    The weights of the mixture, with which `predict_joint_log_proba`, `score_samples`
+    and `sample` agree, are those of the rows that were fitted.
 
     References
     ----------
@@ -156,6 +173,10 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
 
     _parameter_constraints: ClassVar[dict] = {
         "n_components_per_class": [Interval(Integral, 1, None, closed="left")],
+        "unlabeled_weight": [
+            StrOptions({"auto"}),
+            Interval(Real, 0, 1, closed="both"),
+        ],
         **shared_constraints(),
         "init_params": [StrOptions(set(INIT_METHODS)), HasMethods("fit_predict")],
     }
@@ -170,6 +191,7 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
         self,
         n_components_per_class=1,
         *,
+        unlabeled_weight="auto",
         flow="nsf-ar",
         n_transforms=3,
         hidden_units=(64, 64),
@@ -186,6 +208,7 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
         options=None,
     ):
         self.n_components_per_class = n_components_per_class
+        self.unlabeled_weight = unlabeled_weight
         self.flow = flow
         self.n_transforms = n_transforms
         self.hidden_units = hidden_units
@@ -239,35 +262,40 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
 
     def _fit(self, X, y, sample_weight, checkpoint):
         seen = shown_to_callbacks(X, y, sample_weight)
-        X, y = check_rows(
-            self, X, column_of_labels(y), dtype=[np.float64, np.float32], fitted=False
-        )
-        sample_weight = check_weights(sample_weight, X)
-        kept = sample_weight > 0
-        X, y, sample_weight = X[kept], y[kept], sample_weight[kept]
-        classes, numbers = _number_classes(y)
-        groups = Groups([self.n_components_per_class] * len(classes))
-        settings, device = self._settings(), resolve_device(self.device)
-        check_model(self, settings, groups.n_flows, *X.shape)
-        warn_of_codes(self, X, sample_weight)
-        context = self._init_callback_context(max_subtasks=1, sequential_subtasks=False)
-        context.call_on_fit_task_begin(estimator=self, **seen)
-        calibrate = Calibration(groups)
+        reducer, y = rows_of_one(self), column_of_labels(y)
+        with reducer.together():
+            X, y = check_rows(self, X, y, dtype=[np.float64, np.float32], fitted=False)
+            sample_weight = check_weights(sample_weight, X)
+            kept = sample_weight > 0
+            X, y, sample_weight = X[kept], y[kept], sample_weight[kept]
+            classes, numbers = _number_classes(y)
+            groups = Groups([self.n_components_per_class] * len(classes))
+            settings, device = self._settings(), resolve_device(self.device)
+            check_model(self, settings, groups.n_flows, *X.shape)
+            warn_of_codes(self, X, sample_weight)
+            problem, weight = self._problem(X, sample_weight, numbers, groups)
+        problem = rows_of_all(problem, reducer)
+        with reducer.together():
+            context = begin_fit(self, seen, 1, reducer.rank)
+        start = LabelStart(groups, self.init_params)
+        calibrate = Calibration(groups, start)
 
         def attributes(fitted):
-            mixture = fitted_flow_mixture(self, fitted)
+            mixture, calibrated = fitted_flow_mixture(self, fitted), calibrate(fitted)
             return {
                 "classes_": classes,
                 "mixture_": mixture,
-                "calibration_temperature_": calibrate(fitted),
+                "calibration_temperature_": calibrated.temperature,
+                "class_log_prior_": calibrated.log_prior,
+                "unlabeled_weight_": weight,
                 "n_iter_": mixture.n_iter_,
                 "_groups": groups,
             }
 
         return run_fit(
             self,
-            Problem(X, sample_weight, numbers),
-            LabelStart(groups, self.init_params),
+            problem,
+            start,
             settings,
             device,
             context,
@@ -275,6 +303,23 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
             attributes,
             checkpoint,
         )
+
+    def _problem(self, X, sample_weight, numbers, groups):
+        """Rows and their weights, and the weight of those without a label."""
+        problem, weight = Problem(X, sample_weight, numbers), self.unlabeled_weight
+        unlabelled = numbers < 0
+        if not unlabelled.any():
+            return problem, 1.0
+        if weight == "auto":
+            enough = np.count_nonzero(~unlabelled) >= groups.n_flows
+            can_do_without = enough and groups.n_groups > 1
+            is_left_out = can_do_without and not unlabelled_rows_help(problem, groups)
+            weight = 0.0 if is_left_out else 1.0
+        if weight < 1:
+            weights = np.where(unlabelled, weight * sample_weight, sample_weight)
+            kept = weights > 0
+            problem = Problem(X[kept], weights[kept], numbers[kept])
+        return problem, float(weight)
 
     def _check_rows(self, X):
         check_is_fitted(self)
@@ -300,13 +345,15 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
         log_weights = np.log(self.mixture_.weights_).astype(log_prob.dtype)
         return self._groups.logsumexp(log_prob + log_weights)
 
-    def _log_joint(self, X, tempered):
-        """`predict_joint_log_proba`, but the class shares where rows are not finite."""
+    def _logits(self, X):
+        """Logarithms of the calibrated probabilities, up to a constant per row."""
         log_joint = to_numpy(self.predict_joint_log_proba(X))
-        if tempered:
-            log_joint /= self.calibration_temperature_
         shares = self._groups.sum(self.mixture_.weights_[None])
-        log_joint[np.isneginf(log_joint).all(axis=1)] = np.log(shares)
+        log_prior = self.class_log_prior_.astype(log_joint.dtype)
+        log_joint -= np.log(shares).astype(log_joint.dtype)
+        log_joint /= self.calibration_temperature_
+        log_joint += log_prior
+        log_joint[np.isneginf(log_joint).all(axis=1)] = log_prior
         return log_joint
 
     @in_kind
@@ -323,16 +370,17 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
         log_proba : ndarray of shape (n_samples, n_classes)
             In the order of `classes_`; dtype of X.
         """
-        log_joint = self._log_joint(X, tempered=True)
-        return log_joint - np.logaddexp.reduce(log_joint, axis=1, keepdims=True)
+        logits = self._logits(X)
+        return logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
 
     @in_kind
     def predict_proba(self, X):
         r"""Class probabilities by Bayes' rule, calibrated.
 
         Densities in many columns are surer than they are right. Here they count as
-        :math:`p(x, y)^{1/T}` with `calibration_temperature_`, which changes no
-        prediction; `predict_joint_log_proba` has them as they are.
+        :math:`p(x|y)^{1/T}` with `calibration_temperature_`, and the shares of the
+        classes are those of `class_log_prior_`; `predict_joint_log_proba` has both as
+        they are in the model.
 
         Parameters
         ----------
@@ -379,8 +427,8 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
         labels : ndarray of shape (n_samples,)
             Elements of `classes_`.
         """
-        best = self._log_joint(X, tempered=False).argmax(1)
-        return self.classes_[best]
+        logits = self._logits(X)
+        return self.classes_[logits.argmax(1)]
 
     @in_kind
     def score_samples(self, X):

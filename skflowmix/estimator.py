@@ -1,8 +1,6 @@
 """`FlowMixture`: the scikit-learn face of the variational mixture of flows."""
 
-import copy
 import warnings
-from functools import partial
 from numbers import Integral, Real
 from typing import ClassVar
 
@@ -14,15 +12,16 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 
 from skflowmix._arrays import (
-    LockedSeeds,
     limited_threads,
     numpy_generator,
     resolve_device,
 )
-from skflowmix.array_api import to_numpy
+from skflowmix.attributes import attributes_of_fit, attributes_of_model
 from skflowmix.checkpoints import Checkpoint
+from skflowmix.distributed import active_reducer, rows_of_all
 from skflowmix.evaluation import evaluate
-from skflowmix.fitting import FittedMixture, Problem, fit_mixture
+from skflowmix.fitting import FittedMixture, Problem, Watcher, fit_mixture
+from skflowmix.given_rows import n_rows_given, state_problem
 from skflowmix.initialization import (
     FittedStart,
     GivenMeans,
@@ -31,8 +30,13 @@ from skflowmix.initialization import (
 )
 from skflowmix.model.flows import FlowFamily
 from skflowmix.model.mixture import MixtureModule
-from skflowmix.monitor import CallbackWatcher, shown_to_callbacks
-from skflowmix.online import OnlineState, learn
+from skflowmix.monitor import (
+    CallbackWatcher,
+    FirstWatcher,
+    begin_fit,
+    shown_to_callbacks,
+)
+from skflowmix.online import learn
 from skflowmix.options import FlowMixtureOptions, OptionsMixin
 from skflowmix.parameter_checks import (
     check_model,
@@ -42,10 +46,8 @@ from skflowmix.parameter_checks import (
     check_weights,
 )
 from skflowmix.prediction import FittedMethods, all_or_none
-from skflowmix.row_stream import RowStream, is_on_disk, is_too_large, sample_size
 from skflowmix.starts.partitions import INIT_METHODS
 from skflowmix.training.candidate import LEAST_ROWS_PER_COMPONENT
-from skflowmix.training.settings import ELBO
 from skflowmix.validation import check_rows, warn_of_codes
 
 __all__ = [
@@ -86,11 +88,12 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
     """Mixture of normalizing flows, trained by variational inference.
 
     The `GaussianMixture` for clusters that are not Gaussian: every component is a
-    normalizing flow with an exact density, and all components are trained together
-    on the evidence lower bound.
+    normalizing flow with an exact density, or a mixture of several where its shape
+    asks for them, and all are trained together on the evidence lower bound.
 
     Fitting finds first responsibilities with an ordinary clusterer, fits every
-    component to its share (an M-step), then trains flows, weights and the amortised
+    component to its share (an M-step), divides it among several flows if that is
+    clearly better, then trains flows, weights and the amortised
     posterior q(z|x) on the ELBO until the log-likelihood of held-out rows stops
     growing, and ends with a few epochs on all rows. Columns are standardised inside;
     all densities are in data units.
@@ -98,10 +101,18 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
     Parameters
     ----------
     n_components : int or "auto", default=1
-        Number of components, at least 1. "auto" finds it: groups that no valley of the
-        density separates are merged until none is left, and components that come to
-        expect less than one row are dropped. `means_init`, `weights_init`, an array or
+        Number of components, at least 1. "auto" finds it: groups of rows are
+        different components where the density between them has a valley deeper than
+        chance makes it, see `n_components_path_`; components that come to expect less
+        than one row are dropped. `means_init`, `weights_init`, an array or
         a clusterer as `init_params` say it themselves.
+    n_flows_per_component : int or "auto", default="auto"
+        Number of flows of every component, at least 1. One flow from one Gaussian does
+        not follow a long spiral, a comb or a ring with gaps; a mixture of several,
+        which start from parts of the component's rows, does. "auto" divides a component
+        where held-out rows clearly prefer it; where several processes fit one model it
+        stands for 1. A component has fewer flows where it has
+        fewer rows, and those that come to expect less than one row are dropped.
     flow : {"realnvp", "maf", "nsf", "nsf-ar"} or FlowFamily, default="nsf-ar"
         Family of the flows. Coupling layers (`"realnvp"`, `"nsf"`) sample in one
         pass, autoregressive ones (`"maf"`, `"nsf-ar"`) need one pass per column;
@@ -109,7 +120,7 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
         `skflowmix.model.flows.FlowFamily` is one of your own.
     n_transforms : int, default=3
         Layers of each flow. With 0 the components stay the Gaussians of the first
-        partition, which EM does not refine.
+        partition, which EM does not refine, and "auto" stands for one each.
     hidden_units : int or tuple of int, default=(64, 64)
         Widths of the hidden layers of every conditioner. With none, () as the tuple,
         a map is linear in the columns that it sees.
@@ -178,11 +189,33 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
         Number of components.
     n_components_in_use_ : int
         Number of components that expect at least one of the training rows.
+    n_components_path_ : list of dict
+        How ``n_components="auto"`` counted: the valleys of the density between two
+        groups of rows, those that were passed over first, the shallowest of all first;
+        empty where the number was given. Joining the two groups of each record in turn
+        leaves one cluster. A record holds `n_components`, the number of clusters
+        where this valley and all later ones are counted; `valley`, the density in it
+        over that of the lower of the two modes, 0 where groups do not touch; `limit`,
+        below which it is deeper than chance makes it; `share`, that of the smaller
+        group in the rows; and `counted`, whether the valley separates clusters.
+        `max_components` can leave some out.
     weights_ : ndarray of shape (n_components_,)
         Mixture weights, decreasing unless the start was given.
     means_ : ndarray of shape (n_components_, n_features)
-        Means of the Gaussians that the components whiten by, in data units.
+        Means of the Gaussians that the components whiten by, or of the mixture of
+        these where there are several, in data units.
     covariances_ : ndarray of shape (n_components_, n_features, n_features)
+        Their covariances, in data units.
+    n_flows_ : int
+        Number of flows of all components.
+    flow_components_ : ndarray of shape (n_flows_,)
+        Component of each flow. Those of a component stand next to each other, by
+        decreasing weight unless the start was given.
+    flow_weights_ : ndarray of shape (n_flows_,)
+        Mixture weights of the flows, which add up to those of the components.
+    flow_means_ : ndarray of shape (n_flows_, n_features)
+        Means of the Gaussians that the flows whiten by, in data units.
+    flow_covariances_ : ndarray of shape (n_flows_, n_features, n_features)
         Their covariances, in data units.
     labels_ : ndarray of shape (n_samples,)
         Component of every training row; missing where these were read piece by piece,
@@ -208,7 +241,8 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
         Log-likelihoods are those of standardised rows, in nats; in the last phase
         training has seen the validation rows.
     module_ : torch.nn.Module
-        The fitted model of standardised rows, in float64 on the CPU.
+        The fitted model of standardised rows, in float64 on the CPU. Its components
+        are the flows.
     n_features_in_ : int
         Number of columns seen in `fit`.
     feature_names_in_ : ndarray of shape (n_features_in_,)
@@ -227,11 +261,11 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
 
     Memory maps, and other tables with slices of rows, of more than 80 000 rows are read
     piece by piece, and so are arrays in memory of more than 500 000 rows or 100 million
-    values: scales, first partition, Gaussians and held-out rows are those of a random
-    sample of 80 000 rows (in tables of more than 100 columns of 8 million values, at
-    least 20 000 rows), batches those of all rows. The last phase is then one pass over
-    them. Identical rows are merged, and weights equal repetition, within the sample
-    only.
+    values: scales, first partition, how components are divided among flows, Gaussians
+    and held-out rows are those of a random sample of 80 000 rows (in tables of more
+    than 100 columns of 8 million values, at least 20 000 rows), batches those of all
+    rows. The last phase is then one pass over them. Identical rows are merged, and
+    weights equal repetition, within the sample only.
 
     Up to a quarter of a column's values may be far from the others, as codes for
     missing values are: location, scale and first partition are those of the others.
@@ -268,6 +302,10 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
             StrOptions({"auto"}),
             Interval(Integral, 1, None, closed="left"),
         ],
+        "n_flows_per_component": [
+            StrOptions({"auto"}),
+            Interval(Integral, 1, None, closed="left"),
+        ],
         "flow": [str, FlowFamily],
         "n_transforms": [Interval(Integral, 0, None, closed="left")],
         "hidden_units": ["array-like", Interval(Integral, 1, None, closed="left")],
@@ -298,6 +336,7 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
         self,
         n_components=1,
         *,
+        n_flows_per_component="auto",
         flow="nsf-ar",
         n_transforms=3,
         hidden_units=(64, 64),
@@ -320,6 +359,7 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
         options=None,
     ):
         self.n_components = n_components
+        self.n_flows_per_component = n_flows_per_component
         self.flow = flow
         self.n_transforms = n_transforms
         self.hidden_units = hidden_units
@@ -350,7 +390,8 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
         X : array-like of shape (n_samples, n_features)
             Training rows, at least two and as many as components. A memory map, or
             any table with `shape`, `dtype` and slices of rows (h5py, zarr), may be
-            larger than memory, see Notes of the class.
+            larger than memory, see Notes of the class; not so where several processes
+            fit one model.
         y : Ignored
             Present for API consistency.
         sample_weight : array-like of shape (n_samples,), default=None
@@ -416,11 +457,17 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
         Raises
         ------
         ValueError
-            If a first call has too few rows, or a later one other columns.
+            If a first call has too few rows, or a later one other columns; within
+            `data_parallel` with several processes.
         FloatingPointError
             If training diverges; the estimator is left as it was.
         """
         with all_or_none(self):
+            if active_reducer().n_ranks > 1:
+                raise ValueError(
+                    "partial_fit is not supported within data_parallel with several "
+                    "processes. Call fit, or partial_fit in one process."
+                )
             if hasattr(self, "module_"):
                 self._learn(X, sample_weight)
             else:
@@ -433,7 +480,7 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
         if self.module_.architecture["n_transforms"] < self.n_transforms:
             raise ValueError(
                 "The first call of partial_fit needs more distinct rows, at least "
-                f"{LEAST_ROWS_PER_COMPONENT * self.n_components_} and held-out ones."
+                f"{LEAST_ROWS_PER_COMPONENT * self.n_flows_} and held-out ones."
             )
 
     def _learn(self, X, sample_weight):
@@ -467,37 +514,35 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
         elbo, log_prob = np.average(bounds, axis=0, weights=weights).tolist()
         self.__dict__.pop("labels_", None)
         self.__dict__.update(
-            self._weights_of(module, state.n_counted),
-            module_=module,
+            attributes_of_model(
+                module, self._gaussians, self._standardizer, state.n_counted
+            ),
             lower_bound_=elbo - self._log_scale,
             elbo_gap_=log_prob - elbo,
             _online=state,
         )
 
-    def _weights_of(self, module, n_counted):
-        """Attributes that follow from the weights of a model of so many rows."""
-        weights = module.log_weights.detach().exp().numpy()
-        n_in_use = int(np.count_nonzero(weights * n_counted >= 1))
-        return {"weights_": weights, "n_components_in_use_": n_in_use}
-
     def _fit(self, X, y, sample_weight, checkpoint):
         seen = shown_to_callbacks(X, y, sample_weight)
-        problem = self._problem(X, sample_weight)
-        stream, n_seen = problem.stream, len(problem.X)
-        if stream is not None and stream.is_on_disk:
-            seen = shown_to_callbacks(problem.X, None, problem.sample_weight)
-        elif stream is not None:
-            n_seen = stream.n_rows
+        reducer = active_reducer()
+        with reducer.together():
+            own = state_problem(
+                self,
+                X,
+                sample_weight,
+                has_shares=not _is_method(self.init_params),
+                n_processes=reducer.n_ranks,
+            )
+        if own.stream is not None and own.stream.is_on_disk:
+            seen = shown_to_callbacks(own.X, None, own.sample_weight)
         if seen["y"] is None:
-            seen["y"] = np.zeros(n_seen, dtype=int)
-        kept = problem.kept
-        settings, device = self._settings(), resolve_device(self.device)
-        start = self._start(settings, problem.X, int(kept.sum()))
-        warn_of_codes(self, problem.X[kept], problem.sample_weight[kept])
-        context = self._init_callback_context(
-            max_subtasks=self.n_init, sequential_subtasks=False
-        )
-        context.call_on_fit_task_begin(estimator=self, **seen)
+            seen["y"] = np.zeros(n_rows_given(own), dtype=int)
+        problem = rows_of_all(own, reducer)
+        with reducer.together():
+            settings, device = self._settings(), resolve_device(self.device)
+            start = self._start(settings, problem)
+            warn_of_codes(self, own.X[own.kept], own.sample_weight[own.kept])
+            context = begin_fit(self, seen, self.n_init, reducer.rank)
         fitted = run_fit(
             self,
             problem,
@@ -506,7 +551,7 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
             device,
             context,
             seen,
-            self._attributes,
+            attributes_of_fit,
             checkpoint,
             n_jobs=self.n_jobs,
         )
@@ -514,34 +559,10 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
             self.__dict__.pop("labels_", None)
         return fitted
 
-    def _problem(self, X, sample_weight):
-        """State the problem; of a large table that of a sample, with the table."""
-        check = partial(check_rows, self, dtype=[np.float64, np.float32], fitted=False)
-        X = to_numpy(X)
-        on_disk = is_on_disk(X)
-        if on_disk and X.shape[0] <= sample_size(X.shape[1]):
-            X, on_disk = np.asarray(X[:]), False
-        init = self.init_params
-        is_given = not (isinstance(init, str) or hasattr(init, "fit_predict"))
-        if not on_disk:
-            X = check(X)
-            if is_given or not is_too_large(X.shape):
-                return Problem(X, check_weights(sample_weight, X))
-        elif is_given:
-            raise ValueError(
-                "init_params must not be an array of responsibilities where X is "
-                "larger than memory may hold, and is read piece by piece."
-            )
-        if sample_weight is not None:
-            sample_weight = check_weights(sample_weight, X)
-        stream = RowStream(X, sample_weight, check, on_disk)
-        numbers, rows = stream.sample()
-        rows = check(rows)
-        return Problem(rows, stream.weights(numbers), stream=stream, numbers=numbers)
-
-    def _start(self, settings, X, n_kept):
-        """Where the components start, checked against X of which so many rows count."""
-        n_features = X.shape[1]
+    def _start(self, settings, problem):
+        """Where the components start, checked against the rows."""
+        n_rows, n_features = problem.X.shape
+        n_kept = int(problem.kept.sum())
         n_components = None if self.n_components == "auto" else self.n_components
         weights = means = shares = None
         if self.weights_init is not None:
@@ -559,10 +580,13 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
                 "init_params must be an instance of a clusterer, got the class "
                 f"{init.__name__}."
             )
-        if means is None and not (
-            isinstance(init, str) or hasattr(init, "fit_predict")
-        ):
-            shares = check_responsibilities(init, (len(X), n_components))
+        if means is None and not _is_method(init):
+            if problem.shard is not None:
+                raise ValueError(
+                    "init_params must be no array where rows are sharded. Give all "
+                    "processes all rows, within data_parallel(sharded=False)."
+                )
+            shares = check_responsibilities(init, (n_rows, n_components))
             n_components = shares.shape[1]
         largest = min(self.max_components, n_kept)
         if n_components is not None:
@@ -579,35 +603,6 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
         return ProposedStart(
             n_components, self.max_components, init, self.n_init, weights
         )
-
-    def _attributes(self, fitted: FittedMixture):
-        """Fitted attributes, by name."""
-        candidate, standardizer = fitted.candidate, fitted.standardizer
-        gaussians, scale = candidate.gaussians, standardizer.scale
-        elbo = [record for record in candidate.history if record["phase"] == ELBO]
-        n_counted = fitted.table.n_counted
-        with np.errstate(over="ignore"):
-            covariances = gaussians.covariances * scale[:, None] * scale
-        return {
-            "module_": fitted.module,
-            "n_components_": fitted.module.n_components,
-            **self._weights_of(fitted.module, n_counted),
-            "means_": standardizer.inverse_transform(gaussians.means),
-            "covariances_": covariances,
-            **({} if fitted.labels is None else {"labels_": fitted.labels}),
-            "converged_": candidate.converged,
-            "n_iter_": len(elbo),
-            "lower_bound_": fitted.lower_bound,
-            "lower_bounds_": [
-                record["elbo"] - standardizer.log_scale for record in elbo
-            ],
-            "elbo_gap_": fitted.elbo_gap,
-            "history_": copy.deepcopy(candidate.history),
-            "_gaussians": gaussians,
-            "_standardizer": standardizer,
-            "_sample_seeds": LockedSeeds(fitted.sample_seed),
-            "_online": OnlineState(n_counted),
-        }
 
     def fit_predict(self, X, y=None, sample_weight=None):
         """Fit the mixture and return the component of every row.
@@ -640,6 +635,11 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
                 "each. Call predict, on slices of them."
             )
         raise AttributeError(message, name=name, obj=self)
+
+
+def _is_method(init) -> bool:
+    """Tell whether `init_params` finds a partition, and is none itself."""
+    return isinstance(init, str) or hasattr(init, "fit_predict")
 
 
 def run_fit(
@@ -684,11 +684,16 @@ def run_fit(
     fitted : FittedMixture
         What came of it.
     """
-    random_state = own = numpy_generator(estimator.random_state)
+    reducer = active_reducer()
+    own = numpy_generator(estimator.random_state)
+    random_state = reducer.broadcast(own)
     written = None
     if checkpoint is not None:
-        written = Checkpoint(checkpoint, estimator, problem, own)
+        written = Checkpoint(checkpoint, estimator, problem.own, random_state, reducer)
         random_state = written.random_state
+    watcher: Watcher = CallbackWatcher(estimator, context, seen, attributes)
+    if reducer.n_ranks > 1:
+        watcher = FirstWatcher(watcher, reducer)
     with limited_threads(settings.threads_to_fit(*problem.X.shape)):
         fitted = fit_mixture(
             problem,
@@ -697,16 +702,18 @@ def run_fit(
             device=device,
             n_jobs=n_jobs,
             random_state=random_state,
-            watcher=CallbackWatcher(estimator, context, seen, attributes),
+            watcher=watcher,
             journal_of=None if written is None else written.journal,
+            reducer=reducer,
         )
         estimator.__dict__.update(attributes(fitted))
     context.call_on_fit_task_end(
         estimator=estimator, reconstruction_attributes=dict, **seen
     )
+    if random_state is not own or reducer.n_ranks > 1:
+        # One that the caller gave goes on as without a checkpoint, or other processes.
+        own.set_state(reducer.broadcast(random_state.get_state()))
     if written is not None:
-        # One that the caller gave goes on as without a checkpoint.
-        own.set_state(random_state.get_state())
         written.remove()
     return fitted
 
@@ -721,8 +728,9 @@ def fitted_flow_mixture(estimator, fitted: FittedMixture) -> FlowMixture:
     """Make the fitted mixture that an estimator is built around."""
     shared = {name: getattr(estimator, name) for name in SHARED_PARAMETERS}
     shared["options"] = estimator._resolved_options()
-    mixture = FlowMixture(fitted.module.n_components, **shared)
-    mixture.__dict__.update(mixture._attributes(fitted))
+    n_flows = fitted.module.n_components
+    mixture = FlowMixture(n_flows, n_flows_per_component=1, **shared)
+    mixture.__dict__.update(attributes_of_fit(fitted))
     mixture.n_features_in_ = fitted.module.n_features
     return mixture
 
@@ -730,6 +738,8 @@ def fitted_flow_mixture(estimator, fitted: FittedMixture) -> FlowMixture:
 def warn_unless_converged(estimator, fitted: FittedMixture) -> None:
     """Warn, in the name of the caller of `fit`, that epochs ran out."""
     candidate = fitted.candidate
+    if active_reducer().rank > 0:
+        return
     if not (candidate.converged or candidate.stopped):
         warnings.warn(
             f"Training did not converge within max_iter={estimator.max_iter} epochs. "

@@ -3,6 +3,7 @@
 It knows rows, weights, classes and who watches, but no estimator.
 """
 
+import hashlib
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from scipy.special import softmax
 
 from skflowmix._arrays import limited_threads
 from skflowmix.evaluation import evaluate
+from skflowmix.model.groups import Groups
 from skflowmix.model.mixture import MixtureModule
 from skflowmix.restarts import fit_restarts
 from skflowmix.row_stream import RowStream
@@ -25,13 +27,17 @@ from skflowmix.starts.preprocessing import (
     merge_identical_rows,
 )
 from skflowmix.training.candidate import (
+    Partition,
     best_candidate,
     can_train_flows,
     fit_candidate,
 )
+from skflowmix.training.division import divide
 from skflowmix.training.journal import Journal, NoJournal
-from skflowmix.training.phases import Candidate, Monitor, Runtime
+from skflowmix.training.reducers import LocalReducer, Reducer
+from skflowmix.training.runtime import Candidate, Monitor, Runtime
 from skflowmix.training.settings import FitSettings
+from skflowmix.training.shards import hold_shard
 from skflowmix.training.table import TrainingTable
 
 __all__ = ["FittedMixture", "Problem", "Start", "Watcher", "fit_mixture"]
@@ -64,14 +70,21 @@ class Problem:
     rows : ndarray of shape (n_distinct, n_features)
         Distinct rows of positive weight, float64.
     weights : ndarray of shape (n_distinct,)
-        Their weights.
+        Their weights, one on average.
     inverse : ndarray of shape (n_kept,)
         Index into `rows` of every row of positive weight.
     kept : ndarray of shape (n_samples,), bool
         Which these are.
     classes : ndarray of shape (n_distinct,) or None
         Classes of the distinct rows.
+    shard : Problem or None
+        What this process alone holds, where these are the rows of several.
+    is_sample : bool
+        Whether there are more rows than these, all together.
     """
+
+    shard: "Problem | None" = None
+    is_sample: bool = False
 
     def __init__(
         self,
@@ -97,6 +110,16 @@ class Problem:
         self.rows = rows
         # Equal rows are evaluated once.
         self.different, self.places = different_rows(X, self.kept, self.inverse)
+
+    @property
+    def own(self) -> "Problem":
+        """What this process holds."""
+        return self if self.shard is None else self.shard
+
+    def totals(self) -> np.ndarray:
+        """Return the weights of `rows` in the unit of `sample_weight`."""
+        total = self.sample_weight[self.kept].sum()
+        return self.weights * (total / len(self.rows))
 
 
 class Start(ABC):
@@ -128,7 +151,7 @@ class Start(ABC):
     ) -> list[np.ndarray]:
         """First responsibilities (n_distinct, K), one or several proposals.
 
-        May set the table's `allowed`.
+        May set the table's `allowed` and `path`.
         """
 
 
@@ -141,7 +164,7 @@ class FittedMixture:
     candidate : Candidate
         The model and its history.
     problem : Problem
-        What it was fitted to.
+        What it was fitted to, of which this process holds a part or all.
     table : TrainingTable
         The rows as training saw them.
     start : ndarray of shape (n_distinct, K)
@@ -153,8 +176,8 @@ class FittedMixture:
     labels : ndarray of shape (n_samples,) or None
         Component of every row; none where they are too many for memory.
     lower_bound, elbo_gap : float
-        Mean ELBO, in data units, and of log p(x) - ELBO, in nats per row; of a large
-        table those of the sample.
+        Mean ELBO, in data units, and of log p(x) - ELBO, in nats per row, of the rows
+        that this process holds; of a table read piece by piece those of a sample.
     """
 
     candidate: Candidate
@@ -168,7 +191,7 @@ class FittedMixture:
     elbo_gap: float = field(init=False)
 
     def __post_init__(self):
-        problem = self.problem
+        problem = self.problem.own
         rows, places = problem.different, problem.places
         weights = problem.sample_weight
         if problem.stream is not None:
@@ -196,6 +219,21 @@ class FittedMixture:
             return None
         question = MixtureModule.predict
         return evaluate(self.module, self.standardizer, stream.X, question, self.device)
+
+    def share_bounds(self, reducer: Reducer) -> None:
+        """Let the bound and the gap be those of the rows of all processes."""
+        weight = float(self.problem.own.sample_weight.sum())
+        of_all = reducer.gather((weight, self.lower_bound, self.elbo_gap))
+        weights, bounds, gaps = zip(*of_all, strict=True)
+        self.lower_bound = float(np.average(bounds, weights=weights))
+        self.elbo_gap = float(np.average(gaps, weights=weights))
+
+    def digest(self) -> str:
+        """Return a checksum of the model."""
+        digest = hashlib.sha256()
+        for array in self.module.arrays().values():
+            digest.update(array.tobytes())
+        return digest.hexdigest()
 
     @property
     def module(self) -> MixtureModule:
@@ -251,49 +289,61 @@ class _Restart:
     random_state: np.random.RandomState
     monitor: RestartMonitor
     journal: Journal
+    reducer: Reducer
 
     def __call__(self) -> Candidate:
         self.monitor.begin()
-        runtime = Runtime(self.device, self.random_state, self.monitor, self.journal)
+        runtime = Runtime(
+            self.device, self.random_state, self.monitor, self.journal, self.reducer
+        )
         warm: MixtureModule | None = None
-        starts: list[Gaussians] = []
+        n_flows = self.settings.n_flows_per_component
         if self.start.fitted is not None:
             warm, plain, _ = self.start.fitted
+            partition = Partition(self.responsibilities, warm.groups, [], plain)
         else:
-            starts, plain = self._gaussians()
+            n_first = 1 if n_flows == "auto" else int(n_flows)
+
+            def divided():
+                shares, groups = divide(
+                    self.table, self.responsibilities, n_first, self.random_state
+                )
+                return self._partition(shares, groups), self.random_state
+
+            partition, self.random_state = self.reducer.from_first(divided)
         with limited_threads(self.settings.threads_to_train(*self.table.x.shape)):
             candidate = fit_candidate(
                 self.settings,
                 self.table,
-                self.responsibilities,
-                starts,
-                plain,
+                partition,
                 runtime,
                 warm=warm,
+                repartition=self._partition if n_flows == "auto" else None,
             )
         if not self.start.is_given:
             candidate.sort()
         if self.start.is_found:
             candidate.drop_unused(self.table.n_counted)
+        candidate.drop_unused_flows(self.table.n_counted)
         self.monitor.end(candidate)
         candidate.stopped = self.monitor.stopped
         return candidate
 
-    def _gaussians(self) -> tuple[list[Gaussians], Gaussians]:
-        """Where flows may start, and the likeliest Gaussians by themselves."""
+    def _partition(self, responsibilities: np.ndarray, groups: Groups) -> Partition:
+        """Shares of flows, where these may start, and Gaussians by themselves."""
         table, settings = self.table, self.settings
         leasts = [0.0]
         if settings.n_transforms > 0 and len(table.held_out):
             leasts += least_strengths(
                 table.counts[table.train].sum(),
                 table.x.shape[1],
-                self.responsibilities.shape[1],
+                responsibilities.shape[1],
             )
         try:
             fits = Gaussians.fit_each(
                 table.x,
                 table.weights,
-                table.without_far(self.responsibilities),
+                table.without_far(responsibilities),
                 settings.reg_covar,
                 leasts,
                 turned=settings.n_shared_transforms > 0,
@@ -307,9 +357,9 @@ class _Restart:
                 "Increase reg_covar."
             ) from error
         for gaussians in fits:
-            gaussians.weights = component_weights(self.responsibilities, table.weights)
+            gaussians.weights = component_weights(responsibilities, table.weights)
         plain, *starts = fits
-        return starts or [plain], plain
+        return Partition(responsibilities, groups, starts or [plain], plain)
 
 
 def fit_mixture(
@@ -322,6 +372,7 @@ def fit_mixture(
     random_state: np.random.RandomState,
     watcher: Watcher,
     journal_of: Callable[[int], Journal] | None = None,
+    reducer: Reducer | None = None,
 ) -> FittedMixture:
     """Fit a mixture of flows.
 
@@ -344,12 +395,21 @@ def fit_mixture(
     journal_of : callable, optional
         Returns the journal that runs the phases of a restart; by default nothing is
         written.
+    reducer : Reducer, optional
+        The processes that fit it together. The random state is the same in all of
+        them, and restarts are trained in turn.
 
     Returns
     -------
     fitted : FittedMixture
         The best restart by held-out log-likelihood.
+
+    Raises
+    ------
+    RuntimeError
+        If processes do not end with the same parameters.
     """
+    reducer = LocalReducer() if reducer is None else reducer
     n_restarts = settings.n_init if start.fitted is None else 1
     # Read before anything is computed: a damaged one is refused at once.
     journals: list[Journal] = [
@@ -358,7 +418,9 @@ def fit_mixture(
     if start.fitted is not None:
         standardizer = start.fitted[2]
     else:
-        standardizer = Standardizer.fit(problem.rows, problem.weights)
+        standardizer = reducer.from_first(
+            lambda: Standardizer.fit(problem.rows, problem.weights)
+        )
     table = TrainingTable(
         problem.rows,
         problem.weights,
@@ -369,20 +431,33 @@ def fit_mixture(
         problem.numbers,
         problem.inverse,
     )
+    if problem.is_sample:
+        hold_shard(table, problem.own.rows, problem.own.totals(), reducer)
     if settings.n_transforms > 0:
         table.measure_repeats(settings.repeat_noise)
     watcher.begin(table, settings)
-    proposals = start.responsibilities(problem, table, random_state)
-    if start.weights is not None:
-        proposals = [
-            _weighted(shares, start.weights, table, settings) for shares in proposals
-        ]
+
+    def propose():
+        proposals = start.responsibilities(problem, table, random_state)
+        if start.weights is not None:
+            proposals = [
+                _weighted(shares, start.weights, table, settings)
+                for shares in proposals
+            ]
+        return proposals, table.allowed, table.path, random_state
+
+    found = reducer.from_first(propose)
+    proposals, table.allowed, table.path, random_state = found
     n_components = proposals[0].shape[1]
-    if settings.n_transforms > 0 and not can_train_flows(table, n_components):
+    per_component = settings.n_flows_per_component
+    n_flows = n_components * (1 if per_component == "auto" else int(per_component))
+    too_few = settings.n_transforms > 0 and not can_train_flows(table, n_flows)
+    if too_few and reducer.rank == 0:
+        flows = "" if n_flows == n_components else f" of {per_component} flows each"
         warnings.warn(
             f"Flows are not trained on {len(table.x)} distinct rows for {n_components} "
-            "components: too few are held out to judge them, or left to train them. "
-            "The model is a mixture of Gaussians.",
+            f"components{flows}: too few are held out to judge them, or left to train "
+            "them. The model is a mixture of Gaussians.",
             stacklevel=6,
         )
     restarts = []
@@ -400,20 +475,29 @@ def fit_mixture(
                 np.random.RandomState(random_state.randint(2**31)),
                 watcher.restart(i, fitted),
                 journal,
+                reducer,
             )
         )
-    candidates = fit_restarts(restarts, n_jobs)
-    best = best_candidate(candidates)
+    candidates = fit_restarts(restarts, n_jobs, in_turn=reducer.n_ranks > 1)
+    place = reducer.broadcast(candidates.index(best_candidate(candidates)))
+    best = candidates[place]
     watcher.end(best)
-    responsibilities = proposals[candidates.index(best) % len(proposals)]
-    return FittedMixture(
+    fitted_mixture = FittedMixture(
         best,
         problem,
         table,
-        responsibilities,
+        proposals[place % len(proposals)],
         device,
         sample_seed=int(random_state.randint(2**31)),
     )
+    if reducer.n_ranks > 1:
+        fitted_mixture.share_bounds(reducer)
+        if len(set(reducer.gather(fitted_mixture.digest()))) > 1:
+            raise RuntimeError(
+                "The processes ended with different parameters. They need the same "
+                "versions, number of threads and kind of processor."
+            )
+    return fitted_mixture
 
 
 def _weighted(

@@ -7,12 +7,13 @@ from skflowmix._arrays import evaluate_in_chunks
 from skflowmix.fitting import Problem, Start
 from skflowmix.model.groups import Groups
 from skflowmix.model.mixture import MixtureModule
-from skflowmix.starts.cluster_count import count_clusters
 from skflowmix.starts.gaussians import Gaussians
-from skflowmix.starts.labels import spread_labels
+from skflowmix.starts.knn import one_hot
+from skflowmix.starts.labels import LabelGraph
 from skflowmix.starts.partitions import nearest_mean_responsibilities, rescale_columns
 from skflowmix.starts.preprocessing import SCORING_BOUND, Standardizer
-from skflowmix.starts.proposals import propose_starts
+from skflowmix.starts.proposals import count_starts, propose_starts
+from skflowmix.starts.unlabelled import spreading_helps
 from skflowmix.training.table import TrainingTable
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "GivenResponsibilities",
     "LabelStart",
     "ProposedStart",
+    "unlabelled_rows_help",
 ]
 
 
@@ -56,20 +58,23 @@ class ProposedStart(Start):
         """See `skflowmix.fitting.Start`."""
         # Not surer where values repeat: a cluster must not be one of them.
         weights = table.weights / table.weights.mean()
-        n_components = self.n_components
-        if n_components is None and isinstance(self.init, str):
-            n_components = count_clusters(
+        if self.n_components is None and isinstance(self.init, str):
+            largest = min(self.max_components, len(table.x))
+            starts, table.path = count_starts(
                 table.x,
                 weights,
-                min(self.max_components, len(table.x)),
+                table.standardizer,
+                largest,
+                self.init,
                 random_state,
-                table.standardizer.scale,
+                self.n_init,
             )
+            return starts
         return propose_starts(
             table.x,
             weights,
             table.standardizer,
-            n_components,
+            self.n_components,
             self.init,
             random_state,
             self.n_init,
@@ -181,6 +186,8 @@ class LabelStart(Start):
 
     def __init__(self, groups: Groups, init):
         self.groups, self.init = groups, init
+        self._graph: LabelGraph | None = None
+        self._within_classes: np.ndarray | None = None
 
     def responsibilities(
         self,
@@ -192,17 +199,47 @@ class LabelStart(Start):
         classes, groups = problem.classes, self.groups
         assert classes is not None
         table.allowed = groups.allowed(classes)
-        x = rescale_columns(table.x, table.weights, table.standardizer.scale, table.far)
-        shares = spread_labels(x, classes, groups.n_groups, random_state)
+        if (classes < 0).any():
+            self._graph = LabelGraph(_graph_columns(table), classes, random_state)
+        shares = self._class_shares(classes)
+        likeliest = shares.argmax(1)
+        self._within_classes = np.concatenate(
+            [
+                self._within(table, np.flatnonzero(likeliest == k), n_own, random_state)
+                for k, n_own in enumerate(groups.sizes)
+            ],
+            axis=1,
+        )
+        return [shares[:, groups.of_flow] * self._within_classes]
+
+    def without_labels(self, classes: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Return the responsibilities (n_distinct, K), had some rows had no label.
+
+        Parameters
+        ----------
+        classes : ndarray of shape (n_distinct,)
+            Number of each row's class, -1 where it is unknown.
+        rows : ndarray of shape (n_rows,)
+            Numbers of the rows.
+        """
+        assert self._within_classes is not None
+        if self._graph is not None:
+            classes = classes.copy()
+            classes[rows] = -1
+        return (
+            self._class_shares(classes)[:, self.groups.of_flow] * self._within_classes
+        )
+
+    def _class_shares(self, classes):
+        """Shares (n_distinct, n_classes) of the classes in every row."""
+        n_classes = self.groups.n_groups
+        if self._graph is None:
+            return one_hot(classes, n_classes)
+        shares = self._graph.spread(classes, n_classes)
         # Shares say little beyond the likeliest class: all of them are near uniform.
         best = shares.max(1, keepdims=True)
-        shares = np.where(best > 1.001 / groups.n_groups, shares == best, shares)
-        shares = shares / shares.sum(1, keepdims=True)
-        likeliest, parts = shares.argmax(1), []
-        for k, n_own in enumerate(groups.sizes):
-            own = np.flatnonzero(likeliest == k)
-            parts.append(shares[:, [k]] * self._within(table, own, n_own, random_state))
-        return [np.concatenate(parts, axis=1)]
+        shares = np.where(best > 1.001 / n_classes, shares == best, shares)
+        return shares / shares.sum(1, keepdims=True)
 
     def _within(self, table, own, n_components, random_state):
         """Shares (n, n_components) of a class's components, whose rows are `own`."""
@@ -225,3 +262,39 @@ class LabelStart(Start):
         within = nearest_mean_responsibilities(table.x, means)
         within[own] = proposal
         return within
+
+
+def unlabelled_rows_help(problem: Problem, groups: Groups) -> bool:
+    """Tell whether rows without a label help, see `spreading_helps`.
+
+    Parameters
+    ----------
+    problem : Problem
+        Rows, of which some have a class.
+    groups : Groups
+        The classes.
+
+    Returns
+    -------
+    helps : bool
+        True as well where too few labels can tell.
+    """
+    # Not the fit's own generator: without these rows it is the fit to the others.
+    random_state = np.random.RandomState(0)
+    standardizer = Standardizer.fit(problem.rows, problem.weights)
+    table = TrainingTable(
+        problem.rows, problem.weights, standardizer, 0.5, random_state
+    )
+    return spreading_helps(
+        table.x,
+        _graph_columns(table),
+        table.weights,
+        problem.classes,
+        groups.n_groups,
+        random_state,
+    )
+
+
+def _graph_columns(table):
+    """Rows in units in which distances mean something."""
+    return rescale_columns(table.x, table.weights, table.standardizer.scale, table.far)

@@ -4,12 +4,19 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from skflowmix.fitting import FittedMixture
-from skflowmix.training.phases import Candidate
+from skflowmix.fitting import FittedMixture, RestartMonitor, Watcher
+from skflowmix.training.reducers import Reducer
+from skflowmix.training.runtime import Candidate
 from skflowmix.training.settings import FitSettings
 from skflowmix.training.table import TrainingTable
 
-__all__ = ["CallbackMonitor", "CallbackWatcher", "shown_to_callbacks"]
+__all__ = [
+    "CallbackMonitor",
+    "CallbackWatcher",
+    "FirstWatcher",
+    "begin_fit",
+    "shown_to_callbacks",
+]
 
 # With verbose=1, seconds between two lines.
 SECONDS_BETWEEN_LINES = 5.0
@@ -19,6 +26,45 @@ def shown_to_callbacks(X, y, sample_weight) -> dict[str, Any]:
     """Return what callbacks see of a fit, as it was given: `X`, `y` and `metadata`."""
     metadata = {} if sample_weight is None else {"sample_weight": sample_weight}
     return {"X": X, "y": y, "metadata": metadata}
+
+
+class _NoTask:
+    """A task that no callback sees: those of the first process see its own."""
+
+    def call_on_fit_task_begin(self, **seen) -> None:
+        """Do nothing."""
+
+    def call_on_fit_task_end(self, **seen) -> bool:
+        """Do nothing, and do not ask to stop."""
+        return False
+
+
+def begin_fit(estimator, seen: dict[str, Any], n_restarts: int, rank: int = 0):
+    """Tell the callbacks of an estimator that its fit begins.
+
+    Parameters
+    ----------
+    estimator : estimator
+        The one that is fitted.
+    seen : dict
+        What callbacks see as `X`, `y` and `metadata`.
+    n_restarts : int
+        Number of tasks that the fit has.
+    rank : int, default=0
+        Number of this process; in the first one alone there are callbacks.
+
+    Returns
+    -------
+    context : CallbackContext
+        The task that stands for the fit.
+    """
+    if rank > 0:
+        return _NoTask()
+    context = estimator._init_callback_context(
+        max_subtasks=n_restarts, sequential_subtasks=False
+    )
+    context.call_on_fit_task_begin(estimator=estimator, **seen)
+    return context
 
 
 class _Printer:
@@ -185,3 +231,66 @@ class CallbackMonitor:
                 **self.seen,
             )
         )
+
+
+class FirstWatcher:
+    """Lets the first of several processes watch a fit for all of them.
+
+    Parameters
+    ----------
+    watcher : Watcher
+        Is called in the first process only.
+    reducer : Reducer
+        The processes.
+    """
+
+    def __init__(self, watcher: Watcher, reducer: Reducer):
+        self.watcher, self.reducer = watcher, reducer
+
+    def begin(self, table: TrainingTable, settings: FitSettings) -> None:
+        """See `skflowmix.fitting.Watcher`."""
+        self.reducer.from_first(lambda: self.watcher.begin(table, settings))
+
+    def restart(
+        self, i: int, fitted: Callable[[Candidate], FittedMixture]
+    ) -> "_FirstMonitor":
+        """See `skflowmix.fitting.Watcher`."""
+        first = None
+        if self.reducer.rank == 0:
+            first = self.watcher.restart(i, fitted)
+        return _FirstMonitor(first, self.reducer)
+
+    def end(self, candidate: Candidate) -> None:
+        """See `skflowmix.fitting.Watcher`."""
+        self.reducer.from_first(lambda: self.watcher.end(candidate))
+
+
+class _FirstMonitor:
+    """Lets the first of several processes watch a restart for all of them."""
+
+    def __init__(self, first: RestartMonitor | None, reducer: Reducer):
+        self.first, self.reducer = first, reducer
+        self.stopped = False
+
+    def _watch(self, call: Callable[[RestartMonitor], Any]) -> None:
+        def in_first() -> bool:
+            assert self.first is not None
+            call(self.first)
+            return self.first.stopped
+
+        self.stopped = self.reducer.from_first(in_first)
+
+    def begin(self) -> None:
+        """See `skflowmix.fitting.RestartMonitor`."""
+        self._watch(lambda first: first.begin())
+
+    def epoch(
+        self, record: dict[str, Any], make_candidate: Callable[[], Candidate]
+    ) -> bool:
+        """See `skflowmix.training.phases.Monitor`."""
+        self._watch(lambda first: first.epoch(record, make_candidate))
+        return self.stopped
+
+    def end(self, candidate: Candidate) -> None:
+        """See `skflowmix.fitting.RestartMonitor`."""
+        self._watch(lambda first: first.end(candidate))

@@ -115,7 +115,8 @@ def learn(
     rows = Batch(
         tensor(table.x),
         tensor(table.weights),
-        tensor(labels),
+        # Which flow of its component a row belongs to is free.
+        tensor(module.groups.sum(labels)[:, module.groups.of_flow]),
         repeat_widths=tensor(table.repeat_widths),
         thickness=tensor(None if thickness is None else labels @ thickness),
     )

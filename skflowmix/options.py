@@ -45,7 +45,7 @@ class FlowMixtureOptions(BaseEstimator):
         Widths of the hidden layers of the posterior network q(z|x).
     n_iter_init : int, default=15
         Largest number of epochs of the M-step at the first responsibilities. With 0
-        the ELBO starts from Gaussians.
+        the ELBO starts from Gaussians, and ``n_flows_per_component="auto"`` is 1.
     temperature : float, default=1.0
         First temperature of q(z|x), whose logits are divided by it. The larger, the
         more components a row trains at first.
@@ -55,7 +55,8 @@ class FlowMixtureOptions(BaseEstimator):
         Assumed error rate of the first responsibilities, which count as noisy labels
         in the ELBO, in (0, 1]. The smaller, the more firmly rows keep their first
         component; at 1 they do not count after the start, as in the paper, and
-        flexible components can drift away from a right partition. Labels in the `y` of
+        flexible components can drift away from a right partition. Among the flows of
+        a component rows are free. Labels in the `y` of
         a classifier are never wrong.
     input_noise : float or "auto", default="auto"
         Standard deviation of the noise in training, along the lines from a row to its
@@ -261,8 +262,9 @@ class OptionsMixin(BaseEstimator):
             values[field.name] = getattr(owner, field.name, None)
         for name in ("hidden_units", "posterior_units"):
             values[name] = widths(name, values[name])
-        if values["n_init"] is None:
-            values["n_init"] = 1
+        for name in ("n_init", "n_flows_per_component"):
+            if values[name] is None:
+                values[name] = 1
         if values["n_shared_transforms"] > values["n_transforms"]:
             raise ValueError(
                 "n_shared_transforms must be at most n_transforms="

@@ -12,6 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 from skflowmix._arrays import resolve_device
 from skflowmix.array_api import in_kind, to_numpy
 from skflowmix.distance_to_measure import NeighborDensity
+from skflowmix.distributed import rows_of_all, rows_of_one
 from skflowmix.estimator import (
     fitted_flow_mixture,
     run_fit,
@@ -20,7 +21,7 @@ from skflowmix.estimator import (
 )
 from skflowmix.fitting import Problem
 from skflowmix.initialization import ProposedStart
-from skflowmix.monitor import shown_to_callbacks
+from skflowmix.monitor import begin_fit, shown_to_callbacks
 from skflowmix.options import OptionsMixin
 from skflowmix.parameter_checks import check_model, check_weights
 from skflowmix.prediction import all_or_none
@@ -263,17 +264,21 @@ class FlowMixtureOutlierDetector(OutlierMixin, CallbackSupportMixin, OptionsMixi
 
     def _fit(self, X, y, sample_weight, checkpoint):
         seen = shown_to_callbacks(X, y, sample_weight)
-        X = check_rows(self, X, dtype=np.float64, fitted=False)
-        if y is None:
-            seen["y"] = np.zeros(len(X), dtype=int)
-        sample_weight = check_weights(sample_weight, X)
-        kept = sample_weight > 0
-        X, sample_weight = X[kept], sample_weight[kept]
-        settings, device = self._settings(), resolve_device(self.device)
-        check_model(self, settings, self.n_components, *X.shape)
-        warn_of_codes(self, X, sample_weight)
-        context = self._init_callback_context(max_subtasks=1, sequential_subtasks=False)
-        context.call_on_fit_task_begin(estimator=self, **seen)
+        reducer = rows_of_one(self)
+        with reducer.together():
+            X = check_rows(self, X, dtype=np.float64, fitted=False)
+            if y is None:
+                seen["y"] = np.zeros(len(X), dtype=int)
+            sample_weight = check_weights(sample_weight, X)
+            kept = sample_weight > 0
+            X, sample_weight = X[kept], sample_weight[kept]
+            settings, device = self._settings(), resolve_device(self.device)
+            check_model(self, settings, self.n_components, *X.shape)
+            warn_of_codes(self, X, sample_weight)
+            problem = Problem(X, sample_weight)
+        problem = rows_of_all(problem, reducer)
+        with reducer.together():
+            context = begin_fit(self, seen, 1, reducer.rank)
         share = self.contamination
         if share == "auto":
             share = ASSUMED_CONTAMINATION
@@ -296,7 +301,7 @@ class FlowMixtureOutlierDetector(OutlierMixin, CallbackSupportMixin, OptionsMixi
 
         return run_fit(
             self,
-            Problem(X, sample_weight),
+            problem,
             ProposedStart(self.n_components, None, self.init_params, 1),
             settings,
             device,

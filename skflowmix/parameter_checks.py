@@ -61,15 +61,24 @@ def check_model(estimator, settings, n_components, n_samples, n_features, larges
             f"Expected n_samples >= n_components, got n_samples={n_samples} and "
             f"n_components={n_components}."
         )
-    _check_memory(settings, largest or n_components, n_samples, n_features)
+    n_flows = settings.n_flows_per_component
+    n_flows = (largest or n_components) * (1 if n_flows == "auto" else n_flows)
+    _check_memory(settings, n_flows, n_samples, n_features)
 
 
 def check_warm_start(module, settings, n_components, n_features):
     """Check that a fitted module can be trained further with these settings."""
-    if n_components not in (None, module.n_components):
+    groups = module.groups
+    if n_components not in (None, groups.n_groups):
         raise ValueError(
-            f"warm_start needs the fitted n_components={module.n_components}, got "
+            f"warm_start needs the fitted n_components={groups.n_groups}, got "
             f"{n_components}."
+        )
+    n_flows, most = settings.n_flows_per_component, int(groups.sizes.max())
+    if n_flows != "auto" and n_flows < most:
+        raise ValueError(
+            'warm_start needs n_flows_per_component="auto" or at least the fitted '
+            f"{most}, got {n_flows}."
         )
     for name, fitted in module.architecture.items():
         # Where rows were too few for flows there are none to go on with.
@@ -87,22 +96,23 @@ def check_warm_start(module, settings, n_components, n_features):
         )
 
 
-def _check_memory(settings, n_components, n_samples, n_features):
+def _check_memory(settings, n_flows, n_samples, n_features):
     """Refuse a model that cannot fit in memory, before it is built."""
     n_layers = settings.n_transforms
     if n_layers:
         n_layers += settings.n_common_transforms
     outputs = family_of(settings.flow).elementwise().n_parameters * n_features
     widths = [n_features, *settings.hidden_units, outputs]
-    posterior_widths = [n_features, *settings.posterior_units, n_components]
-    n_weights = _n_connections(posterior_widths) + n_components * (
+    posterior_widths = [n_features, *settings.posterior_units, n_flows]
+    n_weights = _n_connections(posterior_widths) + n_flows * (
         n_layers * _n_connections(widths) + 3 * n_features**2
     )
     batch = min(settings.batch_size_for(n_samples), n_samples)
-    n_activations = 3 * n_components * batch * (1 + n_layers) * sum(widths)
+    n_activations = 3 * n_flows * batch * (1 + n_layers) * sum(widths)
     require_memory(
         8 * (8 * n_weights + n_activations),
-        f"A model with n_components={n_components}, n_transforms="
+        f"A model with {n_flows} flows (n_components times n_flows_per_component), "
+        f"n_transforms="
         f"{settings.n_transforms}, n_common_transforms="
         f"{settings.n_common_transforms}, hidden_units={settings.hidden_units}, "
         f"posterior_units={settings.posterior_units} for {n_features} columns is too "

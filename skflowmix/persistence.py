@@ -117,6 +117,9 @@ def _module(spec, arrays) -> MixtureModule:
     layers = components["layers"]
     if arrays["components.means"].shape != shape:
         raise ValueError("numbers of components and columns")
+    sizes = spec["group_sizes"]
+    if min(sizes) < 1 or sum(sizes) != shape[0]:
+        raise ValueError("sizes of groups")
     if len(layers) != 4 or not 0 <= min(layers) <= sum(layers) <= MAX_LAYERS:
         raise ValueError("numbers of layers")
     if sum(layers) > len(arrays) or any(not 0 < width <= n_values for width in widths):

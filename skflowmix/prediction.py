@@ -88,7 +88,7 @@ class FittedMethods(BaseEstimator):
             log p(x|z=k), in nats, for densities in data units; dtype of X.
         """
         X = self._check_rows(X)
-        return self._evaluate(X, MixtureModule.component_log_prob) - self._log_scale
+        return self._evaluate(X, MixtureModule.group_log_prob) - self._log_scale
 
     @in_kind
     def score_samples(self, X):
@@ -163,7 +163,7 @@ class FittedMethods(BaseEstimator):
         """
         X = self._check_rows(X)
         # Nothing is known of a row that is not finite.
-        return self._evaluate(X, MixtureModule.responsibilities, self.weights_)
+        return self._evaluate(X, MixtureModule.group_responsibilities, self.weights_)
 
     @in_kind
     def posterior_proba(self, X):
@@ -180,7 +180,7 @@ class FittedMethods(BaseEstimator):
             Rows sum to one; dtype of X.
         """
         X = self._check_rows(X)
-        return self._evaluate(X, MixtureModule.posterior_proba, self.weights_)
+        return self._evaluate(X, MixtureModule.group_posterior_proba, self.weights_)
 
     @in_kind
     def predict(self, X):
@@ -227,7 +227,7 @@ class FittedMethods(BaseEstimator):
         flows = None
         if component is not None:
             check_is_fitted(self)
-            n_components = self.module_.n_components
+            n_components = self.module_.groups.n_groups
             if not (
                 isinstance(component, (int, np.integer))
                 and type(component) is not bool
@@ -237,11 +237,12 @@ class FittedMethods(BaseEstimator):
                     f"component must be an integer from 0 to {n_components - 1} or "
                     f"None, got {component!r}."
                 )
-            flows = [int(component)]
-        return self._sample(n_samples, flows, random_state)
+            flows = np.flatnonzero(self.flow_components_ == component)
+        rows, flows = self._sample(n_samples, flows, random_state)
+        return rows, self.flow_components_[flows]
 
-    def _sample(self, n_samples, components, random_state):
-        """Draw from some components in the proportion of their weights, or from all."""
+    def _sample(self, n_samples, flows, random_state):
+        """Draw from some flows in the proportion of their weights, or from all."""
         check_is_fitted(self)
         if type(n_samples) is bool or not (
             isinstance(n_samples, (int, np.integer)) and n_samples >= 1
@@ -253,15 +254,14 @@ class FittedMethods(BaseEstimator):
         if random_state is None:
             random_state = self._sample_seeds.next()
         random_state = check_random_state(random_state)
-        if components is None:
-            components = np.arange(self.module_.n_components)
-        components = np.asarray(components)
-        if len(components) == 1:
-            labels = np.full(n_samples, components[0])
+        if flows is None:
+            flows = np.arange(self.module_.n_components)
+        if len(flows) == 1:
+            labels = np.full(n_samples, flows[0])
         else:
-            weights = self.weights_[components]
+            weights = self.flow_weights_[flows]
             counts = random_state.multinomial(n_samples, weights / weights.sum())
-            labels = np.repeat(components, counts)
+            labels = np.repeat(flows, counts)
         generator = torch_generator(random_state)
         device = resolve_device(self.device, fitted=True)
         model = module_on(self.module_, device, torch.float64)
@@ -281,11 +281,22 @@ class FittedMethods(BaseEstimator):
         of_gaussians = n_components * (n_features + n_features * (n_features + 1) // 2)
         return of_flows + of_gaussians + n_components - 1
 
+    def _warn_of_criterion(self, name):
+        check_is_fitted(self)
+        if self.module_.components.n_flow_parameters:
+            warnings.warn(
+                f"{name} counts every weight of the flows' networks as a parameter and "
+                "so favours few components. Compare models by score on held-out rows.",
+                stacklevel=3,
+            )
+
     def bic(self, X):
         """Bayesian information criterion; the lower, the better.
 
-        Networks are regularised by early stopping, so that their parameters count
-        for less than this formula says: prefer held-out `score` to choose a model.
+        Every weight of the networks counts as a parameter, thousands a component,
+        though early stopping leaves them less freedom: where there are flows the
+        smallest `n_components` nearly always wins. Choose by a held-out `score`, or
+        count clusters with ``n_components="auto"``.
 
         Parameters
         ----------
@@ -296,7 +307,13 @@ class FittedMethods(BaseEstimator):
         -------
         bic : float
             In nats, doubled.
+
+        Warns
+        -----
+        UserWarning
+            If the components are flows, not Gaussians.
         """
+        self._warn_of_criterion("bic")
         log_prob = to_numpy(self.score_samples(X))
         return float(-2 * log_prob.sum() + self._n_parameters() * np.log(len(log_prob)))
 
@@ -312,7 +329,13 @@ class FittedMethods(BaseEstimator):
         -------
         aic : float
             In nats, doubled. See `bic` for its limits.
+
+        Warns
+        -----
+        UserWarning
+            If the components are flows, not Gaussians.
         """
+        self._warn_of_criterion("aic")
         return float(-2 * self.score_samples(X).sum() + 2 * self._n_parameters())
 
     @property
@@ -330,7 +353,10 @@ class FittedMethods(BaseEstimator):
         check_is_fitted(self)
         # In units of the columns' scales squares neither overflow nor underflow.
         scale = self._standardizer.scale
-        lower = np.linalg.cholesky(self._gaussians.covariances)
+        of_components = self._gaussians.of_groups(
+            self.module_.groups, self.flow_weights_
+        )
+        lower = np.linalg.cholesky(of_components.covariances)
         identity = np.eye(len(scale))
         factors = [solve_triangular(own, identity, lower=True).T for own in lower]
         return np.stack(factors) / scale[:, None]

@@ -6,13 +6,16 @@ from collections.abc import Callable, Sequence
 from joblib.parallel import get_active_backend
 from sklearn.utils.parallel import Parallel, delayed
 
-from skflowmix.training.phases import Candidate
+from skflowmix.training.runtime import Candidate
 
 __all__ = ["fit_restarts"]
 
 
 def fit_restarts(
-    restarts: Sequence[Callable[[], Candidate]], n_jobs: int | None
+    restarts: Sequence[Callable[[], Candidate]],
+    n_jobs: int | None,
+    *,
+    in_turn: bool = False,
 ) -> list[Candidate]:
     """Fit a model per restart, until a callback stops one.
 
@@ -25,14 +28,21 @@ def fit_restarts(
         Each fits one model.
     n_jobs : int or None
         How many at a time, as joblib counts.
+    in_turn : bool, default=False
+        One after another in this process, whatever joblib says.
 
     Returns
     -------
     candidates : list of Candidate
         In the order of the restarts.
     """
-    if len(restarts) == 1:  # in this process, whatever the backend
-        return [restarts[0]()]
+    if in_turn or len(restarts) == 1:  # in this process, whatever the backend
+        candidates = []
+        for restart in restarts:
+            candidates.append(restart())
+            if candidates[-1].stopped:
+                break
+        return candidates
     # Not every joblib backend hands over a fit before all are done.
     as_done = get_active_backend()[0].supports_return_generator
     trained = Parallel(n_jobs, return_as="generator" if as_done else "list")(

@@ -264,6 +264,7 @@ def test_numbers_of_parameters(plain):
 
 
 @pytest.mark.parametrize("n_rows", [10, 150])
+@pytest.mark.filterwarnings("ignore:.ic counts every weight")
 def test_criteria_differ_by_their_penalties(bent, n_rows):
     X = moons()[:n_rows]
     log_likelihood = bent.score(X) * n_rows
@@ -458,6 +459,7 @@ def test_one_component_is_stable_on_few_rows():
 @pytest.mark.parametrize(
     "method", ["predict", "predict_proba", "score_samples", "score", "bic", "aic"]
 )
+@pytest.mark.filterwarnings("ignore:.ic counts every weight")
 def test_answers_need_a_fit(method):
     message = "This FlowMixture instance is not fitted yet. Call 'fit'"
     with pytest.raises(NotFittedError, match=message):

@@ -44,8 +44,10 @@ from skflowmix import (
     FlowMixtureOutlierDetector,
     _arrays,
     fitting,
+    load,
     monitor,
     prediction,
+    save,
 )
 from skflowmix.model.flows import FLOWS
 from skflowmix.starts.partitions import INIT_METHODS
@@ -89,6 +91,7 @@ def test_the_number_of_components_is_found(found):
     assert (np.diff(found.weights_) <= 0).all()
 
 
+@pytest.mark.filterwarnings("ignore:.ic counts every weight")
 def test_answers_have_the_number_that_was_found(found):
     X, _ = blobs(50, seed=1)
     for table in (found.predict_proba(X), found.posterior_proba(X)):
@@ -103,6 +106,26 @@ def test_answers_have_the_number_that_was_found(found):
     with pytest.raises(ValueError, match="component must be an integer from 0 to 2"):
         found.sample(component=3)
     assert np.isfinite([found.bic(X), found.aic(X), found.score(X)]).all()
+
+
+def test_the_evidence_for_the_number_is_kept(found, tmp_path):
+    path = found.n_components_path_
+    assert [r["n_components"] for r in path] == list(range(len(path) + 1, 1, -1))
+    counted = [record for record in path if record["counted"]]
+    assert len(counted) == 2
+    for record in counted:
+        assert record["valley"] < record["limit"] <= 1
+        assert record["share"] == pytest.approx(1 / 3, abs=0.02)
+    save(found, tmp_path / "model")
+    assert load(tmp_path / "model").n_components_path_ == path
+    assert small(2).fit(moons()).n_components_path_ == []
+
+
+@pytest.mark.parametrize("criterion", ["bic", "aic"])
+def test_criteria_of_flows_warn(found, criterion):
+    X, _ = blobs()
+    with pytest.warns(UserWarning, match=f"{criterion} counts every weight"):
+        getattr(found, criterion)(X)
 
 
 def test_training_goes_on_with_the_number_that_was_found():
@@ -282,8 +305,8 @@ def test_history_has_a_record_per_epoch(model):
     assert temperatures[0] <= 1 and (np.diff(temperatures) < 0).all()
 
 
-def test_one_component_needs_no_m_step():
-    history = small(1).fit(moons()).history_
+def test_one_flow_needs_no_m_step():
+    history = small(1, n_flows_per_component=1).fit(moons()).history_
     assert "m-step" not in {record["phase"] for record in history}
 
 
@@ -379,11 +402,10 @@ def test_small_tables_with_few_rows_per_column_have_two_starts():
             table=rows,
             settings=trained(2, **parameters)._settings(),
             start=SimpleNamespace(weights=None),
-            responsibilities=shares,
         )
-        starts, plain = fitting._Restart._gaussians(restart)
-        strengths = [start.shrinkage.strength for start in starts]
-        assert plain.shrinkage.strength <= min(strengths)
+        partition = fitting._Restart._partition(restart, shares, None)
+        strengths = [start.shrinkage.strength for start in partition.starts]
+        assert partition.plain.shrinkage.strength <= min(strengths)
         return [strength >= 10 * X.shape[1] for strength in strengths]
 
     assert len(leaning_much(X)) == 2 and leaning_much(X)[-1]
@@ -449,6 +471,7 @@ def test_a_column_that_is_nearly_a_sum_costs_no_flows(sd, reg_covar):
     assert model.score(draw(1)) > gaussians.score(draw(1)) + 0.3
 
 
+@pytest.mark.filterwarnings("ignore:.ic counts every weight")
 def test_information_criteria(model):
     X = moons(seed=1)
     n_gaussian = 3 * (2 + 3) + 2
@@ -567,6 +590,7 @@ def test_each_dtype_is_scored_in_itself(model):
             assert (answer != expected).any()
 
 
+@pytest.mark.filterwarnings("ignore:.ic counts every weight")
 def test_asking_changes_nothing(model):
     before = {name: id(value) for name, value in vars(model).items()}
     weights = [p.clone() for p in model.module_.parameters()]
@@ -1616,3 +1640,126 @@ def test_columns_that_say_nothing_new_cost_no_flows(column):
     assert adjusted_rand_score(y, model.predict(X)) > 0.85
     gaussians = FlowMixture(2, random_state=0, n_transforms=0).fit(X)
     assert model.score(X) > gaussians.score(X) + 0.3
+
+
+# Components of several flows.
+
+
+def lines(n_samples=240):
+    """Rows of two zigzags, one above the other."""
+    rng = np.random.RandomState(0)
+    t, y = rng.uniform(0, 6, n_samples), np.arange(n_samples) % 2
+    height = np.abs(t % 2 - 1) + 2.5 * y
+    return np.column_stack([t, height]) + 0.05 * rng.randn(n_samples, 2), y
+
+
+@pytest.fixture(scope="module")
+def divided():
+    X, y = lines()
+    shares = np.eye(2)[y]
+    return small(
+        2, n_flows_per_component=3, init_params=shares, n_transforms=2, max_iter=20
+    ).fit(X)
+
+
+def test_a_component_is_the_mixture_of_its_flows(divided):
+    X, y = lines()
+    assert_array_equal(divided.flow_components_, [0, 0, 0, 1, 1, 1])
+    assert divided.n_components_ == 2 and divided.n_flows_ == 6
+    assert_array_equal(divided.labels_, y)
+    log_joint = divided.component_log_prob(X) + np.log(divided.weights_)
+    assert_allclose(divided.score_samples(X), logsumexp(log_joint, axis=1))
+    assert_allclose(divided.predict_proba(X), softmax(log_joint, axis=1))
+    assert_array_equal(divided.predict(X), log_joint.argmax(1))
+    assert_allclose(divided.posterior_proba(X).sum(1), 1)
+    assert (divided.elbo(X) <= divided.score_samples(X) + 1e-9).all()
+    for k in range(2):
+        own = divided.flow_components_ == k
+        shares = divided.flow_weights_[own] / divided.weights_[k]
+        assert shares.sum() == pytest.approx(1)
+        means, covariances = divided.flow_means_[own], divided.flow_covariances_[own]
+        mean = shares @ means
+        second = covariances + np.einsum("fi,fj->fij", means, means)
+        covariance = np.tensordot(shares, second, axes=1) - np.outer(mean, mean)
+        assert_allclose(divided.means_[k], mean)
+        assert_allclose(divided.covariances_[k], covariance)
+    assert_allclose(
+        divided.precisions_ @ divided.covariances_,
+        np.eye(2)[None].repeat(2, 0),
+        atol=1e-9,
+    )
+
+
+def test_samples_of_a_component_come_from_all_its_flows(divided):
+    X, labels = divided.sample(20_000, random_state=0)
+    assert_allclose(np.bincount(labels) / 20_000, divided.weights_, atol=0.02)
+    assert (divided.predict(X) == labels).mean() > 0.99
+    own, labels = divided.sample(5000, component=1, random_state=0)
+    assert set(labels) == {1}
+    # From one end of its zigzag to the other.
+    assert_allclose(np.quantile(own[:, 0], [0.1, 0.9]), [0.6, 5.4], atol=0.4)
+    with pytest.raises(ValueError, match="from 0 to 1"):
+        divided.sample(component=2)
+
+
+def test_a_component_of_several_flows_has_mass_one():
+    rng = np.random.RandomState(0)
+    X = np.r_[rng.randn(80), 3 + rng.rand(80), 9 + 0.2 * rng.randn(40)][:, None]
+    model = small(2, n_flows_per_component=2, init_params="kmeans").fit(X)
+    assert model.n_flows_ > 2
+    grid = np.linspace(-60, 70, 200_001)
+    density = np.exp(model.component_log_prob(grid[:, None]))
+    assert_allclose(np.trapezoid(density, grid, axis=0), 1, atol=0.02)
+
+
+def test_components_and_their_flows_are_ordered_by_weight():
+    model = small(3, n_flows_per_component=2).fit(moons())
+    assert (np.diff(model.weights_) <= 0).all()
+    for k in range(3):
+        assert (np.diff(model.flow_weights_[model.flow_components_ == k]) <= 0).all()
+    assert_allclose(
+        np.bincount(model.flow_components_, model.flow_weights_), model.weights_
+    )
+
+
+def test_a_component_has_no_more_flows_than_rows():
+    X = np.r_[moons(), [[5.0, 5.0]]]
+    shares = np.eye(2)[np.r_[np.zeros(150, dtype=int), 1]]
+    model = small(2, n_flows_per_component=3, init_params=shares).fit(X)
+    assert_array_equal(np.bincount(model.flow_components_), [3, 1])
+
+
+def test_a_fit_of_several_flows_goes_on(divided):
+    X, _ = lines()
+    model = clone(divided).fit(X)
+    assert_same_answers(model, divided, X)
+    again = model.set_params(warm_start=True, n_flows_per_component="auto").fit(X)
+    assert again.n_flows_ == 6 and again.n_components_ == 2
+    with pytest.raises(ValueError, match="n_flows_per_component"):
+        model.set_params(n_flows_per_component=2).fit(X)
+
+
+@pytest.mark.parametrize("n_flows", [0, "two", 1.5])
+def test_the_number_of_flows_is_checked(n_flows):
+    with pytest.raises(ValueError, match="n_flows_per_component"):
+        small(n_flows_per_component=n_flows).fit(moons())
+
+
+def test_a_component_is_divided_where_a_flow_does_not_follow_it():
+    """And only there: the other one is round."""
+    rng = np.random.RandomState(0)
+    t = np.sqrt(rng.uniform(0.05, 1, 500))
+    coil = 8 * t[:, None] * np.column_stack([np.cos(12 * t), np.sin(12 * t)])
+    X = np.r_[coil + 0.15 * rng.randn(500, 2), 2 * rng.randn(300, 2) + [20, 0]]
+    y = np.repeat([0, 1], [500, 300])
+    model = small(2, n_iter_init=3, init_params=np.eye(2)[y]).fit(X)
+    assert_array_equal(model.labels_, y)
+    n_flows = np.bincount(model.flow_components_)
+    assert n_flows[0] >= 4 and n_flows[1] == 1
+    whole = clone(model).set_params(n_flows_per_component=1).fit(X)
+    assert model.score(X) > whole.score(X) + 0.2
+
+
+def test_without_an_m_step_no_component_is_divided():
+    X, y = lines()
+    assert small(2, n_iter_init=0, init_params=np.eye(2)[y]).fit(X).n_flows_ == 2

@@ -340,6 +340,7 @@ def test_scoring(cls):
             assert_allclose(answer[bad], expected, rtol=1e-5, err_msg=name)
 
 
+@pytest.mark.filterwarnings("ignore:.ic counts every weight")
 def test_mean_scores():
     model = fit(FlowMixture, rows())
     new = rows()

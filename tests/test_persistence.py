@@ -52,6 +52,18 @@ def test_a_mixture_is_the_same(flow, n_transforms, tmp_path):
     assert_array_equal(refitted, model.fit(moons()).score_samples(moons()))
 
 
+def test_a_mixture_of_several_flows_per_component_is_the_same(tmp_path):
+    model = small(2, n_flows_per_component=3).fit(moons())
+    again = round_trip(model, tmp_path)
+    expected = answers(model, moons())
+    for name, answer in answers(again, moons()).items():
+        assert_array_equal(answer, expected[name])
+    assert_array_equal(again.flow_components_, model.flow_components_)
+    assert_array_equal(
+        again.sample(20, random_state=0)[0], model.sample(20, random_state=0)[0]
+    )
+
+
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.parametrize("labels", [LABELS, WORDS], ids=["numbers", "words"])
 def test_a_classifier_is_the_same(labels, tmp_path):

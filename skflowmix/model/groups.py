@@ -1,4 +1,4 @@
-"""Which group each flow belongs to: classes of several components, for one."""
+"""Which group each flow belongs to: components and classes of several flows."""
 
 import numpy as np
 
@@ -29,6 +29,30 @@ class Groups:
         self.n_groups, self.n_flows = len(self.sizes), int(self.sizes.sum())
         self.of_flow = np.repeat(np.arange(self.n_groups), self.sizes)
         self._first = np.concatenate([[0], np.cumsum(self.sizes)[:-1]])
+
+    @classmethod
+    def singles(cls, n_flows):
+        """Return the groups of one flow each."""
+        return cls(np.ones(n_flows, dtype=int))
+
+    @property
+    def are_single(self):
+        """Whether every group is one flow."""
+        return self.n_groups == self.n_flows
+
+    def select(self, index):
+        """Return the groups of some flows, in that order, each next to its own."""
+        of_flow = self.of_flow[index]
+        firsts = np.flatnonzero(np.diff(of_flow, prepend=-1))
+        return Groups(np.diff(firsts, append=len(of_flow)))
+
+    def parts(self, values):
+        """Split the last axis of an array or tensor into those of the groups."""
+        ends = np.cumsum(self.sizes)
+        return [
+            values[..., end - size : end]
+            for end, size in zip(ends, self.sizes, strict=True)
+        ]
 
     def allowed(self, known):
         """Tell which flows are possible for rows whose group may be known.

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from skflowmix.model.components import Components, FlowComponents
+from skflowmix.model.groups import Groups
 from skflowmix.model.nn import PosteriorNet
 from skflowmix.model.pairs import SPARSE_SHARE, AllPairs, Support
 from skflowmix.starts.gaussians import Gaussians
@@ -71,7 +72,9 @@ class MixtureModule(nn.Module):
 
     .. math:: p(x) = \sum_k \pi_k \, p(x|k)
 
-    All methods take standardised rows.
+    All methods take standardised rows. Several components can be a group, as the flows
+    of one component of an estimator: its density, responsibilities and weight are sums
+    over them.
 
     Parameters
     ----------
@@ -81,6 +84,8 @@ class MixtureModule(nn.Module):
         Logits of q(z|x).
     weights : ndarray of shape (K,)
         The weights :math:`\pi_k` to start with.
+    groups : Groups, optional
+        The group of each component; one each by default.
 
     References
     ----------
@@ -90,9 +95,16 @@ class MixtureModule(nn.Module):
 
     temperature: Tensor
 
-    def __init__(self, components: Components, posterior: PosteriorNet, weights):
+    def __init__(
+        self,
+        components: Components,
+        posterior: PosteriorNet,
+        weights,
+        groups: Groups | None = None,
+    ):
         super().__init__()
         self.components, self.posterior = components, posterior
+        self.groups = Groups.singles(len(weights)) if groups is None else groups
         self.double()
         self.weight_logits = nn.Parameter(torch.from_numpy(np.log(weights)))
         self.register_buffer("temperature", torch.ones((), dtype=torch.float64))
@@ -104,6 +116,7 @@ class MixtureModule(nn.Module):
         *,
         posterior_units: Sequence[int],
         generator: torch.Generator,
+        groups: Groups | None = None,
         **flows,
     ) -> "MixtureModule":
         """Make a mixture of flows that starts as a mixture of Gaussians.
@@ -116,6 +129,8 @@ class MixtureModule(nn.Module):
             Widths of the hidden layers of q(z|x).
         generator : torch.Generator
             Source of the initial network weights.
+        groups : Groups, optional
+            The group of each component; one each by default.
         **flows : dict
             Further parameters of `FlowComponents`.
 
@@ -131,13 +146,14 @@ class MixtureModule(nn.Module):
             posterior_units,
             generator=generator,
         )
-        return cls(components, posterior, gaussians.weights)
+        return cls(components, posterior, gaussians.weights, groups)
 
     def spec(self) -> dict[str, Any]:
         """Return what `from_spec` makes a mixture of, besides its tensors."""
         return {
             "components": self.components.spec(),
             "posterior_units": self.posterior.hidden_units,
+            "group_sizes": self.groups.sizes.tolist(),
         }
 
     @classmethod
@@ -172,7 +188,8 @@ class MixtureModule(nn.Module):
                 spec["posterior_units"],
                 generator=torch.Generator(),
             )
-            mixture = cls(components, posterior, np.ones(n_components))
+            groups = Groups(spec["group_sizes"])
+            mixture = cls(components, posterior, np.ones(n_components), groups)
             tensors = {name: torch.from_numpy(a.copy()) for name, a in arrays.items()}
             mixture.load_state_dict(tensors)
         return mixture
@@ -304,17 +321,47 @@ class MixtureModule(nn.Module):
         """Exact p(z=k|x), by Bayes' rule: (N, D) to (N, K)."""
         return (self.component_log_prob(x) + self.log_weights).softmax(1)
 
+    def group_sums(self, values: Tensor) -> Tensor:
+        """Add up over the components of each group: (..., K) to (..., G)."""
+        if self.groups.are_single:
+            return values
+        return torch.stack([own.sum(-1) for own in self.groups.parts(values)], -1)
+
+    def group_logsumexp(self, values: Tensor) -> Tensor:
+        """Return the logarithm of the sum of exponentials over each group."""
+        if self.groups.are_single:
+            return values
+        parts = self.groups.parts(values)
+        return torch.stack([own.logsumexp(-1) for own in parts], -1)
+
+    def group_log_prob(self, x: Tensor) -> Tensor:
+        """Log-density of every group at every row, in nats: (N, D) to (N, G)."""
+        log_prob = self.component_log_prob(x)
+        if self.groups.are_single:
+            return log_prob
+        log_joint = self.group_logsumexp(log_prob + self.log_weights)
+        return log_joint - self.group_logsumexp(self.log_weights)
+
+    def group_responsibilities(self, x: Tensor) -> Tensor:
+        """Exact responsibilities of the groups: (N, D) to (N, G)."""
+        return self.group_sums(self.responsibilities(x))
+
+    def group_posterior_proba(self, x: Tensor) -> Tensor:
+        """Amortised q of the groups: (N, D) to (N, G)."""
+        return self.group_sums(self.posterior_proba(x))
+
     def predict(self, x: Tensor) -> Tensor:
-        """Most probable component: (N, D) to (N,)."""
-        return (self.component_log_prob(x) + self.log_weights).argmax(1)
+        """Most probable group: (N, D) to (N,)."""
+        log_joint = self.component_log_prob(x) + self.log_weights
+        return self.group_logsumexp(log_joint).argmax(1)
 
     def label_bound_and_log_prob(self, x: Tensor) -> Tensor:
-        """Component, ELBO and log p(x) of each row: (N, D) to (N, 3)."""
+        """Group, ELBO and log p(x) of each row: (N, D) to (N, 3)."""
         log_prob = self.component_log_prob(x)
         log_joint = log_prob + self.log_weights
         log_q = self.log_posterior(x)
         elbo = torch.stack(elbo_terms(log_prob, self.log_weights, log_q)).sum(0)
-        labels = log_joint.argmax(1).to(elbo)
+        labels = self.group_logsumexp(log_joint).argmax(1).to(elbo)
         return torch.stack((labels, elbo, log_joint.logsumexp(1)), 1)
 
     def elbo(self, x: Tensor) -> Tensor:
@@ -362,7 +409,11 @@ class MixtureModule(nn.Module):
         return self.components.sample(component, generator)
 
     def select_(self, index: Tensor) -> None:
-        """Reorder the components, or keep some of them, in place."""
+        """Reorder the components, or keep some of them, in place.
+
+        Those of a group have to stay next to each other.
+        """
+        self.groups = self.groups.select(index.numpy(force=True))
         self.components.select_(index)
         self.posterior.permute_(index)
         self.weight_logits.data = self.weight_logits.data[index]

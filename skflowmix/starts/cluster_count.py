@@ -1,39 +1,56 @@
-"""How many clusters there are: groups that no valley separates are one."""
+"""How many clusters there are: groups between which the density has a valley."""
 
-import warnings
+from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
-from sklearn.cluster import KMeans
 
+from skflowmix.starts.density_modes import MIN_CLUSTER_ROWS, Valley, graph_modes
+from skflowmix.starts.gaussian_modes import gaussian_modes
 from skflowmix.starts.knn import Landmarks
-from skflowmix.starts.partitions import rescale_columns
 
-__all__ = ["contact", "count_clusters"]
+__all__ = ["CountedClusters", "count_clusters", "path_of"]
 
-# Two groups are one where the rows between them are no sparser than this: one less the
-# mean rank, from 0 to 1, of the distances to their tenth neighbours in their groups.
-# So many pairs of neighbours must meet there to tell, a pair in which only one row is
-# among the other's neighbours counts this much, and so small a share of an average
-# group is no cluster.
-MIN_CONTACT = 0.03
-MIN_CONTACT_PAIRS = 10
-ONE_WAY_WEIGHT = 0.1
-MIN_GROUP_SHARE = 0.25
-
-# Groups to start from, unless more clusters are allowed or rows are few.
-N_GROUPS = 20
-MIN_ROWS_PER_GROUP = 10
+# Numbers of neighbours by which densities are estimated: few see small and thin
+# clusters, many see shallow valleys.
+SCALES = (6, 12, 24, 48)
+# So many times as many rows as neighbours, or more.
+MIN_ROWS_PER_NEIGHBOR = 3
+MIN_ROWS = 20
+# So many of the valleys that were passed over are shown.
+N_SHOWN = 10
 
 
-def count_clusters(
-    x, sample_weight, max_clusters, random_state, column_scales=None
-) -> int:
-    """Find how many clusters there are, by merging too many groups.
+class CountedClusters(NamedTuple):
+    """What `count_clusters` finds.
 
-    The groups are those of k-means, which cuts across clusters rather than along their
-    borders. Where a cut goes through a cluster, the rows along it lie as densely as
-    others; where it goes through a valley, they are the outermost rows of their
-    groups. Groups of the first kind are merged, those with the densest contact first.
+    Attributes
+    ----------
+    labels : ndarray of shape (n,)
+        Cluster of every row, from 0.
+    valleys : list of Valley
+        Those between clusters, a tree, `n_clusters - 1`.
+    passed_over : list of Valley
+        Those that most nearly separated clusters, these first.
+    """
+
+    labels: np.ndarray
+    valleys: list[Valley]
+    passed_over: list[Valley]
+
+    @property
+    def n_clusters(self) -> int:
+        """Their number."""
+        return int(self.labels.max()) + 1
+
+
+def count_clusters(x, sample_weight, max_clusters, random_state) -> CountedClusters:
+    """Find the clusters, and with them how many there are.
+
+    Rows are divided at the valleys of their density, top down: of nearest-neighbour
+    densities of several scales, for clusters of any shape and size, then of mixtures of
+    Gaussians, for clusters that touch, in directions that they choose. A valley counts
+    where it is deeper than chance makes them among so many rows.
 
     Parameters
     ----------
@@ -42,78 +59,109 @@ def count_clusters(
     sample_weight : ndarray of shape (n,)
         Positive, mean one.
     max_clusters : int
-        The most there can be.
+        The most there can be; where more are found the shallowest valleys are left out.
     random_state : RandomState
         The only source of randomness.
-    column_scales : ndarray of shape (D,), optional
-        See `propose_partitions`.
 
     Returns
     -------
-    n_clusters : int
-        Between 1 and `max_clusters`; 1 where fewer than twenty rows cannot tell.
+    counted : CountedClusters
+        One cluster where fewer than twenty rows cannot tell. Every row is in the
+        cluster of its nearest rows: noise makes no cluster.
     """
-    if max_clusters == 1:
-        return 1
-    x = rescale_columns(x, sample_weight, column_scales)
+    if max_clusters == 1 or len(x) < MIN_ROWS:
+        return CountedClusters(np.zeros(len(x), dtype=int), [], [])
     landmarks = Landmarks(x, sample_weight, random_state)
-    n_groups = min(max(N_GROUPS, max_clusters), landmarks.n // MIN_ROWS_PER_GROUP)
-    if n_groups < 2:
-        return 1
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # k-means', of equal rows
-        model = KMeans(n_groups, n_init=3, random_state=random_state)
-        labels = model.fit_predict(landmarks.x, sample_weight=landmarks.weight)
-    labels = _absorb_fragments(landmarks, labels, n_groups)
-    n_clusters = len(np.unique(labels))
-    while n_clusters > 1:
-        touching = contact(landmarks, labels, n_groups)
-        one, other = np.unravel_index(touching.argmax(), touching.shape)
-        if touching[one, other] < MIN_CONTACT:
-            break
-        labels[labels == other] = one
-        n_clusters -= 1
-    return min(n_clusters, max_clusters)
+    state = _Division(landmarks.n)
+    for k in SCALES:
+        state.divide(
+            MIN_ROWS_PER_NEIGHBOR * k,
+            lambda rows, k=k: graph_modes(landmarks.distances[np.ix_(rows, rows)], k),
+        )
+    state.divide(
+        2 * MIN_CLUSTER_ROWS,
+        lambda rows: gaussian_modes(
+            landmarks.x[rows], landmarks.weight[rows], max_clusters, random_state
+        ),
+    )
+    labels, valleys = _limited(state.labels, state.valleys, max_clusters)
+    spread = landmarks.spread(labels, labels.max() + 1).argmax(axis=1)
+    nearly = sorted(state.passed_over, key=lambda v: v.density / max(v.limit, 1e-9))
+    return CountedClusters(spread, valleys, nearly[:N_SHOWN])
 
 
-def _absorb_fragments(landmarks, labels, n_groups):
-    """Give the rows of very small groups to the groups of their neighbours."""
-    sizes = np.bincount(labels, minlength=n_groups)
-    small = np.flatnonzero(sizes < MIN_GROUP_SHARE * landmarks.n / n_groups)
-    large_rows = np.flatnonzero(~np.isin(labels, small))
-    rows = np.flatnonzero(np.isin(labels, small))
-    labels = labels.copy()
-    if len(rows):
-        owner = landmarks.distances[np.ix_(rows, large_rows)].argmin(axis=1)
-        labels[rows] = labels[large_rows[owner]]
-    return labels
+class _Division:
+    """Groups that are divided again and again."""
+
+    def __init__(self, n):
+        self.n = n
+        self.labels = np.zeros(n, dtype=int)
+        self.valleys: list[Valley] = []
+        self.passed_over: list[Valley] = []
+
+    def divide(self, min_rows, find):
+        """Divide each group of so many rows; `find` returns labels and valleys."""
+        for group in range(self.labels.max() + 1):
+            rows = np.flatnonzero(self.labels == group)
+            if len(rows) < min_rows:
+                continue
+            found, valleys = find(rows)
+            names = np.arange(found.max() + 1) + self.labels.max()
+            names[0] = group
+            self.labels[rows] = names[found]
+            for valley in valleys:
+                valley = replace(valley, share=valley.share * len(rows) / self.n)
+                if not valley.is_counted:
+                    self.passed_over.append(valley)
+                    continue
+                a, b = (int(names[number]) for number in valley.groups)
+                self.valleys.append(replace(valley, groups=(a, b)))
 
 
-def contact(landmarks, labels, n_groups, n_pairs=MIN_CONTACT_PAIRS):
-    """How densely each two groups touch: (n_groups, n_groups), from 0 to 1.
+def _limited(labels, valleys, max_clusters):
+    """Join groups at the shallowest valleys until they are few enough."""
+    valleys = sorted(valleys, key=lambda v: (-v.density, v.share))
+    n_joined = max(len(valleys) + 1 - max_clusters, 0)
+    owner = np.arange(labels.max() + 1)
+    for valley in valleys[:n_joined]:
+        a, b = owner[list(valley.groups)]
+        owner[owner == b] = a
+    number = np.unique(owner, return_inverse=True)[1]
+    kept = [
+        replace(valley, groups=tuple(int(number[g]) for g in valley.groups))
+        for valley in valleys[n_joined:]
+    ]
+    return number[labels], kept
 
-    Less where fewer than `n_pairs` neighbours meet.
 
-    A far row has neighbours in other clusters, but is none of theirs.
+def path_of(counted, far_shares=()):
+    """Record the merges by which all rows become one cluster, shallow valleys first.
+
+    Parameters
+    ----------
+    counted : CountedClusters
+        What was found.
+    far_shares : sequence of float
+        Shares of all rows of the groups that are clusters because they are far.
+
+    Returns
+    -------
+    path : list of dict
+        See `FlowMixture`.
     """
-    n, neighbors = landmarks.n, landmarks.neighbors
-    sparsity = landmarks.neighbor_distances[:, -1]
-    rank = np.empty(n)
-    for group in range(n_groups):
-        rows = np.flatnonzero(labels == group)
-        order = rows[np.argsort(sparsity[rows], kind="stable")]
-        rank[order] = (np.arange(len(rows)) + 0.5) / max(len(rows), 1)
-    row = np.repeat(np.arange(n), neighbors.shape[1])
-    neighbor = neighbors.ravel()
-    between = labels[row] != labels[neighbor]
-    mutual = np.isin(row * n + neighbor, neighbor * n + row)[between]
-    row, neighbor = row[between], neighbor[between]
-    weight = np.where(mutual, 1.0, ONE_WAY_WEIGHT)
-    pairs = np.zeros((n_groups, n_groups))
-    ranks = np.zeros((n_groups, n_groups))
-    groups = labels[row], labels[neighbor]
-    np.add.at(pairs, groups, weight)
-    np.add.at(ranks, groups, weight * (rank[row] + rank[neighbor]) / 2)
-    pairs, ranks = pairs + pairs.T, ranks + ranks.T
-    density = 1.0 - ranks / np.where(pairs > 0, pairs, 1.0)
-    return density * np.minimum(pairs / n_pairs, 1.0)
+    passed_over = counted.passed_over[::-1]
+    valleys = [
+        (valley.density, valley.limit, valley.share * (1 - sum(far_shares)))
+        for valley in (*passed_over, *counted.valleys)
+    ]
+    valleys += [(0.0, 1.0, share) for share in far_shares]
+    return [
+        {
+            "n_components": len(valleys) + 1 - i,
+            "valley": float(density),
+            "limit": float(limit),
+            "share": float(share),
+            "counted": i >= len(passed_over),
+        }
+        for i, (density, limit, share) in enumerate(valleys)
+    ]

@@ -133,6 +133,33 @@ class Gaussians:
             self.reach[index],
         )
 
+    def of_groups(self, groups, weights):
+        """Return the Gaussians with the moments of mixtures of these.
+
+        Parameters
+        ----------
+        groups : Groups
+            The group of every one.
+        weights : ndarray of shape (n_components,)
+            Their weights in these mixtures.
+
+        Returns
+        -------
+        gaussians : Gaussians
+            One for each group.
+        """
+        if groups.are_single:
+            return self
+        of_groups = groups.sum(weights[None])[0]
+        shares = weights / of_groups[groups.of_flow]
+        means = groups.sum((shares[:, None] * self.means).T).T
+        apart = self.means - means[groups.of_flow]
+        spread = self.covariances + apart[:, :, None] * apart[:, None, :]
+        n_columns = means.shape[1]
+        flat = (shares[:, None, None] * spread).reshape(-1, n_columns**2)
+        covariances = groups.sum(flat.T).T.reshape(-1, n_columns, n_columns)
+        return Gaussians(of_groups, means, covariances)
+
     @classmethod
     def fit(
         cls,

@@ -1,6 +1,7 @@
 """Graphs of nearest neighbours, which spread labels and cut clusters."""
 
 import numpy as np
+from joblib import parallel_config
 from scipy.sparse import csr_array, diags_array
 from scipy.spatial.distance import pdist, squareform
 from sklearn.neighbors import NearestNeighbors
@@ -45,7 +46,9 @@ def nearest(x, queries, k):
     """
     algorithm = "kd_tree" if x.shape[1] <= 5 else "brute"
     index = NearestNeighbors(n_neighbors=min(k, len(x)), algorithm=algorithm)
-    return index.fit(x).kneighbors(queries, return_distance=False)
+    # A backend of joblib that is set around a fit, as dask's, is not for such as this.
+    with parallel_config("sequential"):
+        return index.fit(x).kneighbors(queries, return_distance=False)
 
 
 def nearest_others(x, k):

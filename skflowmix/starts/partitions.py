@@ -144,17 +144,20 @@ def propose_partitions(
         return [Proposal(name, np.ones((n, 1)))]
     if n_components is not None and n <= n_components:
         return [Proposal(name, np.eye(n, n_components))]
-    if name == "auto":
-        x, sample_weight, origin = _spread_repeats(x, sample_weight, random_state)
-    x = rescale_columns(x, sample_weight, column_scales)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if name == "auto":
-            x = _drop_flat_directions(x, sample_weight)
+            x, sample_weight, origin = without_repeats(
+                x, sample_weight, column_scales, random_state
+            )
             proposals = _ranked_candidates(
                 x, sample_weight, n_components, random_state, n_init
             )
-            return [_of_origins(proposal, origin) for proposal in proposals]
+            return [
+                replace(p, responsibilities=of_origins(p.responsibilities, origin))
+                for p in proposals
+            ]
+        x = rescale_columns(x, sample_weight, column_scales)
         if not isinstance(init, str):
             responsibilities = from_clusterer(
                 x, sample_weight, n_components, init, random_state
@@ -209,6 +212,31 @@ def rescale_columns(x, sample_weight, column_scales=None, left_out=None):
     return x / scale
 
 
+def without_repeats(x, sample_weight, column_scales, random_state):
+    """Rows whose distances and densities tell clusters.
+
+    Values that repeat in a column are spread by noise, columns have a common scale, and
+    directions are left out in which rows do not differ.
+
+    Parameters
+    ----------
+    x, sample_weight, column_scales, random_state
+        As for `propose_partitions`.
+
+    Returns
+    -------
+    x : ndarray of shape (m, d)
+        Rows, one or several for each that was given.
+    sample_weight : ndarray of shape (m,)
+        Their weights, mean one.
+    origin : ndarray of shape (m,), int
+        The row that each came of.
+    """
+    x, sample_weight, origin = _spread_repeats(x, sample_weight, random_state)
+    x = rescale_columns(x, sample_weight, column_scales)
+    return _drop_flat_directions(x, sample_weight), sample_weight, origin
+
+
 def _spread_repeats(x, sample_weight, random_state):
     """Add noise to values that repeat: a cluster must not be one value of a column.
 
@@ -238,14 +266,13 @@ def _spread_repeats(x, sample_weight, random_state):
     return x + noise, sample_weight, origin
 
 
-def _of_origins(proposal, origin):
-    """Mean responsibilities of what came of each row."""
+def of_origins(responsibilities, origin):
+    """Mean responsibilities of what came of each row, see `without_repeats`."""
     if len(origin) == origin.max() + 1:
-        return proposal
-    totals = np.zeros((origin.max() + 1, proposal.responsibilities.shape[1]))
-    np.add.at(totals, origin, proposal.responsibilities)
-    means = totals / np.bincount(origin)[:, None]
-    return replace(proposal, responsibilities=means)
+        return responsibilities
+    totals = np.zeros((origin.max() + 1, responsibilities.shape[1]))
+    np.add.at(totals, origin, responsibilities)
+    return totals / np.bincount(origin)[:, None]
 
 
 def _drop_flat_directions(x, sample_weight):
@@ -364,7 +391,7 @@ def _ranked_candidates(x, sample_weight, n_components, random_state, n_best):
         if name == "separation":
             continue
         data = landmarks.x, landmarks.weight
-        soft = _expectation_maximisation(*data, start, shrinkage)
+        soft = expectation_maximisation(*data, start, shrinkage)
         likelihood = held_out_likelihood(landmarks, soft, shrinkage)
         candidates.append(_Candidate(f"gmm from {name}", soft, shrinkage, likelihood))
     gains = np.array([c.likelihood for c in candidates]) - kernel_score(landmarks)
@@ -499,9 +526,7 @@ def _lean(covariances, mass, typical):
     return leaning
 
 
-def _expectation_maximisation(
-    x, weight, responsibilities, shrinkage, max_iter=MAX_ITER
-):
+def expectation_maximisation(x, weight, responsibilities, shrinkage, max_iter=MAX_ITER):
     """Fit a Gaussian mixture from a partition; returns responsibilities."""
     previous = -np.inf
     for _ in range(max_iter):
@@ -525,7 +550,7 @@ def _posterior(landmarks, responsibilities, shrinkage, random_state):
         weight = weight if len(rows) == len(x) else np.ones(len(rows))
         shares = softmax(gaussians.log_joint(x[rows]), axis=1)
         data = x[rows], weight
-        shares = _expectation_maximisation(*data, shares, shrinkage, MAX_MORE_ITER)
+        shares = expectation_maximisation(*data, shares, shrinkage, MAX_MORE_ITER)
         gaussians = Gaussians.shrunk(*data, shares, shrinkage)
     chunks = np.array_split(x, len(x) // 50_000 + 1)
     return np.concatenate(

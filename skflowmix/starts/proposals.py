@@ -2,11 +2,16 @@
 
 import numpy as np
 
-from skflowmix.starts.cluster_count import contact
+from skflowmix.starts.cluster_count import count_clusters, path_of
 from skflowmix.starts.far_groups import far_groups
 from skflowmix.starts.gaussians import LOSS_BOUND
-from skflowmix.starts.knn import Landmarks, nearest
-from skflowmix.starts.partitions import propose_partitions, rescale_columns
+from skflowmix.starts.knn import Landmarks, nearest, one_hot
+from skflowmix.starts.partitions import (
+    of_origins,
+    propose_partitions,
+    rescale_columns,
+    without_repeats,
+)
 from skflowmix.starts.preprocessing import row_counts
 from skflowmix.starts.robust import are_codes, beyond_gaps, lone_heaps
 from skflowmix.starts.scores import (
@@ -14,8 +19,9 @@ from skflowmix.starts.scores import (
     choose_shrinkage,
     kernel_score,
 )
+from skflowmix.starts.separation import contact
 
-__all__ = ["propose_starts"]
+__all__ = ["count_starts", "propose_starts"]
 
 # At most so many groups of far rows have components of their own.
 MAX_GROUPS = 4
@@ -90,6 +96,66 @@ def propose_starts(
             if _is_supported(landmarks, finer[0], parts[0], losses[n_own:].sum()):
                 parts, n_groups = finer, n_own
                 break
+    return _with_far_rows(x, bulk, groups, n_groups, parts)
+
+
+def count_starts(
+    x, sample_weight, standardizer, max_components, init, random_state, n_init=1
+):
+    """Count the clusters, and start from them.
+
+    Those of the bulk are counted by `count_clusters`; groups of far rows are clusters,
+    the heaviest `MAX_GROUPS` at most. Other far rows join clusters of the bulk as in
+    `propose_starts`.
+
+    Parameters
+    ----------
+    x, sample_weight, standardizer, random_state, n_init
+        As for `propose_starts`.
+    max_components : int
+        The most there can be.
+    init : str
+        With ``"auto"`` the first proposal is the clusters that were counted; any other
+        method divides the bulk into as many.
+
+    Returns
+    -------
+    starts : list of ndarray of shape (n, K)
+        Responsibilities, the best first.
+    path : list of dict
+        What was counted and what was not, see `FlowMixture`.
+    """
+    counts = row_counts(sample_weight)
+    far, groups = _unusual_rows(x, sample_weight, counts, standardizer, random_state)
+    if np.count_nonzero(~far) < max(2, MIN_BULK * len(x)):
+        far, groups = np.zeros_like(far), np.full_like(groups, -1)
+    bulk = np.flatnonzero(~far)
+    n_groups = min(groups.max() + 1, max_components - 1, MAX_GROUPS)
+    data = x[bulk], sample_weight[bulk]
+    rows, weight, origin = without_repeats(*data, standardizer.scale, random_state)
+    counted = count_clusters(rows, weight, max_components - n_groups, random_state)
+    parts = [of_origins(one_hot(counted.labels, counted.n_clusters), origin)]
+    n_more = n_init - 1 if init == "auto" else n_init
+    if n_more > 0:
+        proposals = propose_partitions(
+            *data, counted.n_clusters, init, random_state, n_more, standardizer.scale
+        )
+        more = [proposal.responsibilities for proposal in proposals]
+        parts = [*parts, *more] if init == "auto" else more
+    shares = [float(np.mean(groups == number)) for number in range(n_groups)]
+    path = path_of(counted, shares)
+    return _with_far_rows(x, bulk, groups, n_groups, parts), path
+
+
+def _with_far_rows(x, bulk, groups, n_groups, parts):
+    """Extend partitions of the bulk to all rows.
+
+    So many groups have components of their own; other far rows join that of the nearest
+    row of the bulk, far values clipped to its range.
+    """
+    far = np.ones(len(x), dtype=bool)
+    far[bulk] = False
+    n_components = parts[0].shape[1] + n_groups
     pulled_in = np.clip(x, x[bulk].min(axis=0), x[bulk].max(axis=0))
     strays = np.flatnonzero(far & ((groups < 0) | (groups >= n_groups)))
     owner = nearest(pulled_in[bulk], pulled_in[strays], 1)[:, 0] if len(strays) else []

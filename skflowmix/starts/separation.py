@@ -1,16 +1,18 @@
-"""How far groups lie apart: a spanning tree in locally scaled distances."""
+"""How far groups lie apart: a spanning tree in locally scaled distances, contacts."""
 
 import numpy as np
 
 from skflowmix.starts.genie import spanning_tree
 
-__all__ = ["SeparationTree"]
+__all__ = ["SeparationTree", "contact"]
 
 # A row's scale is its distance to so many neighbours.
 SCALE_NEIGHBORS = 5
 # A group has at least this share of all rows, and of an average cluster's.
 LEAST_SHARE = 0.01
 LEAST_CLUSTER_SHARE = 0.1
+# A pair in which only one row is among the other's neighbours counts this much.
+ONE_WAY_WEIGHT = 0.1
 
 
 class SeparationTree:
@@ -148,3 +150,33 @@ class _Groups:
         self.parent[j] = i
         self.sizes[i] += self.sizes[j]
         return smaller
+
+
+def contact(landmarks, labels, n_groups, n_pairs):
+    """How densely each two groups touch: (n_groups, n_groups), from 0 to 1.
+
+    Less where fewer than `n_pairs` neighbours meet.
+
+    A far row has neighbours in other clusters, but is none of theirs.
+    """
+    n, neighbors = landmarks.n, landmarks.neighbors
+    sparsity = landmarks.neighbor_distances[:, -1]
+    rank = np.empty(n)
+    for group in range(n_groups):
+        rows = np.flatnonzero(labels == group)
+        order = rows[np.argsort(sparsity[rows], kind="stable")]
+        rank[order] = (np.arange(len(rows)) + 0.5) / max(len(rows), 1)
+    row = np.repeat(np.arange(n), neighbors.shape[1])
+    neighbor = neighbors.ravel()
+    between = labels[row] != labels[neighbor]
+    mutual = np.isin(row * n + neighbor, neighbor * n + row)[between]
+    row, neighbor = row[between], neighbor[between]
+    weight = np.where(mutual, 1.0, ONE_WAY_WEIGHT)
+    pairs = np.zeros((n_groups, n_groups))
+    ranks = np.zeros((n_groups, n_groups))
+    groups = labels[row], labels[neighbor]
+    np.add.at(pairs, groups, weight)
+    np.add.at(ranks, groups, weight * (rank[row] + rank[neighbor]) / 2)
+    pairs, ranks = pairs + pairs.T, ranks + ranks.T
+    density = 1.0 - ranks / np.where(pairs > 0, pairs, 1.0)
+    return density * np.minimum(pairs / n_pairs, 1.0)

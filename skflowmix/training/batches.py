@@ -27,6 +27,8 @@ class Batch:
         Mean weight of all rows that these are a batch of.
     n_counted : float, optional
         How many rows they stand for; N by default.
+    n_rows : int, optional
+        Rows of all processes that these are a part of; N by default.
     repeat_widths : Tensor of shape (N, D), optional
         Standard deviations of noise on values that repeat.
     neighbors : Tensor of shape (N, k, D), optional
@@ -50,12 +52,16 @@ class Batch:
         movable: Tensor | None = None,
         thickness: Tensor | None = None,
         n_counted: float | None = None,
+        n_rows: int | None = None,
     ):
         self.x, self.weights, self.responsibilities = x, weights, responsibilities
         self.allowed, self.repeat_widths = allowed, repeat_widths
         self.neighbors, self.movable, self.thickness = neighbors, movable, thickness
         self.mean_weight = weights.mean() if mean_weight is None else mean_weight
         self.n_counted = len(x) if n_counted is None else n_counted
+        self.n_rows = len(x) if n_rows is None else n_rows
+        # Where these are a part of a batch: their places there, and its size.
+        self.part, self.n_whole = slice(None), len(x)
 
     def __len__(self):
         return len(self.x)
@@ -120,7 +126,7 @@ class Batch:
 class RowSource(Protocol):
     """Where the batches of a training run come from."""
 
-    n_rows: int  # of one pass
+    n_rows: int  # of one pass, over all processes
     n_counted: float  # rows that they stand for
     n_batches: int  # of one pass
 
@@ -168,15 +174,15 @@ class TableSource:
         nearest: Tensor | None = None,
     ):
         self.table, self.generator, self.nearest = table, generator, nearest
-        self.n_rows, self.n_counted = len(table), table.n_counted
-        self.n_batches = max(self.n_rows // min(batch_size, self.n_rows), 1)
+        self.n_rows, self.n_counted = table.n_rows, table.n_counted
+        self.n_batches = max(len(table) // min(batch_size, len(table)), 1)
         self._queue: list[Tensor] = []
 
     def draw(self) -> tuple[Tensor, ...]:
         """See `RowSource`: the numbers of the rows."""
         if not self._queue:
             order = torch.randperm(
-                self.n_rows, generator=self.generator, device=self.generator.device
+                len(self.table), generator=self.generator, device=self.generator.device
             )
             self._queue = list(order.tensor_split(self.n_batches))
         return (self._queue.pop(),)
@@ -250,25 +256,28 @@ class Noise:
 
     def move(self, batch: Batch, step_share: float) -> None:
         """Add noise to rows that has shrunk as the step size has."""
-        moved = batch.x
+        moved, n_columns = batch.x, batch.x.shape[1]
         scale = self.scale * step_share
         if batch.neighbors is not None and scale > 0:
             n_nearest = batch.neighbors.shape[1]
             ways = batch.neighbors - batch.x.unsqueeze(1)
-            shares = self._normal(batch.neighbors.shape[:2], moved)
+            shares = self._normal(batch, n_nearest)
             shares *= scale / math.sqrt(n_nearest)
             step = torch.bmm(shares.unsqueeze(1), ways).squeeze(1)
             moved = moved + (step if batch.movable is None else step * batch.movable)
         if batch.thickness is not None and scale > 0:
-            moved = moved + batch.thickness * self._normal(moved.shape, moved)
+            moved = moved + batch.thickness * self._normal(batch, n_columns)
         if batch.repeat_widths is not None:
-            shift = batch.repeat_widths * self._normal(moved.shape, moved)
+            shift = batch.repeat_widths * self._normal(batch, n_columns)
             moved = moved + (
                 shift if self.column_space is None else shift @ self.column_space
             )
         batch.x = moved
 
-    def _normal(self, shape, like: Tensor) -> Tensor:
-        return torch.randn(
-            shape, generator=self.generator, dtype=like.dtype, device=like.device
+    def _normal(self, batch: Batch, n: int) -> Tensor:
+        """So many values a row; of the whole batch, where these are part of one."""
+        shape, x = (batch.n_whole, n), batch.x
+        values = torch.randn(
+            shape, generator=self.generator, dtype=x.dtype, device=x.device
         )
+        return values[batch.part]

@@ -253,7 +253,8 @@ class _Objective(ABC):
             name: rows.mean(term) for name, term in zip(names, terms, strict=True)
         }
         log_joint = log_prob + model.log_weights
-        expected_rows = model.log_weights.exp() * self.source.n_counted
+        weights = model.group_sums(model.log_weights.exp())
+        expected_rows = weights * self.source.n_counted
         return {
             "train_log_likelihood": rows.mean(log_joint.logsumexp(1)),
             "elbo": torch.stack([*figures.values()]).double().sum(),
@@ -408,7 +409,9 @@ class ElboObjective(_Objective):
     Likelihood alone lets flexible components drift away from a right partition, so
     the first responsibilities r can enter as labels with noise :math:`\epsilon`: row
     x then adds :math:`\sum_k q_k \log((1 - \epsilon) K r_k(x) + \epsilon)`, and
-    changes its component only when the densities clearly say so.
+    changes its component only when the densities clearly say so. Where components are
+    in groups, K is the number of these, and a batch has the share of its group in place
+    of each component's own: within a group rows are free.
 
     Where a row's class is known, q is restricted to the components of that class,
     which bounds :math:`\log p(x, y)`, and the row adds :math:`\log q(y|x)`, the
@@ -491,7 +494,9 @@ class ElboObjective(_Objective):
         # Negated, so that NaN is chosen and reaches the loss, which training watches.
         chosen = ~(log_q < likeliest.clamp(max=math.log(MIN_POSTERIOR)))
         if self._is_dense:
-            n_dense = math.ceil(len(chosen) * min(DENSE_PAIRS / chosen.shape[1], 1.0))
+            dense_share = min(DENSE_PAIRS / chosen.shape[1], 1.0)
+            dense = range(math.ceil(batch.n_whole * dense_share))
+            n_dense = len(dense[batch.part])
             is_possible = ~(log_q[:n_dense] <= LEFT_OUT)
             chosen = torch.cat((is_possible, chosen[n_dense:]))
         pairs, kept = self._pairs(chosen, self._is_dense)
@@ -503,7 +508,7 @@ class ElboObjective(_Objective):
         log_weights = model.log_weights
         log_prior = log_weights.unsqueeze(1)
         if self.label_noise < 1:
-            agreement = batch.responsibilities * model.n_components
+            agreement = batch.responsibilities * model.groups.n_groups
             odds = (1 - self.label_noise) * agreement + self.label_noise
             log_prior = log_prior + odds.log_().T
         loss = _expected_loss(logits, log_q.T, log_prob, pairs, log_prior, weights)

@@ -1,22 +1,20 @@
-"""One model in training, phase by phase, and the candidate that comes of it."""
+"""One model in training, phase by phase."""
 
 import copy
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from skflowmix._arrays import rows_per_chunk, torch_generator
+from skflowmix._arrays import rows_per_chunk
 from skflowmix.model.mixture import MixtureModule
 from skflowmix.starts.assignment import Assignment
 from skflowmix.starts.gaussians import Gaussians
 from skflowmix.starts.knn import nearest_others
 from skflowmix.starts.preprocessing import TRAINING_BOUND
 from skflowmix.training.batches import Batch, Noise, RowSource, TableSource
-from skflowmix.training.journal import Journal
 from skflowmix.training.objectives import (
     ElboObjective,
     MStepObjective,
@@ -26,6 +24,7 @@ from skflowmix.training.objectives import (
     robust_gain,
 )
 from skflowmix.training.optimizer import AdamW, FlatParameters
+from skflowmix.training.runtime import Candidate, Runtime
 from skflowmix.training.settings import (
     ALL_ROWS,
     ELBO,
@@ -33,11 +32,12 @@ from skflowmix.training.settings import (
     M_STEP,
     FitSettings,
 )
+from skflowmix.training.shards import ShardSource, SharedSource, count_all_shards
 from skflowmix.training.stream import StreamSource
 from skflowmix.training.table import N_NEAREST, TrainingTable
 from skflowmix.training.trainer import Objective, Trainer, TrainingConfig
 
-__all__ = ["FINAL_RATE", "Candidate", "ModelFit", "Monitor", "Runtime"]
+__all__ = ["FINAL_RATE", "ModelFit"]
 
 # Held-out rows that are looked at after every epoch.
 MAX_HELD_OUT = 4096
@@ -50,95 +50,6 @@ LEAST_SHARE = 1e-4
 
 # Largest number of epochs of the last fit of q(z|x).
 POSTERIOR_EPOCHS = 50
-
-
-@dataclass(eq=False)
-class Candidate:
-    """A trained model and how its training went.
-
-    Parameters
-    ----------
-    model : MixtureModule
-        In float64, on the CPU.
-    gaussians : Gaussians
-        What its components whiten by.
-    history : list of dict
-        Figures of every epoch.
-    held_out : Batch
-        The rows that judged it.
-    held_out_log_prob : Tensor
-        Its log-densities there, in nats.
-    converged, stopped : bool
-        Whether training converged, and whether a callback ended it.
-    """
-
-    model: MixtureModule
-    gaussians: Gaussians
-    history: list[dict[str, Any]]
-    held_out: Batch
-    held_out_log_prob: Tensor
-    converged: bool
-    stopped: bool
-
-    def sort(self) -> None:
-        """Order the components by decreasing weight."""
-        self._take(self.model.log_weights.argsort(descending=True, stable=True))
-
-    def drop_unused(self, n_rows: float) -> None:
-        """Drop components that expect less than one of so many rows."""
-        log_weights = self.model.log_weights
-        used = log_weights.exp() * n_rows >= 1
-        used[log_weights.argmax()] = True
-        self._take(torch.nonzero(used).flatten())
-
-    def _take(self, index: Tensor) -> None:
-        self.model.select_(index)
-        self.gaussians = self.gaussians[index.numpy()]
-
-
-class Monitor(Protocol):
-    """Watches a fit: it sees every epoch and can end the fit."""
-
-    stopped: bool
-
-    def epoch(
-        self, record: dict[str, Any], make_candidate: Callable[[], Candidate]
-    ) -> bool:
-        """Receive an epoch's record and a function that copies the model as it stands.
-
-        True, as `stopped` from then on, ends the fit.
-        """
-        ...
-
-
-@dataclass(frozen=True)
-class Runtime:
-    """Where and by whose leave a candidate is trained.
-
-    Parameters
-    ----------
-    device : torch.device
-        Where to train.
-    random_state : RandomState
-        Source of network weights, batches and noise.
-    monitor : Monitor
-        Sees every epoch.
-    journal : Journal
-        Runs the phases.
-    """
-
-    device: torch.device
-    random_state: np.random.RandomState
-    monitor: Monitor
-    journal: Journal
-
-    def is_stopped(self) -> bool:
-        """Tell whether the monitor has ended the fit."""
-        return self.monitor.stopped
-
-    def generator(self) -> torch.Generator:
-        """Draw a new generator on the device."""
-        return torch_generator(self.random_state, self.device)
 
 
 class ModelFit:
@@ -163,16 +74,22 @@ class ModelFit:
         self.assign = assign
         self.model, self.gaussians = model, gaussians
         self.table, self.responsibilities = table, responsibilities
+        # What this process trains on: all rows, or those that it alone holds.
+        self.own, self.own_responsibilities = table, responsibilities
+        if table.shard is not None:
+            self.own = table.shard
+            self.own_responsibilities = table.spread(responsibilities)
         dtype = "float64" if gaussians.need_float64() else settings.dtype
         self.working = copy.deepcopy(model).to(runtime.device, getattr(torch, dtype))
-        self.train_rows = self._batch(table.train)
-        self.nearest = None
+        self.train_rows, self.nearest = self._own_rows(self.own.train), None
         can_move = len(table.held_out) and len(table.train) > 1
         if settings.input_noise > 0 and can_move and table.stream is None:
-            self.nearest = table.neighbors_in_training
-            self.let_move(self.train_rows, table.train)
+            self.nearest = self.own.neighbors_in_training
+            self.let_move(self.train_rows, self.own.train)
         judged_by = table.held_out[:MAX_HELD_OUT]
-        self.held_out = self._batch(judged_by if len(judged_by) else table.train)
+        if not len(judged_by):
+            judged_by = table.train
+        self.held_out = self._batch(table, responsibilities, judged_by)
         groups = self.working.parameter_groups()
         if not len(table.held_out):
             # Nothing would keep flows from fitting the noise.
@@ -187,11 +104,11 @@ class ModelFit:
             self.start = [p.clone() for p in self.working.parameters()]
             self.log_prob_start = self.held_out_log_prob()
 
-    def _batch(self, index) -> Batch:
-        table, like = self.table, self.working.weight_logits
+    def _batch(self, table: TrainingTable, responsibilities, index) -> Batch:
+        like = self.working.weight_logits
         x, weights, responsibilities = (
             torch.from_numpy(array[index]).to(like)
-            for array in (table.x, table.weights, self.responsibilities)
+            for array in (table.x, table.weights, responsibilities)
         )
         allowed = widths = None
         if table.allowed is not None:
@@ -209,12 +126,19 @@ class ModelFit:
             n_counted=float(table.counts[index].sum()),
         )
 
+    def _own_rows(self, index) -> Batch:
+        """Rows to train on, which count those that other processes hold."""
+        batch = self._batch(self.own, self.own_responsibilities, index)
+        if self.table.shard is not None:
+            count_all_shards(batch, self.runtime.reducer)
+        return batch
+
     def let_move(self, batch: Batch, index) -> None:
         """Tell rows, by their numbers, which of their values noise may move."""
-        batch.movable = torch.from_numpy(self.table.movable[index]).to(batch.x)
+        batch.movable = torch.from_numpy(self.own.movable[index]).to(batch.x)
         thickness = self.gaussians.thickness()
         if thickness is not None:
-            of_rows = self.responsibilities[index] @ thickness
+            of_rows = self.own_responsibilities[index] @ thickness
             batch.thickness = torch.from_numpy(of_rows).to(batch.x)
 
     @torch.no_grad()
@@ -226,32 +150,70 @@ class ModelFit:
         log_joint = log_prob + self.working.log_weights
         return self.held_out.mask(log_joint).logsumexp(1)
 
+    @torch.no_grad()
+    def held_out_component_log_prob(self) -> np.ndarray:
+        """Log-densities (n, K) of the held-out rows under each flow, in nats."""
+        log_prob = self.working.component_log_prob(self.held_out.x)
+        return log_prob.double().numpy(force=True)
+
     def noise(self, share: float = 1.0) -> Noise | None:
         """Return noise for a phase that starts with that share of it."""
-        scale, table = self.settings.input_noise, self.table
-        if scale == 0 and table.repeat_widths is None:
+        scale, table = self.settings.input_noise, self.own
+        if scale == 0 and self.table.repeat_widths is None:
             return None
         span = None
         if table.column_space is not None:
             span = torch.from_numpy(table.column_space).to(self.working.weight_logits)
-        return Noise(share * scale, self.runtime.generator(), span)
+        return Noise(share * scale, self._generator(), span)
+
+    def with_labels(self, batch: Batch) -> Batch:
+        """Return rows that have the share of its group in place of each flow's own."""
+        groups = self.working.groups
+        if groups.are_single:
+            return batch
+        labelled = copy.copy(batch)
+        of_groups = self.working.group_sums(batch.responsibilities)
+        flows = torch.from_numpy(groups.of_flow).to(of_groups.device)
+        labelled.responsibilities = of_groups.index_select(1, flows)
+        return labelled
 
     def source(self, batch: Batch, nearest: np.ndarray | None = None) -> TableSource:
-        """Return a source of batches out of those rows."""
-        return TableSource(
+        """Return a source of batches out of those rows, or of this process's part."""
+        arguments = (
             batch,
-            self.settings.batch_size_for(len(batch)),
-            self.runtime.generator(),
+            self.settings.batch_size_for(batch.n_rows),
+            self._generator(),
             None if nearest is None else torch.from_numpy(nearest).to(batch.x.device),
         )
+        reducer = self.runtime.reducer
+        if self.table.shard is not None:
+            return ShardSource(*arguments, reducer)
+        if reducer.n_ranks > 1:
+            return SharedSource(*arguments, reducer)
+        return TableSource(*arguments)
 
-    def training_source(self) -> RowSource:
-        """Return a source of all rows but those held out."""
-        if self.table.stream is None:
-            return self.source(self.train_rows, self.nearest)
-        return self._stream(self.table.numbers_held_out)
+    def _generator(self) -> torch.Generator:
+        """Draw a new generator: the same in all processes if their rows are."""
+        generator = self.runtime.generator()
+        if self.table.shard is None:
+            return generator
+        return generator.manual_seed(
+            generator.initial_seed() + self.runtime.reducer.rank
+        )
 
-    def _stream(self, left_out: np.ndarray | None = None) -> StreamSource:
+    def training_source(self, *, of_flows: bool) -> RowSource:
+        """Return a source of all rows but those held out.
+
+        Their labels are shares of flows, or of groups, see `with_labels`.
+        """
+        if self.table.stream is not None:
+            return self._stream(self.table.numbers_held_out, of_flows=of_flows)
+        rows = self.train_rows if of_flows else self.with_labels(self.train_rows)
+        return self.source(rows, self.nearest)
+
+    def _stream(
+        self, left_out: np.ndarray | None = None, *, of_flows: bool
+    ) -> StreamSource:
         """Return a source of the rows that the table is a sample of.
 
         Their nearest ones are not known, and noise towards these is not needed: rows
@@ -269,13 +231,14 @@ class ModelFit:
         def prepare(rows: np.ndarray, weights: np.ndarray) -> Batch:
             x = table.standardizer.transform(rows, TRAINING_BOUND)
             shares = assign(x)
-            return Batch(
+            batch = Batch(
                 tensor(x),
                 tensor(weights).clamp(min=torch.finfo(like.dtype).tiny),
                 tensor(shares),
                 repeat_widths=tensor(table.repeat_widths_of(x)),
                 thickness=tensor(None if thickness is None else shares @ thickness),
             )
+            return batch if of_flows else self.with_labels(batch)
 
         return StreamSource(
             stream,
@@ -325,7 +288,8 @@ class ModelFit:
             return
         # The ELBO may still surpass Gaussians that the M-step, on much noise, did not.
         config = replace(config, may_keep_start=phase != M_STEP)
-        trainer = Trainer(objective, source, self.optimizer, config)
+        reducer = self.runtime.reducer
+        trainer = Trainer(objective, source, self.optimizer, config, reducer)
 
         def on_epoch(record):
             self.history = self._history(former, phase, trainer)
@@ -350,7 +314,14 @@ class ModelFit:
         hardly been trained.
         """
         train, held_out = (
-            Batch(batch.x, batch.weights, self._responsibilities(batch))
+            Batch(
+                batch.x,
+                batch.weights,
+                self._responsibilities(batch),
+                mean_weight=batch.mean_weight,
+                n_counted=batch.n_counted,
+                n_rows=batch.n_rows,
+            )
             for batch in (self.train_rows, self.held_out)
         )
         posterior, source = self.working.posterior, self.source(train)
@@ -359,7 +330,7 @@ class ModelFit:
         groups = {"decayed": posterior.weights, "plain": posterior.biases}
         optimizer = AdamW(FlatParameters(groups))
         config = self.config(POSTERIOR_EPOCHS, 1, source)
-        trainer = Trainer(objective, source, optimizer, config)
+        trainer = Trainer(objective, source, optimizer, config, self.runtime.reducer)
         key = f"{self.name} posterior"
         self.runtime.journal.phase(key, trainer, lambda record: False)
 
@@ -381,7 +352,7 @@ class ModelFit:
     def train_by_responsibilities(self) -> None:
         """M-step at the first responsibilities, watched by the held-out rows."""
         noise = self.noise()
-        source = self.training_source()
+        source = self.training_source(of_flows=True)
         self.run(
             M_STEP,
             MStepObjective(self.working, source, self.held_out, noise),
@@ -394,7 +365,7 @@ class ModelFit:
         settings = self.settings
         hottest = float(self.working.temperature) if warm else settings.temperature
         noise = self.noise()
-        source = self.training_source()
+        source = self.training_source(of_flows=False)
         self.run(
             ELBO,
             self.elbo(source, hottest, noise),
@@ -432,11 +403,15 @@ class ModelFit:
         """
         table, former, before = self.table, self.gaussians, self.held_out_log_prob()
         moments = table.without_far(self.responsibilities)
-        gaussians = former.refit(table.x, table.weights, moments)
-        gaussians.measure_reach(table.x, moments)
-        self.set_gaussians(gaussians)
+
+        def of_all_rows():
+            gaussians = former.refit(table.x, table.weights, moments)
+            gaussians.measure_reach(table.x, moments)
+            return gaussians
+
+        self.set_gaussians(self.runtime.reducer.from_first(of_all_rows))
         gain = robust_gain(self.held_out, self.held_out_log_prob(), before)
-        if not gain >= 0:
+        if not self._agreed(gain >= 0):
             self.set_gaussians(former)
 
     @torch.no_grad()
@@ -460,14 +435,14 @@ class ModelFit:
         """
         settings = self.settings
         self.optimizer.reset()
+        epochs = (record for record in self.history if record["phase"] == ELBO)
+        best = max(epochs, key=lambda r: r["score"], default=self.history[-1])
+        noise = self.noise(best["learning_rate"] / settings.learning_rate)
         source = self._source_of_all_rows()
         config = self.config(settings.most_epochs_of(ALL_ROWS), 0, source)
         if self.table.stream is not None:
             steps = max(config.max_steps, -(-source.n_batches // FINAL_EPOCHS))
             config = replace(config, max_steps=steps)
-        epochs = (record for record in self.history if record["phase"] == ELBO)
-        best = max(epochs, key=lambda r: r["score"], default=self.history[-1])
-        noise = self.noise(best["learning_rate"] / settings.learning_rate)
         self.run(
             ALL_ROWS,
             self.elbo(source, float(self.working.temperature), noise),
@@ -477,29 +452,35 @@ class ModelFit:
 
     def _source_of_all_rows(self) -> RowSource:
         """Return a source of all rows, those held out before too."""
-        table, nearest = self.table, None
-        if table.stream is not None:
-            return self._stream()
-        every = np.concatenate((table.train, table.held_out))
-        every_row = self._batch(every)
+        if self.table.stream is not None:
+            return self._stream(of_flows=False)
+        nearest = None
+        every = np.concatenate((self.own.train, self.own.held_out))
+        every_row = self._own_rows(every)
         if self.settings.input_noise > 0:
-            nearest = nearest_others(table.x[every], N_NEAREST)
+            nearest = nearest_others(self.own.x[every], N_NEAREST)
             self.let_move(every_row, every)
-        return self.source(every_row, nearest)
+        return self.source(self.with_labels(every_row), nearest)
 
     def better_than(self, other: "ModelFit") -> bool:
         """Whether held-out rows prefer this model to another as they stand."""
         log_prob, reference = self.held_out_log_prob(), other.held_out_log_prob()
-        return bool(robust_gain(self.held_out, log_prob, reference) > 0)
+        return self._agreed(robust_gain(self.held_out, log_prob, reference) > 0)
 
     def starts_ahead_of(self, other: "ModelFit") -> bool:
         """Whether held-out rows prefer its Gaussians, by more than `tol`."""
         start, reference = self.log_prob_start, other.log_prob_start
-        return bool(robust_gain(self.held_out, start, reference) > self.settings.tol)
+        gain = robust_gain(self.held_out, start, reference)
+        return self._agreed(gain > self.settings.tol)
 
     def clearly_better_than(self, other: Tensor) -> bool:
         """Whether held-out rows clearly prefer this model to one of that density."""
-        return clearly_gains(self.held_out, self.held_out_log_prob(), other)
+        gains = clearly_gains(self.held_out, self.held_out_log_prob(), other)
+        return self._agreed(gains)
+
+    def _agreed(self, answer) -> bool:
+        """Return what the first process says: last bits of others may differ."""
+        return self.runtime.reducer.broadcast(bool(answer))
 
     def candidate(self, held_out_log_prob: Tensor) -> Candidate:
         """Copy the model as it stands, as those log-densities judge it."""

@@ -1,22 +1,151 @@
-"""What several processes that train one model agree on; here there is one."""
+"""What the processes that train one model agree on; mostly there is one."""
 
-from typing import Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
+import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ["LocalReducer", "Reducer"]
+__all__ = ["LocalReducer", "ProcessReducer", "Reducer"]
+
+T = TypeVar("T")
+
+# Errors that all processes raise as they are; others become a RuntimeError.
+SHARED_ERRORS = (ValueError, TypeError, FloatingPointError, MemoryError)
 
 
-class Reducer(Protocol):
-    """Agreement between the processes of a fit."""
+class Reducer(ABC):
+    """Agreement between the processes of a fit.
 
+    All of them call its methods, in the same order.
+
+    Attributes
+    ----------
+    rank : int
+        Number of this process; the first one, 0, decides where one has to.
+    n_ranks : int
+        Number of processes.
+    """
+
+    rank: int = 0
+    n_ranks: int = 1
+
+    @abstractmethod
     def mean_(self, vector: Tensor) -> None:
         """Replace a vector by its mean over all processes."""
-        ...
+
+    @abstractmethod
+    def broadcast_(self, vector: Tensor) -> None:
+        """Replace a vector by that of the first process."""
+
+    @abstractmethod
+    def broadcast(self, value: T) -> T:
+        """Return the value of the first process; it is pickled on its way."""
+
+    @abstractmethod
+    def gather(self, value: T) -> list[T]:
+        """Return the values of all processes, in their order, in each of them."""
+
+    def from_first(self, function: Callable[[], T]) -> T:
+        """Call a function in the first process, and return or raise what it does."""
+        outcome: tuple[Any, Any] = (None, None)
+        error = None
+        if self.rank == 0:
+            try:
+                outcome = function(), None
+            except Exception as raised:
+                error, outcome = raised, (None, _portable(raised))
+        result, failure = self.broadcast(outcome)
+        if failure is not None:
+            kind, message = failure
+            raise kind(message) from error
+        return result
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Raise in all processes what any of them raises, after a block of code."""
+        failure = error = None
+        try:
+            yield
+        except Exception as raised:
+            error, failure = raised, _portable(raised)
+        for rank, found in enumerate(self.gather(failure)):
+            if found is not None:
+                kind, message = found
+                raise kind(f"In process {rank}: {message}") from error
 
 
-class LocalReducer:
+def _portable(error: Exception) -> tuple[type[Exception], str]:
+    """Kind and message of an error, which any process can read."""
+    for kind in SHARED_ERRORS:
+        if isinstance(error, kind):
+            return kind, str(error)
+    return RuntimeError, f"{type(error).__name__}: {error}"
+
+
+class LocalReducer(Reducer):
     """The only process."""
 
     def mean_(self, vector: Tensor) -> None:
         """See `Reducer`."""
+
+    def broadcast_(self, vector: Tensor) -> None:
+        """See `Reducer`."""
+
+    def broadcast(self, value: T) -> T:
+        """See `Reducer`."""
+        return value
+
+    def gather(self, value: T) -> list[T]:
+        """See `Reducer`."""
+        return [value]
+
+    def from_first(self, function: Callable[[], T]) -> T:
+        """See `Reducer`."""
+        return function()
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """See `Reducer`."""
+        yield
+
+
+class ProcessReducer(Reducer):
+    """The processes of the default group of `torch.distributed`.
+
+    Parameters
+    ----------
+    host : ProcessGroup
+        All of them on gloo, for what is in the CPU's memory. Tensors on a GPU go
+        through the default group.
+    """
+
+    def __init__(self, host: "dist.ProcessGroup"):
+        self.host = host
+        self.rank, self.n_ranks = dist.get_rank(), dist.get_world_size()
+
+    def _group(self, vector: Tensor) -> "dist.ProcessGroup | None":
+        return None if vector.is_cuda else self.host
+
+    def mean_(self, vector: Tensor) -> None:
+        """See `Reducer`."""
+        dist.all_reduce(vector, group=self._group(vector))
+        vector /= self.n_ranks
+
+    def broadcast_(self, vector: Tensor) -> None:
+        """See `Reducer`."""
+        dist.broadcast(vector, 0, group=self._group(vector))
+
+    def broadcast(self, value: T) -> T:
+        """See `Reducer`."""
+        values: list[Any] = [value]
+        dist.broadcast_object_list(values, 0, group=self.host)
+        return value if self.rank == 0 else values[0]
+
+    def gather(self, value: T) -> list[T]:
+        """See `Reducer`."""
+        values: list[Any] = [None] * self.n_ranks
+        dist.all_gather_object(values, value, group=self.host)
+        return values

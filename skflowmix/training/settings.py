@@ -47,6 +47,7 @@ class FitSettings:
     n_transforms: int
     n_common_transforms: int
     n_shared_transforms: int
+    n_flows_per_component: int | str
     hidden_units: tuple[int, ...]
     posterior_units: tuple[int, ...]
     temperature: float
@@ -76,11 +77,16 @@ class FitSettings:
         }[phase]
 
     def most_epochs(self) -> int:
-        """Largest number of epochs of a candidate, with two starts and once again."""
+        """Largest number of epochs of a candidate.
+
+        It may have two starts, twice as many if flows are divided, and start once
+        again.
+        """
         m_step, elbo, all_rows = (
             self.most_epochs_of(phase) for phase in (M_STEP, ELBO, ALL_ROWS)
         )
-        return 3 * m_step + 2 * elbo + all_rows
+        n_m_steps = 5 if self.n_flows_per_component == "auto" else 3
+        return n_m_steps * m_step + 2 * elbo + all_rows
 
     def batch_size_for(self, n_rows: int) -> int:
         """Rows of a batch, out of so many."""

@@ -5,7 +5,7 @@ from functools import cached_property
 import numpy as np
 
 from skflowmix.row_stream import RowStream
-from skflowmix.starts.knn import nearest_others
+from skflowmix.starts.knn import MAX_SEARCHED_ROWS, nearest, nearest_others
 from skflowmix.starts.preprocessing import (
     MIN_HELD_OUT,
     TRAINING_BOUND,
@@ -56,6 +56,12 @@ class TrainingTable:
     ----------
     allowed : ndarray of shape (n_distinct, n_components), bool, or None
         False where a known class rules a component out.
+    n_counted : float
+        How many rows these stand for.
+    shard : TrainingTable or None
+        Rows that this process trains on, where these are but a sample of all.
+    path : list of dict
+        How clusters were counted, if they were, see `FlowMixture`.
     """
 
     def __init__(
@@ -76,8 +82,12 @@ class TrainingTable:
         if self.far.mean() > MOST_FAR:
             self.far[:] = False
         self.counts = row_counts(weights)
+        n_counted = self.counts.sum() if stream is None else stream.n_counted
+        self.n_counted = float(n_counted)
+        self.shard: TrainingTable | None = None
         self.weights = weights * (self.counts.sum() / weights.sum())
         self.allowed: np.ndarray | None = None
+        self.path: list[dict] = []
         self.repeat_widths: np.ndarray | None = None
         self.column_space: np.ndarray | None = None
         self.train, self.held_out = split_rows(
@@ -97,13 +107,6 @@ class TrainingTable:
     def movable(self) -> np.ndarray:
         """Which values of the rows noise may move."""
         return outside_spikes(self.x, self.weights)
-
-    @property
-    def n_counted(self) -> float:
-        """How many rows there are, those that the sample is of included."""
-        if self.stream is not None:
-            return float(self.stream.n_counted)
-        return float(self.counts.sum())
 
     @property
     def numbers_held_out(self) -> np.ndarray:
@@ -133,6 +136,15 @@ class TrainingTable:
             by_value.append((values, widths[widths > 0][first]))
         return by_value
 
+    @cached_property
+    def _nearest_of_shard(self) -> np.ndarray:
+        assert self.shard is not None
+        return nearest(self.x[:MAX_SEARCHED_ROWS], self.shard.x, 1)[:, 0]
+
+    def spread(self, responsibilities: np.ndarray) -> np.ndarray:
+        """Responsibilities of the shard's rows, each those of the nearest row here."""
+        return responsibilities[self._nearest_of_shard]
+
     def without_far(self, responsibilities: np.ndarray) -> np.ndarray:
         """Responsibilities for moments, which far rows do not decide.
 
@@ -148,3 +160,5 @@ class TrainingTable:
             self.repeat_widths = repeat_widths(self.x, self.weights, largest)
         if self.repeat_widths is not None:
             self.column_space = column_space(self.x, self.weights, self.repeat_widths)
+        if self.shard is not None:
+            self.shard.measure_repeats(largest)

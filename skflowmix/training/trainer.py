@@ -169,7 +169,7 @@ class Trainer:
     config : TrainingConfig
         How.
     reducer : Reducer, optional
-        Agrees on gradients with other processes.
+        Agrees on gradients and figures with other processes.
 
     Attributes
     ----------
@@ -260,15 +260,24 @@ class Trainer:
         drawn = self.source.draw()
         kind = self.objective.begin_step(starts_epoch)
 
-        def step(*drawn):
+        def differentiate(*drawn):
             share = step_size / self.config.learning_rate
             loss = self.objective.loss(self.source.rows(*drawn), share)
             self.flat.differentiate(loss)
-            self.reducer.mean_(self.flat.gradient)
-            self.optimizer.step(step_size)
             self._total_loss += loss.detach()
 
-        self._replays((kind, step_size), step, *drawn)
+        def step(*drawn):
+            differentiate(*drawn)
+            self.optimizer.step(step_size)
+
+        if self.reducer.n_ranks == 1:
+            self._replays((kind, step_size), step, *drawn)
+            return
+        # Processes record different graphs at different times, and would wait for each
+        # other if these held what they do together.
+        self._replays((kind, step_size), differentiate, *drawn)
+        self.reducer.mean_(self.flat.gradient)
+        self._replays(step_size, lambda: self.optimizer.step(step_size))
 
     def epoch(
         self, on_epoch: Callable[[dict[str, float]], bool] = lambda record: False
@@ -347,6 +356,7 @@ class Trainer:
 
     def _mean_loss(self) -> float:
         """Mean loss of the epoch's steps, in nats."""
+        self.reducer.mean_(self._total_loss)
         mean = float(self._total_loss) / self.n_steps
         self._total_loss.zero_()
         return mean
@@ -354,10 +364,12 @@ class Trainer:
     def _evaluate(self) -> dict[str, float]:
         """Figures of the objective, brought to the CPU together."""
         figures = self._replays("evaluate", self.objective.evaluate)
-        values = torch.stack([*figures.values()]).tolist()
+        values = torch.stack([*figures.values()])
+        # Those of one process decide how all of them go on.
+        self.reducer.broadcast_(values)
         return {
             name: value if figures[name].is_floating_point() else int(value)
-            for name, value in zip(figures, values, strict=True)
+            for name, value in zip(figures, values.tolist(), strict=True)
         }
 
     def state_dict(self) -> dict[str, Any]:

@@ -1,0 +1,173 @@
+"""The rows of a component, divided into parts, one for each of its flows."""
+
+import numpy as np
+from scipy.special import logsumexp, softmax
+from sklearn.cluster import KMeans
+
+from skflowmix.starts.gaussians import LOSS_BOUND, Gaussians, Shrinkage
+from skflowmix.starts.knn import draw_rows, one_hot
+from skflowmix.starts.partitions import expectation_maximisation
+from skflowmix.starts.preprocessing import repeat_widths
+
+__all__ = ["LEAST_GAIN", "best_parts", "divide_rows", "fit_parts"]
+
+# At most so many rows of a component decide on its parts.
+MAX_ROWS = 2000
+MAX_ITER = 50
+
+# Gaussians of the parts lean to a common one as if it had been seen on so many rows per
+# column, of which correlations count for less.
+STRENGTH = 1.0
+DIAGONALITY = 0.1
+REG_COVAR = 1e-6
+
+# Numbers of parts that are tried, and how many rows each needs, also per column.
+NUMBERS = (2, 4, 8, 16)
+ROWS_OF_PART = 10
+ROWS_PER_COLUMN = 5
+
+# So many numbers in turn may be no better than fewer parts before others are not tried.
+PATIENCE = 2
+
+# Parts have to gain so many nats per row, because a flow that is trained further gains
+# as well, and beyond that a standard error, or more if rows to judge by are few.
+LEAST_GAIN = 0.1
+FEW_ROWS = 8
+
+# Noise on values that repeat, in widths of `repeat_widths`, and the largest of these in
+# standard deviations of a column: a part must not be one value.
+REPEAT_NOISE, LARGEST_REPEAT_WIDTH = 0.8, 1.0
+
+
+def fit_parts(x, sample_weight, n_parts, random_state):
+    """Fit a small Gaussian mixture to the rows of a component.
+
+    Parameters
+    ----------
+    x : ndarray of shape (n, D)
+        Rows of the component, in a random order.
+    sample_weight : ndarray of shape (n,)
+        Positive weights.
+    n_parts : int
+        How many Gaussians; of fewer rows, as many as these.
+    random_state : RandomState
+        Source of what k-means starts from, of which rows decide, and of noise on
+        values that repeat.
+
+    Returns
+    -------
+    parts : Gaussians
+        The mixture.
+    """
+    x, sample_weight = _deciding_rows(x, sample_weight, random_state)
+    return _mixture(x, sample_weight, min(n_parts, len(x)), random_state)
+
+
+def best_parts(x, sample_weight, new, new_weight, reference, random_state):
+    """Find the number of parts that new rows prefer, if they prefer any.
+
+    Parameters
+    ----------
+    x, sample_weight, random_state
+        As for `fit_parts`.
+    new : ndarray of shape (m, D)
+        Other rows of the component.
+    new_weight : ndarray of shape (m,)
+        Their weights.
+    reference : ndarray of shape (m,)
+        Their log-densities under one flow, in nats.
+
+    Returns
+    -------
+    parts : Gaussians or None
+        None where no mixture is clearly better than the flow. Otherwise half as many
+        Gaussians as the smallest one has that is not clearly worse than the best: a
+        flow bends as far as two.
+    """
+    n_columns = x.shape[1]
+    most = len(x) // max(ROWS_OF_PART, ROWS_PER_COLUMN * n_columns)
+    numbers = [number for number in NUMBERS if number <= most]
+    if not numbers or len(new) < FEW_ROWS:
+        return None
+    x, sample_weight = _deciding_rows(x, sample_weight, random_state)
+
+    def gain(log_prob, other):
+        """Mean of bounded gains over other log-densities, and its standard error."""
+        bound = LOSS_BOUND * n_columns
+        gains = np.clip(log_prob - other, -bound, bound)
+        mean = np.average(gains, weights=new_weight)
+        error = np.linalg.norm(new_weight * (gains - mean)) / new_weight.sum()
+        return mean, error * (1 + FEW_ROWS / len(new))
+
+    tried: list[Gaussians] = []
+    log_probs, gains = [], []
+    for number in (1, *numbers):
+        parts = _mixture(x, sample_weight, number, random_state)
+        tried.append(parts)
+        log_probs.append(logsumexp(parts.log_joint(new), axis=1))
+        gains.append(gain(log_probs[-1], reference)[0])
+        best = int(np.argmax(gains))
+        if best + PATIENCE < len(gains):
+            break
+    mean, error = gain(log_probs[best], reference)
+    if not mean > LEAST_GAIN + error:
+        return None
+    enough = min(
+        place
+        for place, log_prob in enumerate(log_probs)
+        if np.less_equal(*gain(log_probs[best], log_prob))
+    )
+    return tried[max(enough - 1, 1)] if enough else None
+
+
+def divide_rows(x, responsibilities, parts):
+    """Divide the responsibilities of components among their parts.
+
+    Parameters
+    ----------
+    x : ndarray of shape (n, D)
+        Rows.
+    responsibilities : ndarray of shape (n, K)
+        Shares of the components.
+    parts : sequence of Gaussians or None
+        Those of each component; None where it stays whole.
+
+    Returns
+    -------
+    divided : ndarray of shape (n, sum of sizes)
+        Shares of the parts, those of a component next to each other.
+    sizes : list of int
+        How many there are of each component.
+    """
+    columns = []
+    for share, own in zip(responsibilities.T, parts, strict=True):
+        if own is None:
+            columns.append(share[:, None])
+        else:
+            chunks = np.array_split(x, len(x) // 50_000 + 1)
+            within = [softmax(own.log_joint(chunk), axis=1) for chunk in chunks]
+            columns.append(share[:, None] * np.concatenate(within))
+    return np.concatenate(columns, axis=1), [own.shape[1] for own in columns]
+
+
+def _deciding_rows(x, sample_weight, random_state):
+    """Return some rows, values that repeat spread by noise, and their weights."""
+    rows = draw_rows(sample_weight, MAX_ROWS, random_state)
+    # Drawn by weight they already stand for it.
+    weight = sample_weight[rows] if len(rows) == len(x) else np.ones(len(rows))
+    x = x[rows]
+    widths = repeat_widths(x, weight, LARGEST_REPEAT_WIDTH)
+    if widths is not None:
+        x = x + REPEAT_NOISE * widths * random_state.standard_normal(x.shape)
+    return x, weight
+
+
+def _mixture(x, sample_weight, n_parts, random_state):
+    """Gaussians from k-means, by expectation maximisation."""
+    shrinkage = Shrinkage(STRENGTH * x.shape[1], DIAGONALITY, 0.0, REG_COVAR)
+    model = KMeans(n_parts, n_init=1, random_state=random_state)
+    labels = model.fit_predict(x, sample_weight=sample_weight)
+    shares = expectation_maximisation(
+        x, sample_weight, one_hot(labels, n_parts), shrinkage, MAX_ITER
+    )
+    return Gaussians.shrunk(x, sample_weight, shares, shrinkage)
