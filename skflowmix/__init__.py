@@ -5,6 +5,13 @@
 
 from skflowmix._version import __version__
 from skflowmix.classifier import FlowMixtureClassifier
+from skflowmix.displays.count import ComponentCountDisplay
+from skflowmix.displays.density import DensityDisplay, SamplesDisplay
+from skflowmix.displays.scores import AnomalyScoreDisplay, ReliabilityDisplay
+from skflowmix.displays.training import (
+    ResponsibilityDisplay,
+    TrainingHistoryDisplay,
+)
 from skflowmix.distributed import data_parallel
 from skflowmix.estimator import FlowMixture
 from skflowmix.files import ModelFileError
@@ -18,11 +25,18 @@ from skflowmix.scorers import (
 )
 
 __all__ = [
+    "AnomalyScoreDisplay",
+    "ComponentCountDisplay",
+    "DensityDisplay",
     "FlowMixture",
     "FlowMixtureClassifier",
     "FlowMixtureOptions",
     "FlowMixtureOutlierDetector",
     "ModelFileError",
+    "ReliabilityDisplay",
+    "ResponsibilityDisplay",
+    "SamplesDisplay",
+    "TrainingHistoryDisplay",
     "__version__",
     "adjusted_rand_scorer",
     "data_parallel",

@@ -8,10 +8,47 @@ import numpy as np
 from sklearn.base import clone
 from sklearn.metrics import adjusted_rand_score, roc_auc_score
 
-__all__ = ["adjusted_rand_scorer", "log_likelihood_scorer", "outlier_auc_scorer"]
+__all__ = [
+    "adjusted_rand_scorer",
+    "log_likelihood_scorer",
+    "outlier_auc_scorer",
+    "outliers_in",
+]
 
 # A column is discrete where its rows share values at least so often, on average.
 ROWS_PER_VALUE = 2.0
+
+
+def outliers_in(y, name):
+    """Tell which marks are those of outliers.
+
+    Parameters
+    ----------
+    y : array-like of shape (n_samples,)
+        -1 for outliers and 1 for inliers, or 1 and 0.
+    name : str
+        What messages call it.
+
+    Returns
+    -------
+    is_outlier : ndarray of shape (n_samples,), bool
+        True for outliers.
+
+    Raises
+    ------
+    ValueError
+        If `y` holds anything else, or one of the two only.
+    """
+    y = np.asarray(y)
+    values = set(np.unique(y).tolist())
+    if values == {-1, 1}:
+        return y == -1
+    if values == {0, 1}:
+        return y == 1
+    raise ValueError(
+        f"{name} must hold -1 for outliers and 1 for inliers, or 1 for outliers and 0 "
+        f"for inliers, both of them; got {sorted(values, key=str)}."
+    )
 
 
 def outlier_auc_scorer(estimator, X, y):
@@ -49,17 +86,7 @@ def outlier_auc_scorer(estimator, X, y):
     >>> cross_val_score(model, X, is_outlier, scoring=outlier_auc_scorer).shape
     (5,)
     """
-    y = np.asarray(y)
-    values = set(np.unique(y).tolist())
-    if values == {-1, 1}:
-        is_outlier = y == -1
-    elif values == {0, 1}:
-        is_outlier = y == 1
-    else:
-        raise ValueError(
-            "y must hold -1 for outliers and 1 for inliers, or 1 for outliers and 0 "
-            f"for inliers, both of them; got {sorted(values, key=str)}."
-        )
+    is_outlier = outliers_in(y, "y")
     return float(roc_auc_score(is_outlier, -np.asarray(estimator.score_samples(X))))
 
 

@@ -1,0 +1,1 @@
+"""Pictures of fitted estimators; matplotlib is imported when one is drawn."""

@@ -1,0 +1,209 @@
+"""What displays share: matplotlib when it is needed, axes, colours, rows to draw."""
+
+import copy
+from typing import Any
+
+import numpy as np
+from sklearn.utils.validation import check_is_fitted
+
+from skflowmix.array_api import to_numpy
+
+__all__ = [
+    "DRAWN_ROWS",
+    "GREY",
+    "MAX_NAMED",
+    "PALE",
+    "PALETTE",
+    "check_kind",
+    "color_of",
+    "column_names",
+    "limits_of",
+    "mixture_of",
+    "name_components",
+    "number_components",
+    "one_axes",
+    "pyplot",
+    "rows_to_draw",
+    "several_axes",
+    "without_names",
+]
+
+# M. Okabe and K. Ito, Color Universal Design, 2008; the pale yellow and black are last.
+PALETTE = (
+    "#0072B2",
+    "#E69F00",
+    "#009E73",
+    "#D55E00",
+    "#56B4E9",
+    "#CC79A7",
+    "#F0E442",
+    "#000000",
+)
+GREY = "#595959"
+PALE = "#C8C8C8"
+
+# Components of more than this are not listed in a legend.
+MAX_NAMED = 8
+
+# Of more rows a random part is drawn: points would hide each other.
+DRAWN_ROWS = 2000
+
+# Axes end no further beyond these quantiles than half of what lies between them.
+RANGE = (0.01, 0.99)
+MARGIN = 0.08
+
+
+def pyplot() -> Any:
+    """Import matplotlib, or say how to get it."""
+    try:
+        import matplotlib.pyplot as plt
+    except ImportError as error:
+        raise ImportError(
+            "Displays need matplotlib. Install it, or the extra: skflowmix[plot]."
+        ) from error
+    return plt
+
+
+def one_axes(ax, figsize=(6.4, 4.8)):
+    """Return the axes to draw on, new ones where none are given."""
+    if ax is None:
+        _, ax = pyplot().subplots(figsize=figsize, layout="constrained")
+    elif not hasattr(ax, "get_subplotspec"):
+        raise TypeError(f"ax must be a matplotlib Axes or None, got {ax!r}.")
+    return ax
+
+
+def several_axes(ax, n_rows, n_columns, figsize, **options):
+    """Return an array of axes, (n_rows, n_columns), in the place of `ax` if given.
+
+    `options` are those of a `matplotlib.gridspec.GridSpec`. The axes in whose place
+    they are stay, without frame, and keep a title.
+    """
+    if ax is None:
+        figure = pyplot().figure(figsize=figsize, layout="constrained")
+        grid = figure.add_gridspec(n_rows, n_columns, **options)
+    else:
+        one_axes(ax)
+        if ax.get_subplotspec() is None:
+            raise ValueError(
+                "ax must be part of a grid, as of plt.subplots(): this picture has "
+                "several panels, which take its place."
+            )
+        figure = ax.figure
+        ax.set_axis_off()
+        grid = ax.get_subplotspec().subgridspec(n_rows, n_columns, **options)
+    return np.array(
+        [
+            [figure.add_subplot(grid[i, j]) for j in range(n_columns)]
+            for i in range(n_rows)
+        ]
+    )
+
+
+def check_kind(display, estimator, kinds):
+    """Refuse estimators that a display cannot draw, and those that are not fitted.
+
+    Parameters
+    ----------
+    display : type
+        The display.
+    estimator : object
+        What it is asked to draw.
+    kinds : tuple of type
+        What it can draw.
+    """
+    if not isinstance(estimator, kinds):
+        names = " or ".join(kind.__name__ for kind in kinds)
+        raise TypeError(
+            f"{display.__name__} draws a fitted {names}, got "
+            f"{type(estimator).__name__}. Of a pipeline take the last step, "
+            "pipeline[-1], and rows that the others have transformed; of a search its "
+            "best_estimator_; of a detector its mixture_."
+        )
+    check_is_fitted(estimator)
+
+
+def mixture_of(estimator):
+    """Return the fitted `FlowMixture` of an estimator: itself, or its `mixture_`."""
+    return getattr(estimator, "mixture_", estimator)
+
+
+def column_names(estimator):
+    """Return the names of the columns that an estimator was fitted to."""
+    names = getattr(estimator, "feature_names_in_", None)
+    if names is None:
+        return [f"column {j}" for j in range(estimator.n_features_in_)]
+    return [str(name) for name in names]
+
+
+def without_names(estimator):
+    """Return a shallow copy that takes arrays without a warning about names."""
+    nameless = copy.copy(estimator)
+    vars(nameless).pop("feature_names_in_", None)
+    return nameless
+
+
+def rows_to_draw(rows, n_drawn=DRAWN_ROWS):
+    """Return the numbers of at most so many rows, always the same ones."""
+    n_rows = len(to_numpy(rows))
+    if n_rows <= n_drawn:
+        return np.arange(n_rows)
+    chosen = np.random.default_rng(0).choice(n_rows, n_drawn, replace=False)
+    return np.sort(chosen)
+
+
+def limits_of(values) -> tuple[float, float]:
+    """Return where an axis begins and ends, so that few far values do not rule it."""
+    low, high = np.quantile(values, RANGE)
+    room = (high - low) / 2
+    low, high = max(values.min(), low - room), min(values.max(), high + room)
+    if high == low:
+        return float(low - 0.5), float(high + 0.5)
+    margin = MARGIN * (high - low)
+    return float(low - margin), float(high + margin)
+
+
+def color_of(number):
+    """Return the colour of a component; the ninth has that of the first again."""
+    return PALETTE[number % len(PALETTE)]
+
+
+def number_components(ax, places):
+    """Write the numbers of components where they are, if a legend would be too long.
+
+    Parameters
+    ----------
+    ax : matplotlib Axes
+        Where to write.
+    places : dict of int to (float, float)
+        A point of each component.
+    """
+    from matplotlib.patheffects import withStroke
+
+    if len(places) <= MAX_NAMED:
+        return
+    for k, (x, y) in places.items():
+        ax.text(
+            x,
+            y,
+            str(k),
+            ha="center",
+            va="center",
+            fontweight="bold",
+            path_effects=[withStroke(linewidth=3, foreground="white")],
+        )
+
+
+def name_components(ax, names, place, corner, with_rows=False):
+    """List the colours of components right of the axes, unless they are too many."""
+    from matplotlib.lines import Line2D
+
+    entries = [(PALE, "rows")] if with_rows else []
+    if len(names) <= MAX_NAMED:
+        entries += [(color_of(k), name) for k, name in enumerate(names)]
+    handles = [
+        Line2D([], [], color=color, marker="o", linestyle="", label=label)
+        for color, label in entries
+    ]
+    if handles:
+        ax.legend(handles=handles, loc=place, bbox_to_anchor=corner, frameon=False)
