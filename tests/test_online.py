@@ -191,3 +191,17 @@ def test_a_fitted_model_goes_on_too():
     model.partial_fit(PARTS[0][:1])
     assert np.isfinite(model.score_samples(moons())).all()
     assert (model.score_samples(moons()) != before).any()
+
+
+def test_components_of_several_flows_go_on():
+    model = small(2, n_flows_per_component=2, **OPTIONS).partial_fit(moons())
+    model.partial_fit(PARTS[0])
+    assert model.n_flows_ == 4 and model.means_.shape == (2, 2)
+    by_component = np.bincount(model.flow_components_, model.flow_weights_)
+    np.testing.assert_allclose(model.weights_, by_component)
+    means = [
+        np.average(model.flow_means_[own], axis=0, weights=model.flow_weights_[own])
+        for own in (model.flow_components_ == k for k in range(2))
+    ]
+    np.testing.assert_allclose(model.means_, means)
+    assert model.predict_proba(PARTS[0]).shape == (100, 2)

@@ -10,6 +10,11 @@ from skflowmix.row_stream import RowStream, is_on_disk, is_too_large, sample_siz
 from skflowmix.training import stream as training_stream
 
 
+def quick(n_components, **kwargs):
+    """A small model whose components are one flow each."""
+    return small(n_components, **{"n_flows_per_component": 1, **kwargs})
+
+
 class Dataset:
     """What h5py and zarr give: slices of rows; it refuses to become an array."""
 
@@ -96,14 +101,14 @@ def test_the_sample_is_of_different_rows_of_positive_weight(
 def test_a_dataset_is_fitted_block_by_block_and_seen_as_a_whole(few_rows):
     X = blobs(1500)
     data = Dataset(X)
-    model = small(2, n_iter_init=1, tol=0.02, max_iter=60).fit(data)
+    model = quick(2, n_iter_init=1, tol=0.02, max_iter=60).fit(data)
     assert data.n_touched.min() >= 1, "the last phase is a pass over all rows"
     assert data.most_at_once <= 64
     assert [r["phase"] for r in model.history_][-1] == "all rows"
     assert model.n_features_in_ == 2
     # The two groups were found, in their proportions.
     np.testing.assert_allclose(model.weights_, [2 / 3, 1 / 3], atol=0.05)
-    in_memory = small(2, n_iter_init=1, tol=0.02, max_iter=60).fit(X)
+    in_memory = quick(2, n_iter_init=1, tol=0.02, max_iter=60).fit(X)
     assert model.score(X) > in_memory.score(X) - 0.05
 
 
@@ -113,8 +118,8 @@ def test_a_large_table_in_memory_is_fitted_as_on_disk_and_has_labels(
     monkeypatch.setattr(row_stream, "LARGEST_ROWS", 1000)
     X = np.array(memmap)
     of_map, of_array = (
-        small(2, n_iter_init=1).fit(memmap),
-        small(2, n_iter_init=1).fit(X),
+        quick(2, n_iter_init=1).fit(memmap),
+        quick(2, n_iter_init=1).fit(X),
     )
     scores = [model.score_samples(X) for model in (of_map, of_array)]
     np.testing.assert_array_equal(*scores)
@@ -124,15 +129,15 @@ def test_a_large_table_in_memory_is_fitted_as_on_disk_and_has_labels(
     with pytest.raises(AttributeError, match=r"labels_.*too many.*predict"):
         _ = of_map.labels_
     np.testing.assert_array_equal(
-        small(2, n_iter_init=1).fit_predict(memmap), of_map.predict(X)
+        quick(2, n_iter_init=1).fit_predict(memmap), of_map.predict(X)
     )
 
 
 def test_a_small_table_on_disk_is_read_as_a_whole(memmap):
     X = np.array(memmap)
-    expected = small(2, n_iter_init=1).fit(X)
+    expected = quick(2, n_iter_init=1).fit(X)
     for data in (memmap, SmallDataset(X)):
-        model = small(2, n_iter_init=1).fit(data)
+        model = quick(2, n_iter_init=1).fit(data)
         np.testing.assert_array_equal(model.labels_, expected.labels_)
         np.testing.assert_array_equal(model.score_samples(X), expected.score_samples(X))
 
@@ -145,14 +150,14 @@ def test_weights_of_a_stream_count(few_rows, memmap):
     X = np.array(memmap)
     left = X[:, 0] < 4
     weights = np.where(left, 1.0, 4.0)
-    model = small(2, n_iter_init=1).fit(memmap, sample_weight=weights)
+    model = quick(2, n_iter_init=1).fit(memmap, sample_weight=weights)
     expected = np.average(left, weights=weights)
     assert abs(model.weights_.max() - max(expected, 1 - expected)) < 0.05
     # Of weight zero rows may be anything.
     spoilt = X.copy()
     spoilt[::7] = 1e6
     weights[::7] = 0
-    model = small(2, n_iter_init=1).fit(Dataset(spoilt), sample_weight=weights)
+    model = quick(2, n_iter_init=1).fit(Dataset(spoilt), sample_weight=weights)
     assert np.abs(model.means_).max() < 100
 
 
@@ -161,20 +166,20 @@ def test_values_that_are_not_finite_are_found_when_they_are_read(few_rows, value
     X = blobs(3000)
     X[1234, 1] = value
     with pytest.raises(ValueError, match=r"In rows \d+ to \d+: (.|\n)*is in column 1"):
-        small(2, n_iter_init=1, tol=0.02, max_iter=60).fit(Dataset(X))
+        quick(2, n_iter_init=1, tol=0.02, max_iter=60).fit(Dataset(X))
 
 
 def test_a_stream_refuses_what_it_cannot_use(few_rows):
     data = Dataset(blobs())
     with pytest.raises(ValueError, match="init_params"):
-        small(2, init_params=np.full((1500, 2), 0.5)).fit(data)
+        quick(2, init_params=np.full((1500, 2), 0.5)).fit(data)
     with pytest.raises(ValueError, match="sample_weight"):
-        small(2, n_iter_init=1).fit(data, sample_weight=np.ones(3))
+        quick(2, n_iter_init=1).fit(data, sample_weight=np.ones(3))
 
 
 def test_a_fit_that_fails_leaves_the_estimator(few_rows):
     X = blobs(3000)
-    model = small(2, n_iter_init=1).fit(blobs(100))
+    model = quick(2, n_iter_init=1).fit(blobs(100))
     before = dict(vars(model))
     X[:, 1] = np.nan
     with pytest.raises(ValueError, match="NaN"):
@@ -185,5 +190,24 @@ def test_a_fit_that_fails_leaves_the_estimator(few_rows):
 
 def test_integers_are_rows_too(few_rows):
     X = np.rint(10 * blobs()).astype(np.int16)
-    model = small(2, n_iter_init=1).fit(Dataset(X))
+    model = quick(2, n_iter_init=1).fit(Dataset(X))
     assert np.isfinite(model.score_samples(X)).all()
+
+
+def test_rows_of_weight_zero_may_fill_whole_blocks(few_rows):
+    weights = np.ones(1500)
+    weights[200:600] = 0
+    X = blobs()
+    X[200:600] = 1e6
+    model = quick(2, n_iter_init=1).fit(Dataset(X), sample_weight=weights)
+    assert np.abs(model.means_).max() < 100
+
+
+def test_components_of_a_stream_may_be_several_flows(few_rows, monkeypatch):
+    monkeypatch.setattr(row_stream, "LARGEST_ROWS", 1000)
+    X = blobs()
+    model = quick(2, n_iter_init=1, n_flows_per_component=2).fit(X)
+    assert model.n_flows_ == 4
+    np.testing.assert_allclose(model.weights_, [2 / 3, 1 / 3], atol=0.1)
+    np.testing.assert_array_equal(model.labels_, model.predict(X))
+    assert set(model.labels_) == {0, 1}

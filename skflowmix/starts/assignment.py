@@ -63,7 +63,7 @@ class Assignment:
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """Return responsibilities (n, n_components) of standardised rows."""
         n_components = self.shares.shape[1]
-        if n_components == 1 or not len(x):
+        if n_components == 1 or not len(x):  # as a block of weight zero, or held out
             return np.ones((len(x), n_components))
         return self._posterior(x) if self.by_gaussians else self._nearest(x)
 
@@ -72,7 +72,7 @@ class Assignment:
 
     def _nearest(self, x):
         rows = np.column_stack((x, np.ones(len(x)))).astype(np.float32)
-        parts = range(0, len(x), ROWS_AT_A_TIME)
+        parts = range(0, max(len(x), 1), ROWS_AT_A_TIME)
         nearest = [
             (rows[start : start + ROWS_AT_A_TIME] @ self.anchors.T).argmax(axis=1)
             for start in parts
