@@ -37,7 +37,8 @@ def main(path):
         "n_iter_no_change": 1,
         "options": FlowMixtureOptions(n_iter_init=2),
     }
-    model = FlowMixture(2, random_state=0, **parameters).fit(X)
+    model = FlowMixture(2, n_flows_per_component=1, random_state=0, **parameters)
+    model.fit(X)
     print(f"{len(X)} rows on disk, held-out log-likelihood {model.score(test):.3f}")
 
     counts = np.zeros(2, dtype=int)
