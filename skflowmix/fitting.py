@@ -444,10 +444,11 @@ def fit_mixture(
                 _weighted(shares, start.weights, table, settings)
                 for shares in proposals
             ]
-        return proposals, table.allowed, table.path, random_state
+        return proposals, table.allowed, table.path, random_state, vars(start)
 
     found = reducer.from_first(propose)
-    proposals, table.allowed, table.path, random_state = found
+    proposals, table.allowed, table.path, random_state, of_start = found
+    vars(start).update(of_start)  # it may be asked again, when labels calibrate
     n_components = proposals[0].shape[1]
     per_component = settings.n_flows_per_component
     n_flows = n_components * (1 if per_component == "auto" else int(per_component))

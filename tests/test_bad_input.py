@@ -465,6 +465,7 @@ def test_a_model_that_is_too_large_is_not_tried(parameters, monkeypatch):
         make(FlowMixture, **parameters).fit(X)
 
 
+@pytest.mark.slow
 def test_too_many_columns_are_not_tried(monkeypatch):
     monkeypatch.setattr("skflowmix.training.candidate.MixtureModule", None)
     with pytest.raises(MemoryError, match="1000000 columns is too large"):

@@ -215,6 +215,7 @@ def test_stop_after_a_restart():
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "phase", ["m-step", pytest.param("elbo", marks=pytest.mark.slow)]
 )
@@ -312,6 +313,7 @@ def logged_scores(monitor):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_jobs", [1, 2])
 @pytest.mark.parametrize("y", [None, np.zeros(len(moons()))], ids=["no y", "y"])
 def test_scoring_monitor_logs_every_epoch(n_jobs, y):

@@ -352,6 +352,7 @@ def test_mean_probabilities_are_the_shares_of_the_labels(share):
 # What it is for.
 
 
+@pytest.mark.slow
 def test_calibrated_and_better_than_gaussians_on_wine():
     X, y = load_wine(return_X_y=True)
     losses = {}
@@ -449,6 +450,7 @@ def test_two_circles_with_few_labels():
     assert np.mean(model.predict(X)[some < 0] == y[some < 0]) >= 0.99
 
 
+@pytest.mark.slow
 def test_digits_with_five_labels_each():
     X, y = load_digits(return_X_y=True)
     some = with_few_labels(y, 5)

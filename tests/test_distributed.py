@@ -44,6 +44,7 @@ def test_small_tables_are_fitted_as_by_one_process(sharded):
     """Every epoch is that of one process, noise and steps of all sizes included."""
     settings = {"dtype": "float64", "max_iter": 4, "n_iter_init": 2, "n_init": 2}
     settings |= {"hidden_units": (8,), "posterior_units": (8,), "n_transforms": 1}
+    settings |= {"n_flows_per_component": 1}  # as among processes
     X, weights = moons(151), np.where(np.arange(151) % 7, 1.0, 2.0)
 
     def fit(reducer):
@@ -72,6 +73,7 @@ def small_sample(monkeypatch):
     monkeypatch.setattr(distributed, "SAMPLE_ROWS", 150)
 
 
+@pytest.mark.slow
 def test_flows_are_trained_on_more_rows_than_the_sample(small_sample):
     settings = {"n_transforms": 1, "max_iter": 4, "n_iter_init": 2}
     X = moons(900)

@@ -227,6 +227,7 @@ def test_elbo_is_a_lower_bound(model):
     assert gap.max() > 0
 
 
+@pytest.mark.slow
 @each_flow
 def test_the_posterior_network_knows_the_responsibilities(flow):
     """Also where the best flows are those of an early epoch, as of easy blobs."""
@@ -336,7 +337,7 @@ def test_every_phase_has_its_noise_and_its_neighbors(monkeypatch):
         return run(trainer, *others)
 
     monkeypatch.setattr(Trainer, "run", watched)
-    model = trained(3, input_noise=0.4).fit(moons(400))
+    model = trained(3, input_noise=0.4, n_flows_per_component=1).fit(moons(400))
     m_step, elbo, last, _ = trainers
     optimizers = [trainer.optimizer for trainer in trainers]
     # Adam goes on from the M-step to the ELBO, and starts from none in the end.
@@ -367,6 +368,7 @@ def test_gaussians_are_those_of_all_rows_in_the_end():
     assert_allclose(np.sort(model.means_, 0), np.sort(means, 0), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_spikes_survive_the_gaussians_of_all_rows():
     """Zeros stay on the spike that flows have for them."""
     rng = np.random.RandomState(0)
@@ -623,6 +625,7 @@ def test_a_weight_is_a_repetition(n_components):
     assert (weighted.score_samples(X) != unweighted.score_samples(X)).all()
 
 
+@pytest.mark.slow
 @settings(max_examples=10)
 @given(st.floats(1e-300, 1e308))
 def test_equal_weights_are_none(factor):
@@ -631,6 +634,7 @@ def test_equal_weights_are_none(factor):
     assert_same_answers(model, small(2).fit(X), X)
 
 
+@pytest.mark.slow
 def test_weights_reach_every_start():
     """A clusterer without weights of its own sees the rows as often as they weigh."""
     X = moons()
@@ -1359,6 +1363,7 @@ def test_one_width_is_one_layer(name):
 # Restarts.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("random_state", range(3))
 def test_restarts_keep_the_best(random_state, monkeypatch):
     """The largest likelihood of held-out rows, the same ones for all."""
@@ -1381,6 +1386,7 @@ def test_restarts_keep_the_best(random_state, monkeypatch):
     assert model.n_iter_ == n_epochs
 
 
+@pytest.mark.slow
 def test_parallel_restarts_are_the_same():
     parameters = {"n_init": 2, "init_params": "random"}
     alone = small(3, **parameters).fit(moons())
@@ -1465,7 +1471,7 @@ def test_nothing_is_printed(capfd):
 def test_verbose_prints_lines(capsys, monkeypatch):
     """In data units; with 1 a few seconds apart, with 2 one for so many epochs."""
     X = 100 * moons()
-    model = small(2, verbose=2).fit(X)
+    model = small(2, verbose=2, n_flows_per_component=1).fit(X)
     first, start, *epochs, last = capsys.readouterr().out.splitlines()
     assert first.startswith("[FlowMixture] 0:0")
     assert first.endswith("first partition of 150 distinct rows, 2 columns")
@@ -1477,13 +1483,13 @@ def test_verbose_prints_lines(capsys, monkeypatch):
         shown = float(line.split("held-out log-likelihood ")[1].split()[0])
         expected = record["validation_log_likelihood"] - model._log_scale
         assert shown == pytest.approx(expected, abs=1e-4)
-    small(2, verbose=2, verbose_interval=2).fit(X)
+    small(2, verbose=2, verbose_interval=2, n_flows_per_component=1).fit(X)
     lines = capsys.readouterr().out.splitlines()
     n_shown = sum(record["epoch"] % 2 == 0 for record in model.history_)
     assert len(lines) == 3 + n_shown and n_shown > 0
     for seconds, n_shown in ((np.inf, 0), (0.0, n_epochs)):
         monkeypatch.setattr(monitor, "SECONDS_BETWEEN_LINES", seconds)
-        small(2, verbose=1, verbose_interval=2).fit(X)
+        small(2, verbose=1, verbose_interval=2, n_flows_per_component=1).fit(X)
         assert len(capsys.readouterr().out.splitlines()) == 3 + n_shown
 
 
@@ -1629,6 +1635,7 @@ def test_what_is_set_for_other_models_does_not_count(setting):
         assert_array_equal(found.sample(5)[0], expected.sample(5)[0])
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.parametrize("column", ["constant", "copy", "sum"])
 def test_columns_that_say_nothing_new_cost_no_flows(column):

@@ -175,6 +175,7 @@ def with_uniform_rows(n_rows, n_uniform, seed):
     return np.r_[X, uniform], np.repeat([0, 1], [n_rows, n_uniform])
 
 
+@pytest.mark.slow
 def test_training_on_contaminated_moons_is_as_good_as_on_clean_ones():
     networks = {"n_transforms": 2, "hidden_units": (16,), "random_state": 0}
     X, is_outlier = with_uniform_rows(480, 120, seed=0)

@@ -186,7 +186,7 @@ SETS = {
 @pytest.mark.parametrize("flow", FLOWS)
 @pytest.mark.parametrize("name", SETS)
 def test_log_prob_falls_with_the_mahalanobis_distance(name, flow):
-    """Beyond 10 from a component, and with ellipses for contours."""
+    """Beyond 10 from a flow's Gaussian, and with ellipses for contours."""
     n_components, draw = SETS[name]
     X = draw(np.random.default_rng(0))
     model = make(
@@ -203,10 +203,13 @@ def test_log_prob_falls_with_the_mahalanobis_distance(name, flow):
     radius = np.array([10.001, 12, 15, 20, 30, 50, 100, 1e3, 1e4, 1e5, 1e6])
     ways = rng.normal(size=(40, X.shape[1]))
     ways /= np.linalg.norm(ways, axis=1, keepdims=True)
-    for k in range(n_components):
-        factor = np.linalg.cholesky(model.covariances_[k])
-        x = model.means_[k] + radius[:, None, None] * (ways @ factor.T)
-        log_prob = model.component_log_prob(x.reshape(-1, X.shape[1]))[:, k]
+    scale = model._standardizer
+    for k in range(model.n_flows_):
+        factor = np.linalg.cholesky(model.flow_covariances_[k])
+        x = model.flow_means_[k] + radius[:, None, None] * (ways @ factor.T)
+        rows = torch.from_numpy(scale.transform(x.reshape(-1, X.shape[1]), np.inf))
+        with torch.no_grad():
+            log_prob = model.module_.component_log_prob(rows)[:, k].numpy()
         by_radius = log_prob.reshape(len(radius), -1)
         np.testing.assert_allclose(np.ptp(by_radius, axis=1), 0, atol=1e-6)
         assert (np.diff(by_radius, axis=0) < 0).all()
@@ -214,10 +217,10 @@ def test_log_prob_falls_with_the_mahalanobis_distance(name, flow):
     ways = X.std(axis=0) * ways
     x = X.mean(axis=0) + np.geomspace(10, 1e6, 40)[:, None, None] * ways
     flat = x.reshape(-1, X.shape[1])
-    inverse = np.linalg.inv(model.covariances_)
-    away = flat[:, None] - model.means_
+    inverse = np.linalg.inv(model.flow_covariances_)
+    away = flat[:, None] - model.flow_means_
     r = np.sqrt(np.einsum("nki,kij,nkj->nk", away, inverse, away))
-    r = r.reshape(*x.shape[:2], n_components)
+    r = r.reshape(*x.shape[:2], model.n_flows_)
     falls = (r[:-1].min(axis=2) > 10) & (np.diff(r, axis=0) > 0).all(axis=2)
     change = np.diff(model.score_samples(flat).reshape(x.shape[:2]), axis=0)
     assert falls.any() and (change[falls] < 0).all()

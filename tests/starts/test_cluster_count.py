@@ -37,7 +37,7 @@ def count(x, max_clusters, seed=0):
 
 
 @pytest.mark.parametrize("n_features", [2, 3, 6, 15])
-@pytest.mark.parametrize("n_clusters", [3, 8])
+@pytest.mark.parametrize("n_clusters", [3, pytest.param(8, marks=pytest.mark.slow)])
 def test_separated_clusters_are_counted(n_clusters, n_features):
     found = [
         count(separated_crescents(n_clusters, n_features, seed)[0], 20)
@@ -46,7 +46,7 @@ def test_separated_clusters_are_counted(n_clusters, n_features):
     assert np.count_nonzero(np.array(found) == n_clusters) >= 4
 
 
-@pytest.mark.parametrize("max_clusters", [2, 20])
+@pytest.mark.parametrize("max_clusters", [2, pytest.param(20, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "shape",
     ["normal", "uniform", "normal in ten dimensions", "student", "ring", "banana"],
@@ -102,6 +102,7 @@ def test_gaussians_that_touch_are_counted(n_features):
     assert adjusted_rand_score(y, found.labels) > 0.9
 
 
+@pytest.mark.slow
 def test_more_rows_show_no_fewer_clusters():
     x, _ = separated_crescents(5, 3, 2, n_per_cluster=1000)
     few = np.concatenate([1000 * k + np.arange(100) for k in range(5)])
