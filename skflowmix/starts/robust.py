@@ -37,8 +37,9 @@ MIN_ROWS, MIN_SHARE = 5, 0.005
 GAP_WIDTHS, MAX_BEYOND = 1.5, 0.05
 
 # Heaps have no more than this share of the rows each; half of the rows have other
-# values, so many of which are distinct.
-MAX_HEAP, MIN_DISTINCT = 0.25, 0.95
+# values, so many of which are distinct. More heaps than so many in a column are a grid
+# that its rows lie on, no codes.
+MAX_HEAP, MIN_DISTINCT, MAX_HEAPS = 0.25, 0.95, 3
 
 
 def weighted_quantile(x, weights, levels):
@@ -208,7 +209,7 @@ def beyond_gaps(column, counts):
 
 
 def lone_heaps(column, counts):
-    """Give numbers to values that repeat where nearly all others are distinct.
+    """Give numbers to the few values that repeat where all others are distinct.
 
     Parameters
     ----------
@@ -225,7 +226,8 @@ def lone_heaps(column, counts):
     heavy = _is_group(weights, weights, MAX_HEAP)
     others = weights[~heavy].sum()
     is_continuous = np.count_nonzero(~heavy) >= MIN_DISTINCT * others
-    if 2 * others < weights.sum() or not is_continuous:
+    is_grid = np.count_nonzero(heavy) > MAX_HEAPS
+    if is_grid or 2 * others < weights.sum() or not is_continuous:
         heavy[:] = False
     return np.where(heavy, np.cumsum(heavy) - 1, -1)[index]
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
 from skflowmix.starts.preprocessing import Standardizer
-from skflowmix.starts.robust import usual_interval, weighted_quantile
+from skflowmix.starts.robust import lone_heaps, usual_interval, weighted_quantile
 
 N = 2000
 
@@ -112,3 +112,14 @@ def test_weighted_quantile_is_numpys():
     levels = [0.0, 0.01, 0.3, 0.5, 0.999, 1.0]
     expected = np.quantile(x, levels, weights=weights, method="inverted_cdf")
     np.testing.assert_array_equal(weighted_quantile(x, weights, levels), expected)
+
+
+@pytest.mark.parametrize(("n_values", "n_found"), [(1, 1), (3, 3), (4, 0), (20, 0)])
+def test_a_column_has_few_heaps_or_is_a_grid(n_values, n_found):
+    rng = np.random.default_rng(0)
+    column = np.concatenate(
+        [rng.normal(size=1000), np.repeat(np.linspace(-1, 1, n_values), 20)]
+    )
+    heaps = lone_heaps(column, np.ones(len(column)))
+    assert heaps.max() + 1 == n_found
+    assert (heaps[:1000] == -1).all()
