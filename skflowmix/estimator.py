@@ -1,25 +1,27 @@
 """`FlowMixture`: the scikit-learn face of the variational mixture of flows."""
 
-import copy
 import warnings
 from numbers import Integral, Real
 from typing import ClassVar
 
 import numpy as np
+from sklearn import config_context
 from sklearn.base import DensityMixin, _fit_context
 from sklearn.callback import CallbackSupportMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 
 from skflowmix._arrays import (
-    LockedSeeds,
     limited_threads,
     numpy_generator,
     resolve_device,
 )
+from skflowmix.attributes import attributes_of_fit, attributes_of_model
 from skflowmix.checkpoints import Checkpoint
 from skflowmix.distributed import active_reducer, rows_of_all
+from skflowmix.evaluation import evaluate
 from skflowmix.fitting import FittedMixture, Problem, Watcher, fit_mixture
+from skflowmix.given_rows import n_rows_given, state_problem
 from skflowmix.initialization import (
     FittedStart,
     GivenMeans,
@@ -27,12 +29,14 @@ from skflowmix.initialization import (
     ProposedStart,
 )
 from skflowmix.model.flows import FlowFamily
+from skflowmix.model.mixture import MixtureModule
 from skflowmix.monitor import (
     CallbackWatcher,
     FirstWatcher,
     begin_fit,
     shown_to_callbacks,
 )
+from skflowmix.online import learn
 from skflowmix.options import FlowMixtureOptions, OptionsMixin
 from skflowmix.parameter_checks import (
     check_model,
@@ -43,7 +47,7 @@ from skflowmix.parameter_checks import (
 )
 from skflowmix.prediction import FittedMethods, all_or_none
 from skflowmix.starts.partitions import INIT_METHODS
-from skflowmix.training.settings import ELBO
+from skflowmix.training.candidate import LEAST_ROWS_PER_COMPONENT
 from skflowmix.validation import check_rows, warn_of_codes
 
 __all__ = [
@@ -71,6 +75,13 @@ SHARED_PARAMETERS = (
     "verbose_interval",
     "options",
 )
+
+
+# Rows of a table on disk that `fit_predict` labels at a time.
+PREDICTED_ROWS = 65_536
+
+# Rows of a call of `partial_fit` whose bound it reports.
+SUMMED_UP = 4096
 
 
 class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixin):
@@ -207,7 +218,8 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
     flow_covariances_ : ndarray of shape (n_flows_, n_features, n_features)
         Their covariances, in data units.
     labels_ : ndarray of shape (n_samples,)
-        Component of every training row.
+        Component of every training row; missing where these were read piece by piece,
+        and after `partial_fit` has gone on.
     converged_ : bool
         True when the ELBO phase ended before `max_iter`, without progress.
     n_iter_ : int
@@ -246,6 +258,14 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
     it. Rows are counted in units of the greatest common divisor of these weights, so
     that neither their scale nor a table given twice makes a fit surer; where there is
     none, by the number of distinct rows.
+
+    Memory maps, and other tables with slices of rows, of more than 80 000 rows are read
+    piece by piece, and so are arrays in memory of more than 500 000 rows or 100 million
+    values: scales, first partition, how components are divided among flows, Gaussians
+    and held-out rows are those of a random sample of 80 000 rows (in tables of more
+    than 100 columns of 8 million values, at least 20 000 rows), batches those of all
+    rows. The last phase is then one pass over them. Identical rows are merged, and
+    weights equal repetition, within the sample only.
 
     Up to a quarter of a column's values may be far from the others, as codes for
     missing values are: location, scale and first partition are those of the others.
@@ -368,7 +388,10 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            Training rows, at least two and as many as components.
+            Training rows, at least two and as many as components. A memory map, or
+            any table with `shape`, `dtype` and slices of rows (h5py, zarr), may be
+            larger than memory, see Notes of the class; not so where several processes
+            fit one model.
         y : Ignored
             Present for API consistency.
         sample_weight : array-like of shape (n_samples,), default=None
@@ -404,23 +427,123 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
         warn_unless_converged(self, fitted)
         return self
 
+    @_fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(self, X, y=None, sample_weight=None):
+        """Go on learning from rows as they come.
+
+        The first call is a `fit`: scales, Gaussians and the number of components are
+        those of its rows, which are at least five for every component. Later calls, and
+        the first one after a `fit`, take steps on the ELBO, one pass over their rows at
+        a constant rate, a quarter of `learning_rate`; Adam's moments go on. The model
+        is the running mean of the parameters. Of a later call no rows are held out,
+        and identical rows are merged within it only.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            The next rows.
+        y : Ignored
+            Present for API consistency.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Non-negative weights, which count within a call.
+
+        Returns
+        -------
+        self : FlowMixture
+            The estimator. `labels_` is no more after a later call, `lower_bound_` and
+            `elbo_gap_` are those of at most 4096 of its rows, `history_` stays that of
+            the first one.
+
+        Raises
+        ------
+        ValueError
+            If a first call has too few rows, or a later one other columns; within
+            `data_parallel` with several processes.
+        FloatingPointError
+            If training diverges; the estimator is left as it was.
+        """
+        with all_or_none(self):
+            if active_reducer().n_ranks > 1:
+                raise ValueError(
+                    "partial_fit is not supported within data_parallel with several "
+                    "processes. Call fit, or partial_fit in one process."
+                )
+            if hasattr(self, "module_"):
+                self._learn(X, sample_weight)
+            else:
+                self._begin(X, sample_weight)
+        return self
+
+    def _begin(self, X, sample_weight):
+        """Fit, if rows suffice to go on from."""
+        self._fit(X, None, sample_weight, None)
+        if self.module_.architecture["n_transforms"] < self.n_transforms:
+            raise ValueError(
+                "The first call of partial_fit needs more distinct rows, at least "
+                f"{LEAST_ROWS_PER_COMPONENT * self.n_flows_} and held-out ones."
+            )
+
+    def _learn(self, X, sample_weight):
+        """Go on from the fitted attributes."""
+        with config_context(assume_finite=False):
+            X = check_rows(self, X, dtype=[np.float64, np.float32], fitted=True)
+        sample_weight = check_weights(sample_weight, X, n_positive=1)
+        settings, device = self._settings(), resolve_device(self.device)
+        with limited_threads(settings.threads_to_train(*X.shape)):
+            module, state = learn(
+                self.module_,
+                self._gaussians,
+                self._standardizer,
+                Problem(X, sample_weight),
+                settings,
+                self._online,
+                device,
+                np.random.RandomState(self._sample_seeds.next()),
+            )
+        kept = np.flatnonzero(sample_weight)[:SUMMED_UP]
+        bounds, weights = (
+            evaluate(
+                module,
+                self._standardizer,
+                X[kept],
+                MixtureModule.label_bound_and_log_prob,
+                device,
+            )[:, 1:],
+            sample_weight[kept],
+        )
+        elbo, log_prob = np.average(bounds, axis=0, weights=weights).tolist()
+        self.__dict__.pop("labels_", None)
+        self.__dict__.update(
+            attributes_of_model(
+                module, self._gaussians, self._standardizer, state.n_counted
+            ),
+            lower_bound_=elbo - self._log_scale,
+            elbo_gap_=log_prob - elbo,
+            _online=state,
+        )
+
     def _fit(self, X, y, sample_weight, checkpoint):
         seen = shown_to_callbacks(X, y, sample_weight)
         reducer = active_reducer()
         with reducer.together():
-            X = check_rows(self, X, dtype=[np.float64, np.float32], fitted=False)
-            sample_weight = check_weights(sample_weight, X)
-            problem = Problem(X, sample_weight)
-        if y is None:
-            seen["y"] = np.zeros(len(X), dtype=int)
-        problem = rows_of_all(problem, reducer)
+            own = state_problem(
+                self,
+                X,
+                sample_weight,
+                has_shares=not _is_method(self.init_params),
+                n_processes=reducer.n_ranks,
+            )
+        if own.stream is not None and own.stream.is_on_disk:
+            seen = shown_to_callbacks(own.X, None, own.sample_weight)
+        if seen["y"] is None:
+            seen["y"] = np.zeros(n_rows_given(own), dtype=int)
+        problem = rows_of_all(own, reducer)
         with reducer.together():
             settings, device = self._settings(), resolve_device(self.device)
             start = self._start(settings, problem)
-            kept = problem.own.kept
-            warn_of_codes(self, X[kept], sample_weight[kept])
+            warn_of_codes(self, own.X[own.kept], own.sample_weight[own.kept])
             context = begin_fit(self, seen, self.n_init, reducer.rank)
-        return run_fit(
+        fitted = run_fit(
             self,
             problem,
             start,
@@ -428,10 +551,13 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
             device,
             context,
             seen,
-            self._attributes,
+            attributes_of_fit,
             checkpoint,
             n_jobs=self.n_jobs,
         )
+        if fitted.labels is None:
+            self.__dict__.pop("labels_", None)
+        return fitted
 
     def _start(self, settings, problem):
         """Where the components start, checked against the rows."""
@@ -454,9 +580,7 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
                 "init_params must be an instance of a clusterer, got the class "
                 f"{init.__name__}."
             )
-        if means is None and not (
-            isinstance(init, str) or hasattr(init, "fit_predict")
-        ):
+        if means is None and not _is_method(init):
             if problem.shard is not None:
                 raise ValueError(
                     "init_params must be no array where rows are sharded. Give all "
@@ -480,47 +604,6 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
             n_components, self.max_components, init, self.n_init, weights
         )
 
-    def _attributes(self, fitted: FittedMixture):
-        """Fitted attributes, by name."""
-        candidate, standardizer = fitted.candidate, fitted.standardizer
-        gaussians, scale = candidate.gaussians, standardizer.scale
-        elbo = [record for record in candidate.history if record["phase"] == ELBO]
-        groups, of_flows = fitted.module.groups, candidate.weights
-        components = gaussians.of_groups(groups, of_flows)
-        weights = groups.sum(of_flows[None])[0]
-        with np.errstate(over="ignore"):
-            covariances, of_each = (
-                own.covariances * scale[:, None] * scale
-                for own in (components, gaussians)
-            )
-        n_expected = weights * fitted.table.n_counted
-        return {
-            "module_": fitted.module,
-            "n_components_": len(weights),
-            "n_components_in_use_": int(np.count_nonzero(n_expected >= 1)),
-            "n_components_path_": copy.deepcopy(fitted.table.path),
-            "weights_": weights,
-            "means_": standardizer.inverse_transform(components.means),
-            "covariances_": covariances,
-            "n_flows_": len(of_flows),
-            "flow_components_": groups.of_flow,
-            "flow_weights_": of_flows,
-            "flow_means_": standardizer.inverse_transform(gaussians.means),
-            "flow_covariances_": of_each,
-            "labels_": fitted.labels,
-            "converged_": candidate.converged,
-            "n_iter_": len(elbo),
-            "lower_bound_": fitted.lower_bound,
-            "lower_bounds_": [
-                record["elbo"] - standardizer.log_scale for record in elbo
-            ],
-            "elbo_gap_": fitted.elbo_gap,
-            "history_": copy.deepcopy(candidate.history),
-            "_gaussians": gaussians,
-            "_standardizer": standardizer,
-            "_sample_seeds": LockedSeeds(fitted.sample_seed),
-        }
-
     def fit_predict(self, X, y=None, sample_weight=None):
         """Fit the mixture and return the component of every row.
 
@@ -538,7 +621,25 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
         labels : ndarray of shape (n_samples,)
             The same as ``fit(X).predict(X)``.
         """
-        return self.fit(X, y, sample_weight=sample_weight).labels_
+        self.fit(X, y, sample_weight=sample_weight)
+        if hasattr(self, "labels_"):
+            return self.labels_
+        parts = range(0, X.shape[0], PREDICTED_ROWS)
+        return np.concatenate([self.predict(X[i : i + PREDICTED_ROWS]) for i in parts])
+
+    def __getattr__(self, name):
+        message = f"{type(self).__name__!r} object has no attribute {name!r}"
+        if name == "labels_" and "module_" in vars(self):
+            message += (
+                ": rows that are read piece by piece are too many to keep a label for "
+                "each. Call predict, on slices of them."
+            )
+        raise AttributeError(message, name=name, obj=self)
+
+
+def _is_method(init) -> bool:
+    """Tell whether `init_params` finds a partition, and is none itself."""
+    return isinstance(init, str) or hasattr(init, "fit_predict")
 
 
 def run_fit(
@@ -629,7 +730,7 @@ def fitted_flow_mixture(estimator, fitted: FittedMixture) -> FlowMixture:
     shared["options"] = estimator._resolved_options()
     n_flows = fitted.module.n_components
     mixture = FlowMixture(n_flows, n_flows_per_component=1, **shared)
-    mixture.__dict__.update(mixture._attributes(fitted))
+    mixture.__dict__.update(attributes_of_fit(fitted))
     mixture.n_features_in_ = fitted.module.n_features
     return mixture
 

@@ -19,6 +19,7 @@ from skflowmix.evaluation import evaluate
 from skflowmix.model.groups import Groups
 from skflowmix.model.mixture import MixtureModule
 from skflowmix.restarts import fit_restarts
+from skflowmix.row_stream import RowStream
 from skflowmix.starts.gaussians import Gaussians, component_weights, least_strengths
 from skflowmix.starts.preprocessing import (
     Standardizer,
@@ -33,13 +34,17 @@ from skflowmix.training.candidate import (
 )
 from skflowmix.training.division import divide
 from skflowmix.training.journal import Journal, NoJournal
-from skflowmix.training.phases import Candidate, Monitor, Runtime
 from skflowmix.training.reducers import LocalReducer, Reducer
+from skflowmix.training.runtime import Candidate, Monitor, Runtime
 from skflowmix.training.settings import FitSettings
 from skflowmix.training.shards import hold_shard
 from skflowmix.training.table import TrainingTable
 
 __all__ = ["FittedMixture", "Problem", "Start", "Watcher", "fit_mixture"]
+
+
+# Rows of a large table on which its bound is reported.
+SUMMED_UP = 16_384
 
 
 class Problem:
@@ -55,6 +60,10 @@ class Problem:
         Non-negative; rows of weight zero are evaluated only.
     classes : ndarray of shape (n_samples,), int, optional
         Number of each row's class, -1 where it is unknown.
+    stream : RowStream, optional
+        The table that these rows are a sample of.
+    numbers : ndarray of shape (n_samples,), int, optional
+        Their numbers there, increasing.
 
     Attributes
     ----------
@@ -82,8 +91,11 @@ class Problem:
         X: np.ndarray,
         sample_weight: np.ndarray,
         classes: np.ndarray | None = None,
+        stream: RowStream | None = None,
+        numbers: np.ndarray | None = None,
     ):
         self.X, self.sample_weight = X, sample_weight
+        self.stream, self.numbers = stream, numbers
         self.kept = sample_weight > 0
         rows = X[self.kept]
         if classes is not None:
@@ -161,11 +173,11 @@ class FittedMixture:
         Where to evaluate.
     sample_seed : int
         Seed of the samples that are drawn without one.
-    labels : ndarray of shape (n_samples,)
-        Component of every row.
+    labels : ndarray of shape (n_samples,) or None
+        Component of every row; none where they are too many for memory.
     lower_bound, elbo_gap : float
         Mean ELBO, in data units, and of log p(x) - ELBO, in nats per row, of the rows
-        that this process holds.
+        that this process holds; of a table read piece by piece those of a sample.
     """
 
     candidate: Candidate
@@ -174,25 +186,39 @@ class FittedMixture:
     start: np.ndarray
     device: torch.device
     sample_seed: int = 0
-    labels: np.ndarray = field(init=False)
+    labels: np.ndarray | None = field(init=False)
     lower_bound: float = field(init=False)
     elbo_gap: float = field(init=False)
 
     def __post_init__(self):
         problem = self.problem.own
+        rows, places = problem.different, problem.places
+        weights = problem.sample_weight
+        if problem.stream is not None:
+            # A sample of a sample: means of fewer rows are as good.
+            part = slice(None, None, -(-len(problem.X) // SUMMED_UP))
+            rows, places, weights = problem.X[part], slice(None), weights[part]
         answers = evaluate(
             self.module,
             self.standardizer,
-            problem.different,
+            rows,
             MixtureModule.label_bound_and_log_prob,
             self.device,
         )
-        labels, elbo, log_prob = answers[problem.places].astype(np.float64).T
-        self.labels = labels.astype(np.int64)
-        weights = problem.sample_weight
+        labels, elbo, log_prob = answers[places].astype(np.float64).T
+        self.labels = self._labels(labels)
         bound = float(np.average(elbo, weights=weights))
         self.lower_bound = bound - self.standardizer.log_scale
         self.elbo_gap = float(np.average(log_prob - elbo, weights=weights))
+
+    def _labels(self, of_problem: np.ndarray) -> np.ndarray | None:
+        stream = self.problem.stream
+        if stream is None:
+            return of_problem.astype(np.int64)
+        if stream.is_on_disk:
+            return None
+        question = MixtureModule.predict
+        return evaluate(self.module, self.standardizer, stream.X, question, self.device)
 
     def share_bounds(self, reducer: Reducer) -> None:
         """Let the bound and the gap be those of the rows of all processes."""
@@ -401,6 +427,9 @@ def fit_mixture(
         standardizer,
         settings.validation_fraction,
         random_state,
+        problem.stream,
+        problem.numbers,
+        problem.inverse,
     )
     if problem.is_sample:
         hold_shard(table, problem.own.rows, problem.own.totals(), reducer)

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from typing import Any
 
 from skflowmix.fitting import FittedMixture, RestartMonitor, Watcher
-from skflowmix.training.phases import Candidate
 from skflowmix.training.reducers import Reducer
+from skflowmix.training.runtime import Candidate
 from skflowmix.training.settings import FitSettings
 from skflowmix.training.table import TrainingTable
 

@@ -11,6 +11,7 @@ from skflowmix.estimator import FlowMixture
 from skflowmix.files import ModelFileError, read_file, write_file
 from skflowmix.model.groups import Groups
 from skflowmix.model.mixture import MixtureModule
+from skflowmix.online import OnlineState
 from skflowmix.options import FlowMixtureOptions
 from skflowmix.outlier import FlowMixtureOutlierDetector
 from skflowmix.prediction import OF_CALLBACKS
@@ -28,7 +29,14 @@ ESTIMATORS = {
 # Further objects, told by their name and stored as their attributes.
 PLAIN_OBJECTS: dict[str, Any] = {
     cls.__name__: cls
-    for cls in (FlowMixtureOptions, Gaussians, Groups, NeighborDensity, Standardizer)
+    for cls in (
+        FlowMixtureOptions,
+        Gaussians,
+        Groups,
+        NeighborDensity,
+        OnlineState,
+        Standardizer,
+    )
 }
 
 OBJECTS: dict[str, Any] = {**ESTIMATORS, **PLAIN_OBJECTS}

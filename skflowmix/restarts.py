@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from joblib.parallel import get_active_backend
 from sklearn.utils.parallel import Parallel, delayed
 
-from skflowmix.training.phases import Candidate
+from skflowmix.training.runtime import Candidate
 
 __all__ = ["fit_restarts"]
 

@@ -17,6 +17,7 @@ from skflowmix import (
     FlowMixtureOutlierDetector,
     ModelFileError,
     checkpoints,
+    row_stream,
 )
 from skflowmix.training import phases
 
@@ -94,6 +95,23 @@ def test_a_fit_killed_after_every_epoch_ends_the_same(name, kill_after, tmp_path
     history = getattr(model, "mixture_", model).history_
     assert history == getattr(expected, "mixture_", expected).history_
     assert not folder.exists()
+
+
+def test_a_fit_to_rows_on_disk_goes_on(kill_after, tmp_path, monkeypatch):
+    monkeypatch.setattr(row_stream, "SAMPLE_ROWS", 128)
+    np.save(tmp_path / "X.npy", moons(500))
+    X = np.load(tmp_path / "X.npy", mmap_mode="r")
+    parameters = {"n_components": 2, "n_flows_per_component": 2, **NETWORKS}
+    expected = make(FlowMixture, **parameters).fit(X)
+    folder = tmp_path / "checkpoint"
+    for n_written in (2, 3):
+        survive = kill_after(n_written)
+        with pytest.raises(Killed):
+            make(FlowMixture, **parameters).fit(X, checkpoint=folder)
+        survive()
+    model = make(FlowMixture, **parameters).fit(X, checkpoint=folder)
+    assert_array_equal(model.score_samples(moons()), expected.score_samples(moons()))
+    assert model.history_ == expected.history_
 
 
 def test_without_a_seed_the_first_one_counts(kill_after, tmp_path):

@@ -14,6 +14,7 @@ from skflowmix import (
     checkpoints,
     data_parallel,
     distributed,
+    row_stream,
 )
 from skflowmix.training import phases
 from skflowmix.training.trainer import Trainer
@@ -273,3 +274,41 @@ def test_alone_it_does_nothing(monkeypatch):
     with pytest.raises(ValueError, match="timeout must be a positive"):
         with data_parallel(timeout=0):
             pass
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+def test_rows_that_are_read_piece_by_piece_are_for_one_process(
+    tmp_path, monkeypatch, sharded
+):
+    monkeypatch.setattr(row_stream, "SAMPLE_ROWS", 64)
+    np.save(tmp_path / "X.npy", moons(300))
+    X = np.load(tmp_path / "X.npy", mmap_mode="r")
+
+    def fit(reducer):
+        return small(2).fit(X)
+
+    outcomes = outcomes_in_processes(2, fit, sharded=sharded)
+    for error in outcomes:
+        assert isinstance(error, ValueError)
+        assert "piece by piece, which is not supported" in str(error)
+        assert "data_parallel" in str(error)
+
+
+def test_rows_in_memory_are_held_by_the_processes_however_many(monkeypatch):
+    monkeypatch.setattr(row_stream, "SAMPLE_ROWS", 64)
+    monkeypatch.setattr(row_stream, "LARGEST_ROWS", 100)
+    X = moons(302)
+    models = in_processes(
+        2, lambda reducer: small(2).fit(X[reducer.rank :: 2]), sharded=True
+    )
+    assert_one_model(models)
+    assert [len(model.labels_) for model in models] == [151, 151]
+
+
+def test_partial_fit_is_for_one_process():
+    def fit(reducer):
+        return small(2).partial_fit(moons())
+
+    for error in outcomes_in_processes(2, fit):
+        assert isinstance(error, ValueError)
+        assert "partial_fit is not supported within data_parallel" in str(error)

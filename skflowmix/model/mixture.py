@@ -239,6 +239,16 @@ class MixtureModule(nn.Module):
         other.components = self.components.with_gaussians(gaussians)
         return other
 
+    @torch.no_grad()
+    def with_parameters_of(self, other: "MixtureModule") -> "MixtureModule":
+        """Return a copy with the parameters of a model in other precision, or place."""
+        model = copy.deepcopy(self)
+        pairs = zip(model.parameters(), other.parameters(), strict=True)
+        for kept, new in pairs:
+            kept.copy_(new)
+        model.temperature.copy_(other.temperature)
+        return model
+
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """See `skflowmix.model.components.Components`."""
         groups = self.components.parameter_groups()

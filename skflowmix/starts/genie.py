@@ -13,7 +13,7 @@ def spanning_tree(distances):
     Parameters
     ----------
     distances : ndarray of shape (n, n)
-        Between the rows, symmetric.
+        Between the rows, symmetric; or what has as many rows, each asked for once.
 
     Returns
     -------
@@ -35,8 +35,9 @@ def spanning_tree(distances):
         lengths[step] = best[new]
         outside[new] = False
         best[new] = np.inf
-        closer = outside & (distances[new] < best)
-        best[closer] = distances[new][closer]
+        to_others = distances[new]
+        closer = outside & (to_others < best)
+        best[closer] = to_others[closer]
         source[closer] = new
     order = np.argsort(lengths, kind="stable")
     return edges[order], lengths[order]

@@ -22,6 +22,9 @@ __all__ = [
 MAX_GRAPH_ROWS = 3000
 N_NEIGHBORS = 10
 
+# Rows whose distances to all landmarks are sorted at a time.
+ROWS_PARTITIONED = 256
+
 # So many rows look for their nearest ones among themselves.
 MAX_SEARCHED_ROWS = 10_000
 
@@ -93,7 +96,11 @@ class Landmarks:
         self.distances = squareform(pdist(self.x))
         np.fill_diagonal(self.distances, np.inf)
         k = min(N_NEIGHBORS, self.n - 1)
-        near = np.argpartition(self.distances, k - 1, axis=1)[:, :k]
+        # A part at a time: numbers of all pairs are as large as their distances.
+        parts = np.array_split(self.distances, -(-self.n // ROWS_PARTITIONED))
+        near = np.concatenate(
+            [np.argpartition(part, k - 1, axis=1)[:, :k] for part in parts]
+        )
         lengths = np.take_along_axis(self.distances, near, axis=1)
         order = np.argsort(lengths, axis=1, kind="stable")
         self.neighbors = np.take_along_axis(near, order, axis=1)

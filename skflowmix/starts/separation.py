@@ -40,10 +40,8 @@ class SeparationTree:
         n = landmarks.n
         k = min(SCALE_NEIGHBORS, max(2, n // 10), landmarks.neighbors.shape[1])
         scale = np.maximum(landmarks.neighbor_distances[:, k - 1], 1e-12)
-        lengths = np.maximum(landmarks.distances, scale)
-        np.maximum(lengths, scale[:, None], out=lengths)
-        lengths /= np.minimum(scale, scale[:, None])
-        self.edges, self.lengths = spanning_tree(lengths)
+        reachability = _Reachability(landmarks.distances, scale)
+        self.edges, self.lengths = spanning_tree(reachability)
         self.weight = landmarks.weight
         share = min(LEAST_SHARE, LEAST_CLUSTER_SHARE / n_components)
         self.least = max(k + 1, share * self.weight.sum())
@@ -113,6 +111,21 @@ class SeparationTree:
                     splits.append(len(edges))
                 edges.append((a, b))
         return np.array(splits, dtype=int), np.array(edges, dtype=int).reshape(-1, 2)
+
+
+class _Reachability:
+    """Lengths of all edges, a row at a time: the matrix is large."""
+
+    def __init__(self, distances, scale):
+        self.distances, self.scale = distances, scale
+
+    def __len__(self):
+        return len(self.scale)
+
+    def __getitem__(self, row):
+        own = self.scale[row]
+        lengths = np.maximum(np.maximum(self.distances[row], self.scale), own)
+        return lengths / np.minimum(self.scale, own)
 
 
 class _Groups:

@@ -126,7 +126,7 @@ class Batch:
 class RowSource(Protocol):
     """Where the batches of a training run come from."""
 
-    n_rows: int  # of one pass
+    n_rows: int  # of one pass, over all processes
     n_counted: float  # rows that they stand for
     n_batches: int  # of one pass
 
@@ -174,15 +174,15 @@ class TableSource:
         nearest: Tensor | None = None,
     ):
         self.table, self.generator, self.nearest = table, generator, nearest
-        self.n_rows, self.n_counted = len(table), table.n_counted
-        self.n_batches = max(self.n_rows // min(batch_size, self.n_rows), 1)
+        self.n_rows, self.n_counted = table.n_rows, table.n_counted
+        self.n_batches = max(len(table) // min(batch_size, len(table)), 1)
         self._queue: list[Tensor] = []
 
     def draw(self) -> tuple[Tensor, ...]:
         """See `RowSource`: the numbers of the rows."""
         if not self._queue:
             order = torch.randperm(
-                self.n_rows, generator=self.generator, device=self.generator.device
+                len(self.table), generator=self.generator, device=self.generator.device
             )
             self._queue = list(order.tensor_split(self.n_batches))
         return (self._queue.pop(),)
@@ -265,8 +265,8 @@ class Noise:
             shares *= scale / math.sqrt(n_nearest)
             step = torch.bmm(shares.unsqueeze(1), ways).squeeze(1)
             moved = moved + (step if batch.movable is None else step * batch.movable)
-            if batch.thickness is not None:
-                moved = moved + batch.thickness * self._normal(batch, n_columns)
+        if batch.thickness is not None and scale > 0:
+            moved = moved + batch.thickness * self._normal(batch, n_columns)
         if batch.repeat_widths is not None:
             shift = batch.repeat_widths * self._normal(batch, n_columns)
             moved = moved + (

@@ -10,15 +10,23 @@ from skflowmix._arrays import own_arithmetic, torch_generator
 from skflowmix.model.components import WIDE
 from skflowmix.model.groups import Groups
 from skflowmix.model.mixture import MixtureModule
+from skflowmix.starts.assignment import Assignment
 from skflowmix.starts.division import LEAST_GAIN
 from skflowmix.starts.gaussians import Gaussians
 from skflowmix.training.division import divide_where_it_gains
 from skflowmix.training.objectives import robust_gain
-from skflowmix.training.phases import Candidate, ModelFit, Runtime
+from skflowmix.training.phases import ModelFit
+from skflowmix.training.runtime import Candidate, Runtime
 from skflowmix.training.settings import EPOCH_ROWS, FitSettings
 from skflowmix.training.table import TrainingTable
 
-__all__ = ["Partition", "best_candidate", "can_train_flows", "fit_candidate"]
+__all__ = [
+    "LEAST_ROWS_PER_COMPONENT",
+    "Partition",
+    "best_candidate",
+    "can_train_flows",
+    "fit_candidate",
+]
 
 # Of fewer rows per component no flow can learn its shape.
 LEAST_ROWS_PER_COMPONENT = 5
@@ -100,7 +108,8 @@ def fit_candidate(
         partition = replace(partition, starts=[partition.plain])
     if warm is not None:
         shares, plain = partition.responsibilities, partition.plain
-        fit = ModelFit("warm", settings, table, shares, warm, plain, runtime)
+        assign = _assignment(table, partition, runtime)
+        fit = ModelFit("warm", settings, table, shares, warm, plain, runtime, assign)
         fit.train(warm=True)
         return fit.finish(plain, warm=True)
     first = _Attempt(settings, table, partition, runtime)
@@ -123,6 +132,16 @@ def fit_candidate(
     return first.finish(fit)
 
 
+def _assignment(
+    table: TrainingTable, partition: Partition, runtime: Runtime
+) -> Assignment | None:
+    """Return what gives rows that are not in memory their shares of the flows."""
+    if table.stream is None:
+        return None
+    shares, plain = partition.responsibilities, partition.plain
+    return Assignment(table.x, table.weights, shares, plain, runtime.random_state)
+
+
 class _Attempt:
     """Training by one partition; `prefix` tells its phases from those of others."""
 
@@ -137,6 +156,7 @@ class _Attempt:
         self.settings, self.table, self.runtime = settings, table, runtime
         self.partition, self.prefix = partition, prefix
         self.moments = table.without_far(partition.responsibilities)
+        self.assign = _assignment(table, partition, runtime)
         starts = {start.shrinkage: start for start in partition.starts}
         self.starts = list(starts.values())
         self.tries_plain = partition.plain.shrinkage not in starts
@@ -175,6 +195,7 @@ class _Attempt:
             model,
             seen,
             self.runtime,
+            self.assign,
         )
 
     def after_m_step(self, *, is_compared: bool) -> ModelFit:
@@ -189,7 +210,7 @@ class _Attempt:
         )
         fit = self._start_from("start 0", self.starts[0])
         is_large = table.x.shape[1] > WIDE or len(table.train) > EPOCH_ROWS
-        is_large |= table.shard is not None
+        is_large |= table.shard is not None or table.stream is not None
         # Several Gaussians to a component leave flows less to gain.
         if self.tries_plain and (is_large or not self.partition.groups.are_single):
             other = self._start_from("plain", plain)

@@ -1,20 +1,20 @@
-"""One model in training, phase by phase, and the candidate that comes of it."""
+"""One model in training, phase by phase."""
 
 import copy
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from skflowmix._arrays import rows_per_chunk, torch_generator
+from skflowmix._arrays import rows_per_chunk
 from skflowmix.model.mixture import MixtureModule
+from skflowmix.starts.assignment import Assignment
 from skflowmix.starts.gaussians import Gaussians
 from skflowmix.starts.knn import nearest_others
-from skflowmix.training.batches import Batch, Noise, TableSource
-from skflowmix.training.journal import Journal
+from skflowmix.starts.preprocessing import TRAINING_BOUND
+from skflowmix.training.batches import Batch, Noise, RowSource, TableSource
 from skflowmix.training.objectives import (
     ElboObjective,
     MStepObjective,
@@ -24,18 +24,20 @@ from skflowmix.training.objectives import (
     robust_gain,
 )
 from skflowmix.training.optimizer import AdamW, FlatParameters
-from skflowmix.training.reducers import Reducer
+from skflowmix.training.runtime import Candidate, Runtime
 from skflowmix.training.settings import (
     ALL_ROWS,
     ELBO,
+    FINAL_EPOCHS,
     M_STEP,
     FitSettings,
 )
 from skflowmix.training.shards import ShardSource, SharedSource, count_all_shards
+from skflowmix.training.stream import StreamSource
 from skflowmix.training.table import N_NEAREST, TrainingTable
 from skflowmix.training.trainer import Objective, Trainer, TrainingConfig
 
-__all__ = ["Candidate", "ModelFit", "Monitor", "Runtime"]
+__all__ = ["FINAL_RATE", "ModelFit"]
 
 # Held-out rows that are looked at after every epoch.
 MAX_HELD_OUT = 4096
@@ -50,120 +52,11 @@ LEAST_SHARE = 1e-4
 POSTERIOR_EPOCHS = 50
 
 
-@dataclass(eq=False)
-class Candidate:
-    """A trained model and how its training went.
-
-    Parameters
-    ----------
-    model : MixtureModule
-        In float64, on the CPU.
-    gaussians : Gaussians
-        What its components whiten by.
-    history : list of dict
-        Figures of every epoch.
-    held_out : Batch
-        The rows that judged it.
-    held_out_log_prob : Tensor
-        Its log-densities there, in nats.
-    converged, stopped : bool
-        Whether training converged, and whether a callback ended it.
-    """
-
-    model: MixtureModule
-    gaussians: Gaussians
-    history: list[dict[str, Any]]
-    held_out: Batch
-    held_out_log_prob: Tensor
-    converged: bool
-    stopped: bool
-
-    @property
-    def weights(self) -> np.ndarray:
-        """Weights of all flows."""
-        return self.model.log_weights.detach().exp().numpy()
-
-    def sort(self) -> None:
-        """Order the groups of flows by decreasing weight, and the flows of each."""
-        groups, weights = self.model.groups, self.weights
-        of_group = groups.sum(weights[None])[0]
-        place = np.argsort(np.argsort(-of_group, kind="stable"))
-        self._take(np.lexsort((-weights, place[groups.of_flow])))
-
-    def drop_unused(self, n_rows: float) -> None:
-        """Drop groups that expect less than one of so many rows."""
-        groups = self.model.groups
-        of_group = groups.sum(self.weights[None])[0]
-        used = of_group * n_rows >= 1
-        used[of_group.argmax()] = True
-        self._take(np.flatnonzero(used[groups.of_flow]))
-
-    def drop_unused_flows(self, n_rows: float) -> None:
-        """Drop the flows that expect less than one, but the heaviest of each group."""
-        weights, groups = self.weights, self.model.groups
-        if groups.are_single:
-            return
-        heaviest = [own.max() for own in groups.parts(weights)]
-        used = (weights * n_rows >= 1) | (weights == np.repeat(heaviest, groups.sizes))
-        self._take(np.flatnonzero(used))
-
-    def _take(self, index: np.ndarray) -> None:
-        self.model.select_(torch.from_numpy(index))
-        self.gaussians = self.gaussians[index]
-
-
-class Monitor(Protocol):
-    """Watches a fit: it sees every epoch and can end the fit."""
-
-    stopped: bool
-
-    def epoch(
-        self, record: dict[str, Any], make_candidate: Callable[[], Candidate]
-    ) -> bool:
-        """Receive an epoch's record and a function that copies the model as it stands.
-
-        True, as `stopped` from then on, ends the fit.
-        """
-        ...
-
-
-@dataclass(frozen=True)
-class Runtime:
-    """Where and by whose leave a candidate is trained.
-
-    Parameters
-    ----------
-    device : torch.device
-        Where to train.
-    random_state : RandomState
-        Source of network weights, batches and noise.
-    monitor : Monitor
-        Sees every epoch.
-    journal : Journal
-        Runs the phases.
-    reducer : Reducer
-        The processes that train it.
-    """
-
-    device: torch.device
-    random_state: np.random.RandomState
-    monitor: Monitor
-    journal: Journal
-    reducer: Reducer
-
-    def is_stopped(self) -> bool:
-        """Tell whether the monitor has ended the fit."""
-        return self.monitor.stopped
-
-    def generator(self) -> torch.Generator:
-        """Draw a new generator on the device."""
-        return torch_generator(self.random_state, self.device)
-
-
 class ModelFit:
     """One model in training, in the training's dtype and on its device.
 
-    `name` tells it from others of the same candidate.
+    `name` tells it from others of the same candidate; `assign` gives rows of the table
+    that the others are a sample of their first responsibilities.
     """
 
     def __init__(
@@ -175,8 +68,10 @@ class ModelFit:
         model: MixtureModule,
         gaussians: Gaussians,
         runtime: Runtime,
+        assign: Assignment | None = None,
     ):
         self.name, self.settings, self.runtime = name, settings, runtime
+        self.assign = assign
         self.model, self.gaussians = model, gaussians
         self.table, self.responsibilities = table, responsibilities
         # What this process trains on: all rows, or those that it alone holds.
@@ -187,7 +82,8 @@ class ModelFit:
         dtype = "float64" if gaussians.need_float64() else settings.dtype
         self.working = copy.deepcopy(model).to(runtime.device, getattr(torch, dtype))
         self.train_rows, self.nearest = self._own_rows(self.own.train), None
-        if settings.input_noise > 0 and len(table.held_out) and len(table.train) > 1:
+        can_move = len(table.held_out) and len(table.train) > 1
+        if settings.input_noise > 0 and can_move and table.stream is None:
             self.nearest = self.own.neighbors_in_training
             self.let_move(self.train_rows, self.own.train)
         judged_by = table.held_out[:MAX_HELD_OUT]
@@ -305,8 +201,56 @@ class ModelFit:
             generator.initial_seed() + self.runtime.reducer.rank
         )
 
+    def training_source(self, *, of_flows: bool) -> RowSource:
+        """Return a source of all rows but those held out.
+
+        Their labels are shares of flows, or of groups, see `with_labels`.
+        """
+        if self.table.stream is not None:
+            return self._stream(self.table.numbers_held_out, of_flows=of_flows)
+        rows = self.train_rows if of_flows else self.with_labels(self.train_rows)
+        return self.source(rows, self.nearest)
+
+    def _stream(
+        self, left_out: np.ndarray | None = None, *, of_flows: bool
+    ) -> StreamSource:
+        """Return a source of the rows that the table is a sample of.
+
+        Their nearest ones are not known, and noise towards these is not needed: rows
+        that training meets for the first time it cannot have learnt by heart.
+        """
+        table, settings = self.table, self.settings
+        stream, assign = table.stream, self.assign
+        assert stream is not None and assign is not None
+        like = self.working.weight_logits
+        thickness = self.gaussians.thickness() if settings.input_noise > 0 else None
+
+        def tensor(array):
+            return None if array is None else torch.from_numpy(array).to(like)
+
+        def prepare(rows: np.ndarray, weights: np.ndarray) -> Batch:
+            x = table.standardizer.transform(rows, TRAINING_BOUND)
+            shares = assign(x)
+            batch = Batch(
+                tensor(x),
+                tensor(weights).clamp(min=torch.finfo(like.dtype).tiny),
+                tensor(shares),
+                repeat_widths=tensor(table.repeat_widths_of(x)),
+                thickness=tensor(None if thickness is None else shares @ thickness),
+            )
+            return batch if of_flows else self.with_labels(batch)
+
+        return StreamSource(
+            stream,
+            prepare,
+            self.train_rows,
+            settings.batch_size_for(stream.n_counted),
+            self.runtime.generator(),
+            left_out,
+        )
+
     def elbo(
-        self, source: TableSource, temperature: float, noise: Noise | None
+        self, source: RowSource, temperature: float, noise: Noise | None
     ) -> ElboObjective:
         """Return the bound on some rows, q starting at that temperature."""
         settings = self.settings
@@ -319,17 +263,23 @@ class ModelFit:
             noise,
         )
 
-    def config(self, max_epochs: int, n_drops: int, batch: Batch) -> TrainingConfig:
-        """Return how to train one phase on some rows."""
+    def config(
+        self, max_epochs: int, n_drops: int, source: RowSource
+    ) -> TrainingConfig:
+        """Return how to train one phase on the rows of a source."""
         return self.settings.training_config(
-            max_epochs, n_drops, batch.n_rows, batch.x.shape[1], batch.n_counted
+            max_epochs,
+            n_drops,
+            source.n_rows,
+            self.table.x.shape[1],
+            source.n_counted,
         )
 
     def run(
         self,
         phase: str,
         objective: Objective,
-        source: TableSource,
+        source: RowSource,
         config: TrainingConfig,
     ) -> None:
         """Train one phase, unless the fit was stopped."""
@@ -369,6 +319,7 @@ class ModelFit:
                 batch.weights,
                 self._responsibilities(batch),
                 mean_weight=batch.mean_weight,
+                n_counted=batch.n_counted,
                 n_rows=batch.n_rows,
             )
             for batch in (self.train_rows, self.held_out)
@@ -378,7 +329,7 @@ class ModelFit:
         # Nothing else is trained from now on: these leave the vector of the others.
         groups = {"decayed": posterior.weights, "plain": posterior.biases}
         optimizer = AdamW(FlatParameters(groups))
-        config = self.config(POSTERIOR_EPOCHS, 1, self.train_rows)
+        config = self.config(POSTERIOR_EPOCHS, 1, source)
         trainer = Trainer(objective, source, optimizer, config, self.runtime.reducer)
         key = f"{self.name} posterior"
         self.runtime.journal.phase(key, trainer, lambda record: False)
@@ -401,12 +352,12 @@ class ModelFit:
     def train_by_responsibilities(self) -> None:
         """M-step at the first responsibilities, watched by the held-out rows."""
         noise = self.noise()
-        source = self.source(self.train_rows, self.nearest)
+        source = self.training_source(of_flows=True)
         self.run(
             M_STEP,
             MStepObjective(self.working, source, self.held_out, noise),
             source,
-            self.config(self.settings.n_iter_init, 0, self.train_rows),
+            self.config(self.settings.n_iter_init, 0, source),
         )
 
     def train(self, *, warm: bool = False) -> None:
@@ -414,12 +365,12 @@ class ModelFit:
         settings = self.settings
         hottest = float(self.working.temperature) if warm else settings.temperature
         noise = self.noise()
-        source = self.source(self.with_labels(self.train_rows), self.nearest)
+        source = self.training_source(of_flows=False)
         self.run(
             ELBO,
             self.elbo(source, hottest, noise),
             source,
-            self.config(settings.max_iter, 2, self.train_rows),
+            self.config(settings.max_iter, 2, source),
         )
         self.drop_flows_without_gain()
 
@@ -479,26 +430,37 @@ class ModelFit:
     def train_on_all_rows(self) -> None:
         """Go on for a few epochs, from what held-out rows found best.
 
-        Steps and noise start anew, but the noise no greater than it was by then.
+        Steps and noise start anew, but the noise no greater than it was by then. Of a
+        stream the epochs are long enough to make one pass together.
         """
-        settings, nearest = self.settings, None
+        settings = self.settings
         self.optimizer.reset()
-        every = np.concatenate((self.own.train, self.own.held_out))
-        every_row = self._own_rows(every)
-        if settings.input_noise > 0:
-            nearest = nearest_others(self.own.x[every], N_NEAREST)
-            self.let_move(every_row, every)
-        config = self.config(settings.most_epochs_of(ALL_ROWS), 0, every_row)
         epochs = (record for record in self.history if record["phase"] == ELBO)
         best = max(epochs, key=lambda r: r["score"], default=self.history[-1])
         noise = self.noise(best["learning_rate"] / settings.learning_rate)
-        source = self.source(self.with_labels(every_row), nearest)
+        source = self._source_of_all_rows()
+        config = self.config(settings.most_epochs_of(ALL_ROWS), 0, source)
+        if self.table.stream is not None:
+            steps = max(config.max_steps, -(-source.n_batches // FINAL_EPOCHS))
+            config = replace(config, max_steps=steps)
         self.run(
             ALL_ROWS,
             self.elbo(source, float(self.working.temperature), noise),
             source,
             replace(config, learning_rate=FINAL_RATE * config.learning_rate),
         )
+
+    def _source_of_all_rows(self) -> RowSource:
+        """Return a source of all rows, those held out before too."""
+        if self.table.stream is not None:
+            return self._stream(of_flows=False)
+        nearest = None
+        every = np.concatenate((self.own.train, self.own.held_out))
+        every_row = self._own_rows(every)
+        if self.settings.input_noise > 0:
+            nearest = nearest_others(self.own.x[every], N_NEAREST)
+            self.let_move(every_row, every)
+        return self.source(self.with_labels(every_row), nearest)
 
     def better_than(self, other: "ModelFit") -> bool:
         """Whether held-out rows prefer this model to another as they stand."""
@@ -520,17 +482,10 @@ class ModelFit:
         """Return what the first process says: last bits of others may differ."""
         return self.runtime.reducer.broadcast(bool(answer))
 
-    @torch.no_grad()
     def candidate(self, held_out_log_prob: Tensor) -> Candidate:
         """Copy the model as it stands, as those log-densities judge it."""
-        model = copy.deepcopy(self.model)
-        for kept, new in zip(
-            model.parameters(), self.working.parameters(), strict=True
-        ):
-            kept.copy_(new)
-        model.temperature.copy_(self.working.temperature)
         return Candidate(
-            model,
+            self.model.with_parameters_of(self.working),
             self.gaussians,
             list(self.history),
             self.held_out,

@@ -7,7 +7,14 @@ import numpy as np
 from skflowmix.model.flows import FlowFamily
 from skflowmix.training.trainer import TrainingConfig
 
-__all__ = ["ALL_ROWS", "ELBO", "EPOCH_ROWS", "M_STEP", "FitSettings"]
+__all__ = [
+    "ALL_ROWS",
+    "ELBO",
+    "EPOCH_ROWS",
+    "FINAL_EPOCHS",
+    "M_STEP",
+    "FitSettings",
+]
 
 # With more rows per column than this, weights decay less.
 ROWS_TO_DECAY = 500

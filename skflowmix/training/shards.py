@@ -149,9 +149,10 @@ class ShardSource(TableSource):
     def draw(self) -> tuple[Tensor, ...]:
         """See `RowSource`; the rows that are left over wait for the next pass."""
         if not self._queue:
+            n_own = len(self.table)
             order = torch.randperm(
-                self.n_rows, generator=self.generator, device=self.generator.device
+                n_own, generator=self.generator, device=self.generator.device
             )
-            whole = self.n_rows - self.n_rows % self.size
+            whole = n_own - n_own % self.size
             self._queue = list(order[:whole].split(self.size))
         return (self._queue.pop(),)

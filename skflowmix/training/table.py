@@ -4,6 +4,7 @@ from functools import cached_property
 
 import numpy as np
 
+from skflowmix.row_stream import RowStream
 from skflowmix.starts.knn import MAX_SEARCHED_ROWS, nearest, nearest_others
 from skflowmix.starts.preprocessing import (
     MIN_HELD_OUT,
@@ -44,6 +45,12 @@ class TrainingTable:
         Share of the rows that is held out.
     random_state : RandomState
         Source of the split.
+    stream : RowStream, optional
+        The table that these rows are a sample of: batches come from there.
+    numbers : ndarray of shape (n_sampled,), int, optional
+        Numbers of the sampled rows there, increasing.
+    inverse : ndarray of shape (n_sampled,), int, optional
+        Which of `rows` these are.
 
     Attributes
     ----------
@@ -64,14 +71,19 @@ class TrainingTable:
         standardizer: Standardizer,
         validation_fraction: float,
         random_state: np.random.RandomState,
+        stream: RowStream | None = None,
+        numbers: np.ndarray | None = None,
+        inverse: np.ndarray | None = None,
     ):
+        self.stream, self.numbers, self.inverse = stream, numbers, inverse
         self.standardizer = standardizer
         self.x = standardizer.transform(rows, TRAINING_BOUND)
         self.far = standardizer.far(self.x).any(axis=1)
         if self.far.mean() > MOST_FAR:
             self.far[:] = False
         self.counts = row_counts(weights)
-        self.n_counted = float(self.counts.sum())
+        n_counted = self.counts.sum() if stream is None else stream.n_counted
+        self.n_counted = float(n_counted)
         self.shard: TrainingTable | None = None
         self.weights = weights * (self.counts.sum() / weights.sum())
         self.allowed: np.ndarray | None = None
@@ -95,6 +107,34 @@ class TrainingTable:
     def movable(self) -> np.ndarray:
         """Which values of the rows noise may move."""
         return outside_spikes(self.x, self.weights)
+
+    @property
+    def numbers_held_out(self) -> np.ndarray:
+        """Numbers of the held-out rows in the table that these are a sample of."""
+        assert self.numbers is not None
+        is_held_out = np.zeros(len(self.x), dtype=bool)
+        is_held_out[self.held_out] = True
+        return self.numbers[is_held_out[self.inverse]]
+
+    def repeat_widths_of(self, x: np.ndarray) -> np.ndarray | None:
+        """How wide noise on values that repeat shall be, in other rows."""
+        if self.repeat_widths is None:
+            return None
+        widths = np.zeros(x.shape)
+        for j, (values, own) in enumerate(self._widths_by_value):
+            if len(values):
+                places = np.searchsorted(values, x[:, j]).clip(max=len(values) - 1)
+                widths[:, j] = np.where(values[places] == x[:, j], own[places], 0.0)
+        return widths
+
+    @cached_property
+    def _widths_by_value(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        assert self.repeat_widths is not None
+        by_value = []
+        for column, widths in zip(self.x.T, self.repeat_widths.T, strict=True):
+            values, first = np.unique(column[widths > 0], return_index=True)
+            by_value.append((values, widths[widths > 0][first]))
+        return by_value
 
     @cached_property
     def _nearest_of_shard(self) -> np.ndarray:
