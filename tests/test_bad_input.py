@@ -208,6 +208,7 @@ def test_any_finite_rows(X, flow):
     assert_works(small(2, flow=flow).fit(X), X)
 
 
+@pytest.mark.slow
 @settings(max_examples=15)
 @given(
     st.lists(st.floats(-250, 250), min_size=2, max_size=2),

@@ -338,6 +338,7 @@ def test_scoring_monitor_sees_weights():
     assert score != model.score(moons())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_jobs", [1, 2])
 def test_scoring_monitor_in_a_search(n_jobs):
     monitor = ScoringMonitor(scoring=log_likelihood)
@@ -405,6 +406,7 @@ class Pickles(Stop):
         self.n += np.array_equal(labels, fitted_estimator.predict(moons()))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.parametrize("cls", [FlowMixtureClassifier, FlowMixtureOutlierDetector])
 def test_callbacks_of_other_estimators_see_models_that_can_be_pickled(cls):

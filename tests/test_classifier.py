@@ -480,6 +480,7 @@ def answers_on_a_scale(seed, n=1000):
     return np.clip(np.round(z + 3), 1, 5), y
 
 
+@pytest.mark.slow
 def test_flows_on_integers_are_no_worse_classifiers_than_gaussians():
     """The heights of spikes would say nothing of the classes."""
     X, y = answers_on_a_scale(1)

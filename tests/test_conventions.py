@@ -188,6 +188,7 @@ def test_verbose_lines_say_when_and_in_which_units(capsys):
 # Starts.
 
 
+@pytest.mark.slow
 def test_a_clusterer_in_a_grid_follows_the_number_of_components():
     grid = {"n_components": [2, 3, 9], "init_params": [KMeans(), GaussianMixture()]}
     model = make(FlowMixture, **{**NETWORKS, "n_transforms": 0})

@@ -1506,6 +1506,7 @@ def test_pipeline():
     assert np.isfinite(pipeline.score_samples(X * [1e6, 1e-6])).all()
 
 
+@pytest.mark.slow
 def test_grid_search_by_held_out_score():
     X, _ = blobs()
     search = GridSearchCV(

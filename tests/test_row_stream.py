@@ -112,6 +112,7 @@ def test_a_dataset_is_fitted_block_by_block_and_seen_as_a_whole(few_rows):
     assert model.score(X) > in_memory.score(X) - 0.05
 
 
+@pytest.mark.slow
 def test_a_large_table_in_memory_is_fitted_as_on_disk_and_has_labels(
     few_rows, memmap, monkeypatch
 ):
@@ -133,6 +134,7 @@ def test_a_large_table_in_memory_is_fitted_as_on_disk_and_has_labels(
     )
 
 
+@pytest.mark.slow
 def test_a_small_table_on_disk_is_read_as_a_whole(memmap):
     X = np.array(memmap)
     expected = quick(2, n_iter_init=1).fit(X)

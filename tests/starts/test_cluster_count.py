@@ -66,7 +66,7 @@ def test_one_cluster_is_one(shape, max_clusters):
     assert count(x, max_clusters) == 1
 
 
-@pytest.mark.parametrize("max_clusters", [2, 20])
+@pytest.mark.parametrize("max_clusters", [2, pytest.param(20, marks=pytest.mark.slow)])
 def test_clusters_that_are_not_round_are_counted(max_clusters):
     moons = make_moons(1000, noise=0.05, random_state=0)[0]
     circles = make_circles(1000, noise=0.05, factor=0.5, random_state=0)[0]
