@@ -156,7 +156,7 @@ PARTS = (
     (phases.ModelFit, "_responsibilities", "targets of q"),
     (fitting.FittedMixture, "__post_init__", "summary"),
     (fitting.Problem, "__init__", "merging rows"),
-    (fitting._Restart, "_gaussians", "Gaussians"),
+    (fitting._Restart, "_partition", "Gaussians"),
 )
 
 
