@@ -59,7 +59,7 @@ def anomalies():
 
 
 def pipeline_and_search():
-    """Cluster in a pipeline, choose the number of components by held-out score."""
+    """Cluster in a pipeline, choose the family of flows by held-out score."""
     X, y = load_wine(return_X_y=True)
     pipeline = make_pipeline(
         StandardScaler(), PCA(5), FlowMixture(n_components=3, random_state=0)
@@ -68,7 +68,9 @@ def pipeline_and_search():
     print(f"Pipeline of scaling, PCA and FlowMixture on wine: ARI {index:.3f}")
     moons, _ = make_moons(400, noise=0.06, random_state=0)
     search = GridSearchCV(
-        FlowMixture(flow="maf", random_state=0), {"n_components": [1, 2, 3]}, cv=3
+        FlowMixture(n_components=2, random_state=0),
+        {"flow": ["realnvp", "maf", "nsf"]},
+        cv=3,
     ).fit(moons)
     for parameters, score in zip(
         search.cv_results_["params"], search.cv_results_["mean_test_score"], strict=True
