@@ -4,6 +4,7 @@
 """
 
 from skflowmix._version import __version__
+from skflowmix.callbacks import StopOnInterrupt
 from skflowmix.classifier import FlowMixtureClassifier
 from skflowmix.displays.count import ComponentCountDisplay
 from skflowmix.displays.density import DensityDisplay, SamplesDisplay
@@ -36,6 +37,7 @@ __all__ = [
     "ReliabilityDisplay",
     "ResponsibilityDisplay",
     "SamplesDisplay",
+    "StopOnInterrupt",
     "TrainingHistoryDisplay",
     "__version__",
     "adjusted_rand_scorer",

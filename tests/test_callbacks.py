@@ -1,6 +1,8 @@
 """scikit-learn's callbacks on `FlowMixture`, alone and in a search."""
 
 import pickle
+import signal
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -10,7 +12,12 @@ from sklearn.datasets import make_blobs
 from sklearn.model_selection import GridSearchCV
 from small_models import answers, assert_same_answers, make, moons, small, trained
 
-from skflowmix import FlowMixture, FlowMixtureClassifier, FlowMixtureOutlierDetector
+from skflowmix import (
+    FlowMixture,
+    FlowMixtureClassifier,
+    FlowMixtureOutlierDetector,
+    StopOnInterrupt,
+)
 
 
 class Recorder:
@@ -296,6 +303,46 @@ def test_a_fit_that_a_callback_ends_by_an_error_is_none(cls, error, fails_at):
         assert all(value is before[name] for name, value in vars(model).items())
         assert hasattr(model, "n_features_in_") == is_fitted
     assert_array_equal(model.score_samples(X), expected)
+
+
+class Interrupts(Stop):
+    """Sends an interrupt at the end of a task's n-th run."""
+
+    def on_fit_task_end(self, estimator, context):
+        if super().on_fit_task_end(estimator, context):
+            self.n = -1
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_an_interrupt_ends_the_fit_with_the_best_model():
+    handler = signal.getsignal(signal.SIGINT)
+    stop = StopOnInterrupt()
+    model = trained(2).set_callbacks(Interrupts("elbo epoch", 2), stop)
+    model.fit(moons())  # and does not warn
+    assert stop.interrupted
+    assert [r["phase"] for r in model.history_].count("elbo") == 2
+    assert np.isfinite(model.score(moons()))
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert not pickle.loads(pickle.dumps(stop))._former
+
+
+def test_a_second_interrupt_leaves_the_estimator_as_it_was():
+    handler = signal.getsignal(signal.SIGINT)
+    model = trained(2)
+    model.set_callbacks(
+        StopOnInterrupt(), Interrupts("elbo epoch", 2), Interrupts("elbo epoch", 2)
+    )
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(moons())
+    assert not hasattr(model, "weights_")
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
+def test_other_threads_get_no_interrupts():
+    stop = StopOnInterrupt()
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(small(2).set_callbacks(stop).fit, moons()).result()
+    assert not stop.interrupted
 
 
 # scikit-learn's own.
