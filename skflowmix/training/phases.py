@@ -28,7 +28,6 @@ from skflowmix.training.runtime import Candidate, Runtime
 from skflowmix.training.settings import (
     ALL_ROWS,
     ELBO,
-    FINAL_EPOCHS,
     M_STEP,
     FitSettings,
 )
@@ -430,24 +429,31 @@ class ModelFit:
     def train_on_all_rows(self) -> None:
         """Go on for a few epochs, from what held-out rows found best.
 
-        Steps and noise start anew, but the noise no greater than it was by then. Of a
-        stream the epochs are long enough to make one pass together.
+        Noise is no greater than it was by then, and steps are no larger. Where they
+        were small, in tables whose rows repeat values, Adam's moments go on with them:
+        the first steps of new ones, of one size in all parameters, undo what small ones
+        have found. Of a stream the epochs are long enough to make one pass together.
         """
         settings = self.settings
-        self.optimizer.reset()
-        epochs = (record for record in self.history if record["phase"] == ELBO)
+        epochs = [record for record in self.history if record["phase"] == ELBO]
         best = max(epochs, key=lambda r: r["score"], default=self.history[-1])
-        noise = self.noise(best["learning_rate"] / settings.learning_rate)
+        share = best["learning_rate"] / settings.learning_rate
+        in_small_steps = share < FINAL_RATE
+        if not in_small_steps:
+            self.optimizer.reset()
+        noise = self.noise(share)
         source = self._source_of_all_rows()
-        config = self.config(settings.most_epochs_of(ALL_ROWS), 0, source)
+        n_epochs = settings.final_epochs(len(epochs), in_small_steps=in_small_steps)
+        config = self.config(n_epochs, 0, source)
         if self.table.stream is not None:
-            steps = max(config.max_steps, -(-source.n_batches // FINAL_EPOCHS))
+            steps = max(config.max_steps, -(-source.n_batches // n_epochs))
             config = replace(config, max_steps=steps)
+        rate = min(FINAL_RATE, share) * config.learning_rate
         self.run(
             ALL_ROWS,
             self.elbo(source, float(self.working.temperature), noise),
             source,
-            replace(config, learning_rate=FINAL_RATE * config.learning_rate),
+            replace(config, learning_rate=rate),
         )
 
     def _source_of_all_rows(self) -> RowSource:

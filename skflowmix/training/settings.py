@@ -11,7 +11,6 @@ __all__ = [
     "ALL_ROWS",
     "ELBO",
     "EPOCH_ROWS",
-    "FINAL_EPOCHS",
     "M_STEP",
     "FitSettings",
 ]
@@ -19,9 +18,11 @@ __all__ = [
 # With more rows per column than this, weights decay less.
 ROWS_TO_DECAY = 500
 
-# The phases of training, as the history names them, and epochs of the last one.
+# The phases of training, as the history names them, and epochs of the last one: where
+# small steps were what helped, more, a share of those on the ELBO.
 M_STEP, ELBO, ALL_ROWS = "m-step", "elbo", "all rows"
-FINAL_EPOCHS = 8
+FINAL_EPOCHS, MAX_FINAL_EPOCHS = 8, 32
+FINAL_SHARE = 0.25
 
 # An epoch visits no more rows, in no more steps: how many a large table needs until
 # held-out rows stop gaining hardly grows with it.
@@ -73,8 +74,15 @@ class FitSettings:
         return {
             M_STEP: self.n_iter_init,
             ELBO: self.max_iter,
-            ALL_ROWS: min(FINAL_EPOCHS, self.max_iter),
+            ALL_ROWS: min(MAX_FINAL_EPOCHS, self.max_iter),
         }[phase]
+
+    def final_epochs(self, n_epochs: int, *, in_small_steps: bool) -> int:
+        """Epochs on all rows, after so many on the ELBO."""
+        wanted = FINAL_EPOCHS
+        if in_small_steps:
+            wanted = max(wanted, int(FINAL_SHARE * n_epochs))
+        return min(wanted, self.most_epochs_of(ALL_ROWS))
 
     def most_epochs(self) -> int:
         """Largest number of epochs of a candidate.

@@ -28,3 +28,14 @@ def test_large_steps_alone_use_the_threads_that_torch_has(
 ):
     settings = make(FlowMixture, n_threads=n_threads)._settings()
     assert settings.threads_to_train(10_000, n_columns) == expected
+
+
+def test_epochs_on_all_rows_follow_those_on_the_elbo_where_steps_were_small():
+    settings = make(FlowMixture)._settings()
+    assert settings.final_epochs(100, in_small_steps=False) == 8
+    assert settings.final_epochs(100, in_small_steps=True) == 25
+    assert settings.final_epochs(10, in_small_steps=True) == 8
+    most = settings.most_epochs_of("all rows")
+    assert settings.final_epochs(1000, in_small_steps=True) == most
+    settings = make(FlowMixture, max_iter=3)._settings()
+    assert settings.final_epochs(3, in_small_steps=True) == 3
