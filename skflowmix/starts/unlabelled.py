@@ -16,9 +16,10 @@ MAX_JUDGES = 4096
 N_FOLDS, N_SMALL_FOLDS, FEW_JUDGES = 5, 10, 100
 
 # Labels spread well if they leave less than this share of the labels' entropy, and gain
-# so many times the standard error over what the labelled rows say alone.
+# so many times the standard error over what the labelled rows say alone: by chance one
+# time in twenty.
 LARGEST_SHARE_LEFT = 0.5
-CLEAR_GAIN = 1.0
+CLEAR_GAIN = 1.645
 
 # The least share of a class whose logarithm is taken.
 TINY = 1e-12
@@ -133,7 +134,7 @@ def _calibrated_losses(log_joint, classes, weights):
 
 
 def _is_clear(gains, weights):
-    """Whether the weighted mean exceeds its standard error."""
+    """Whether the weighted mean exceeds `CLEAR_GAIN` standard errors."""
     mean = np.average(gains, weights=weights)
     error = np.linalg.norm(weights * (gains - mean)) / weights.sum()
     return bool(mean > CLEAR_GAIN * error)
