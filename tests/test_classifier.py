@@ -389,6 +389,16 @@ def test_many_columns_are_calibrated():
     assert np.mean(calibrated.argmax(1) == as_they_are.argmax(1)) > 0.98
 
 
+def test_labels_that_say_nothing_are_not_believed():
+    """Flows have seen the rows: each is likelier in its class than it deserves."""
+    random_state = np.random.RandomState(2)
+    X = random_state.exponential(size=(1150, 4))
+    y = random_state.randint(2, size=1150)
+    model = FlowMixtureClassifier(n_transforms=2, hidden_units=(32,), random_state=2)
+    model.fit(X[:150], y[:150])
+    assert log_loss(y[150:], model.predict_proba(X[150:])) < np.log(2) + 0.02
+
+
 def test_folds_that_cannot_be_refitted_do_not_calibrate():
     """Without its one other value a column has no variance, and none is added."""
     X = np.random.RandomState(0).normal(size=(8, 2))

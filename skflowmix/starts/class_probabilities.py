@@ -158,6 +158,12 @@ def log_proba_with_noise(log_joint):
     -------
     log_proba : ndarray of shape (n_samples, n_classes)
         Their logarithms; dtype of `log_joint`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> np.exp(log_proba_with_noise(np.array([[0.0, -1000.0]])))
+    array([[0.9995, 0.0005]])
     """
     log_proba = log_joint - np.logaddexp.reduce(log_joint, axis=1, keepdims=True)
     noise = math.log(WRONG_LABELS / log_joint.shape[1])
