@@ -239,7 +239,7 @@ def gains(own):
         weight = np.mean([a["unlabeled_weight"] for a, _ in pairs])
         figures = [f"{gained.mean():+.4f}", f"{error:.4f}", f"{lost.mean():+.4f}"]
         figures += [f"{weight:.1f}", f"{shares.mean():+.3f}"]
-        lines.append(table_row((name, len(pairs), *figures)))
+        lines.append(table_row((name, str(len(pairs)), *figures)))
         n_settings, n_worse = n_settings + len(lost), n_worse + sum(lost > 0)
         if gained.mean() < -LARGEST_LOSS - 2 * error:
             below.append(name)

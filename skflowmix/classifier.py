@@ -60,11 +60,11 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
     unlabeled_weight : "auto" or float, default="auto"
         Weight of the rows without a label, in [0, 1], beside that of the others. At 0
         the fit is that to the labelled rows alone. "auto" is 1 where labels, spread
-        over all rows, tell most of what held-out labels say, and significantly more
-        than Gaussians of the labelled rows do; otherwise it is 0: where classes overlap,
-        densities of all rows are fitted to groups that are not the classes. It is 1 as
-        well where too few labels can tell: fewer than components, or not two each of
-        two classes.
+        over all rows, tell most of what held-out labels say, and more than Gaussians
+        of the labelled rows do, at a level of 5 %; otherwise it is 0: where classes
+        overlap, densities of all rows are fitted to groups that are not the classes. It
+        is 1 as well where too few labels can tell: fewer than components, or not two
+        each of two classes.
     flow : {"realnvp", "maf", "nsf", "nsf-ar"} or FlowFamily, default="nsf-ar"
         Family of the flows.
     n_transforms : int, default=3

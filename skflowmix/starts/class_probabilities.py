@@ -162,8 +162,9 @@ def log_proba_with_noise(log_joint):
     Examples
     --------
     >>> import numpy as np
-    >>> np.exp(log_proba_with_noise(np.array([[0.0, -1000.0]])))
-    array([[0.9995, 0.0005]])
+    >>> proba = np.exp(log_proba_with_noise(np.array([[0.0, -1000.0]])))
+    >>> np.allclose(proba, [[0.9995, 0.0005]])
+    True
     """
     log_proba = log_joint - np.logaddexp.reduce(log_joint, axis=1, keepdims=True)
     noise = math.log(WRONG_LABELS / log_joint.shape[1])
