@@ -7,7 +7,7 @@ a label (two or more of each class), the others to test. For every share of labe
   (where ours leaves the others out, the two are one fit, which is run once);
 - GaussianNB, QuadraticDiscriminantAnalysis and HistGradientBoostingClassifier of the
   labelled rows, LabelSpreading and SelfTrainingClassifier(QDA) of all, columns
-  standardised;
+  standardised; the shares of the labels in place of one that cannot be fitted;
 - with ``--calibration``, where all have a label, the classifier with Gaussians as its
   classes: ``gaussians`` as it calibrates itself, ``sigmoid``, ``isotonic`` and
   ``temperature`` by `CalibratedClassifierCV` around it.
@@ -35,6 +35,7 @@ from scipy.stats import rankdata
 from sklearn import datasets
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.discriminant_analysis import QuadraticDiscriminantAnalysis
+from sklearn.dummy import DummyClassifier
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.naive_bayes import GaussianNB
 from sklearn.pipeline import make_pipeline
@@ -147,10 +148,13 @@ def models(share, seed, calibration):
 
 def run(model, sees_all, X, y, known, X_test, y_test):
     begin = time.process_time()
-    if sees_all:
-        model.fit(X, np.where(known, y, -1))
-    else:
-        model.fit(X[known], y[known])
+    try:
+        if sees_all:
+            model.fit(X, np.where(known, y, -1))
+        else:
+            model.fit(X[known], y[known])
+    except np.linalg.LinAlgError:  # two labels of a class can be one point to QDA
+        model = DummyClassifier(strategy="prior").fit(X[known], y[known])
     seconds = time.process_time() - begin
     proba = np.nan_to_num(model.predict_proba(X_test))
     rows, columns = np.arange(len(y_test)), np.searchsorted(model.classes_, y_test)
