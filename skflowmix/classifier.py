@@ -348,15 +348,16 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
         return self._groups.logsumexp(log_prob + log_weights)
 
     def _logits(self, X):
-        """Logarithms of the calibrated probabilities, up to a constant per row."""
+        """Tempered log-densities plus shares, and which rows tell nothing."""
         log_joint = to_numpy(self.predict_joint_log_proba(X))
         shares = self._groups.sum(self.mixture_.weights_[None])
         log_prior = self.class_log_prior_.astype(log_joint.dtype)
         log_joint -= np.log(shares).astype(log_joint.dtype)
         log_joint /= self.calibration_temperature_
         log_joint += log_prior
-        log_joint[np.isneginf(log_joint).all(axis=1)] = log_prior
-        return log_joint
+        tell_nothing = np.isneginf(log_joint).all(axis=1)
+        log_joint[tell_nothing] = log_prior
+        return log_joint, tell_nothing
 
     @in_kind
     def predict_log_proba(self, X):
@@ -372,7 +373,10 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
         log_proba : ndarray of shape (n_samples, n_classes)
             In the order of `classes_`; dtype of X.
         """
-        return log_proba_with_noise(self._logits(X))
+        logits, tell_nothing = self._logits(X)
+        log_proba = log_proba_with_noise(logits)
+        log_proba[tell_nothing] = self.class_log_prior_
+        return log_proba
 
     @in_kind
     def predict_proba(self, X):
@@ -429,7 +433,7 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
         labels : ndarray of shape (n_samples,)
             Elements of `classes_`.
         """
-        logits = self._logits(X)
+        logits, _ = self._logits(X)
         return self.classes_[logits.argmax(1)]
 
     @in_kind
