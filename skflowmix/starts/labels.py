@@ -5,7 +5,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from skflowmix.starts.knn import N_NEIGHBORS, normalized_graph
 
-__all__ = ["LabelGraph"]
+__all__ = ["LabelGraph", "likeliest"]
 
 # Labels spread over at most this many rows: with few labels, neighbours decide.
 MAX_SPREAD_ROWS = 20_000
@@ -14,6 +14,9 @@ MAX_SPREAD_ROWS = 20_000
 # of which leaves less than .8 of the error.
 SPREADING = 0.97
 N_ROUNDS = 120
+
+# Shares of which the largest is not so many times a uniform one tell no class.
+NEAR_UNIFORM = 1.001
 
 
 class LabelGraph:
@@ -106,3 +109,21 @@ class LabelGraph:
         known = np.flatnonzero(classes >= 0)
         shares[known] = np.eye(n_classes)[classes[known]]
         return shares
+
+
+def likeliest(shares):
+    """Give each row to its likeliest class: spread shares say little beyond that.
+
+    Parameters
+    ----------
+    shares : ndarray of shape (n_samples, n_classes)
+        From `LabelGraph.spread`.
+
+    Returns
+    -------
+    shares : ndarray of shape (n_samples, n_classes)
+        Rows sum to one; as they were where all are near uniform.
+    """
+    best = shares.max(1, keepdims=True)
+    shares = np.where(best > NEAR_UNIFORM / shares.shape[1], shares == best, shares)
+    return shares / shares.sum(1, keepdims=True)

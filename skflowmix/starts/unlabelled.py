@@ -5,8 +5,7 @@ from scipy.stats import entropy
 
 from skflowmix.starts.class_probabilities import calibration_temperature, label_losses
 from skflowmix.starts.gaussians import Gaussians
-from skflowmix.starts.knn import one_hot
-from skflowmix.starts.labels import LabelGraph
+from skflowmix.starts.labels import LabelGraph, likeliest
 from skflowmix.starts.scores import REG_COVAR
 
 __all__ = ["label_folds", "spreading_helps"]
@@ -15,10 +14,15 @@ __all__ = ["label_folds", "spreading_helps"]
 MAX_JUDGES = 4096
 N_FOLDS, N_SMALL_FOLDS, FEW_JUDGES = 5, 10, 100
 
-# Labels spread well if they leave less than this share of the labels' entropy, and gain
-# so many times the standard error over what the labelled rows say alone.
+# Labels spread well if they leave less than this share of the labels' entropy, this
+# share less than spread over labelled rows only, and gain so many standard errors, one
+# time in twenty by chance, over what the labelled rows say alone.
 LARGEST_SHARE_LEFT = 0.5
-CLEAR_GAIN = 1.0
+LEAST_SHARE_GAINED = 0.2
+CLEAR_GAIN = 1.645
+
+# Gaussians of all rows may lose so many standard errors to those of labelled ones.
+LARGEST_LOSS = 1.0
 
 # The least share of a class whose logarithm is taken.
 TINY = 1e-12
@@ -52,9 +56,11 @@ def spreading_helps(x, in_units, weights, classes, n_classes, random_state):
 
     They help where classes are clusters, and mislead where classes overlap: densities
     of all rows are then fitted to groups that are not the classes. So each label is
-    told by those of other folds in three ways: spread over all rows, over the labelled
-    rows only, and by Gaussians of these. The first has to tell most of what a label
-    says, and clearly more than either of the others.
+    told by those of other folds: spread over all rows or over the labelled ones only,
+    and by Gaussians of either. Spread over all rows, they have to tell most of what a
+    label says, and clearly more than the labelled rows do in both ways. Gaussians of
+    all rows, which the flows start from, must not tell less than those of the labelled
+    ones.
 
     Parameters
     ----------
@@ -84,47 +90,47 @@ def spreading_helps(x, in_units, weights, classes, n_classes, random_state):
     """
     if np.count_nonzero(np.bincount(classes[classes >= 0]) > 1) < 2:
         return True
-    graph = LabelGraph(in_units, classes, random_state)
-    of_all = _told_by_graph(graph, classes, n_classes)
     labelled = np.flatnonzero(classes >= 0)
-    x, in_units, weights, classes = (
-        array[labelled] for array in (x, in_units, weights, classes)
-    )
-    graph = LabelGraph(in_units, classes, random_state)
-    alone = (
-        _told_by_graph(graph, classes, n_classes),
-        _told_by_gaussians(x, weights, classes, n_classes),
-    )
     judges = np.concatenate(label_folds(classes))
-    classes, weights = classes[judges], weights[judges]
-    losses = _calibrated_losses(of_all, classes, weights)
-    shares = np.bincount(classes, weights) / weights.sum()
-    left = np.average(losses, weights=weights)
-    return bool(left < LARGEST_SHARE_LEFT * entropy(shares)) and all(
-        _is_clear(_calibrated_losses(told, classes, weights) - losses, weights)
-        for told in alone
+    own, weights_of_judges = classes[judges], weights[judges]
+
+    def losses(rows):
+        graph = LabelGraph(in_units[rows], classes[rows], random_state)
+        told = _tell(graph, x[rows], weights[rows], classes[rows], n_classes)
+        return [_calibrated_losses(t, own, weights_of_judges) for t in told]
+
+    def gain(former, latter):
+        return _in_standard_errors(former - latter, weights_of_judges)
+
+    spread, gaussians = losses(np.arange(len(x)))
+    shares = np.bincount(own, weights_of_judges) / weights_of_judges.sum()
+    left = np.average(spread, weights=weights_of_judges)
+    if left >= LARGEST_SHARE_LEFT * entropy(shares):
+        return False
+    spread_alone, gaussians_alone = losses(labelled)
+    left_alone = np.average(spread_alone, weights=weights_of_judges)
+    return bool(
+        left < (1 - LEAST_SHARE_GAINED) * left_alone
+        and gain(spread_alone, spread) > CLEAR_GAIN
+        and gain(gaussians_alone, spread) > CLEAR_GAIN
+        and gain(gaussians_alone, gaussians) >= -LARGEST_LOSS
     )
 
 
-def _told_by_graph(graph, classes, n_classes):
-    """Logarithms of what spread labels say of those of each fold."""
-    told = []
+def _tell(graph, x, weights, classes, n_classes):
+    """Logarithms of what other folds say of each label: spread, and by Gaussians."""
+    every, spread, joint = np.arange(len(x)), [], []
+    shares = likeliest(graph.spread(classes, n_classes))
+    gaussians = Gaussians.fit(x, weights, shares, REG_COVAR)
     for own in label_folds(classes):
-        others = classes.copy()
-        others[own] = -1
-        told.append(graph.spread(others, n_classes)[own])
-    return np.log(np.maximum(np.concatenate(told), TINY))
-
-
-def _told_by_gaussians(x, weights, classes, n_classes):
-    """Log-densities, joint with the classes, under Gaussians without each fold."""
-    shares, every = one_hot(classes, n_classes), np.arange(len(classes))
-    gaussians, told = Gaussians.fit(x, weights, shares, REG_COVAR), []
-    for own in label_folds(classes):
-        others = np.setdiff1d(every, own)
-        refitted = gaussians.refit(x[others], weights[others], shares[others])
-        told.append(refitted.log_joint(x[own]))
-    return np.concatenate(told)
+        hidden, others = classes.copy(), np.setdiff1d(every, own)
+        hidden[own] = -1
+        shares = graph.spread(hidden, n_classes)
+        spread.append(shares[own])
+        shares = likeliest(shares)[others]
+        refitted = gaussians.refit(x[others], weights[others], shares)
+        joint.append(refitted.log_joint(x[own]))
+    return np.log(np.maximum(np.concatenate(spread), TINY)), np.concatenate(joint)
 
 
 def _calibrated_losses(log_joint, classes, weights):
@@ -132,8 +138,8 @@ def _calibrated_losses(log_joint, classes, weights):
     return label_losses(log_joint / temperature, classes)
 
 
-def _is_clear(gains, weights):
-    """Whether the weighted mean exceeds its standard error."""
+def _in_standard_errors(gains, weights):
+    """Weighted mean, in standard errors."""
     mean = np.average(gains, weights=weights)
     error = np.linalg.norm(weights * (gains - mean)) / weights.sum()
-    return bool(mean > CLEAR_GAIN * error)
+    return mean / max(error, TINY)

@@ -99,6 +99,7 @@ class ModelFit:
         self.optimizer = AdamW(self.flat)
         self.history: list[dict[str, Any]] = []
         self.converged = self.keeps_flows = False
+        self.optimism = 0.0
         with torch.no_grad():
             self.start = [p.clone() for p in self.working.parameters()]
             self.log_prob_start = self.held_out_log_prob()
@@ -140,14 +141,17 @@ class ModelFit:
             of_rows = self.own_responsibilities[index] @ thickness
             batch.thickness = torch.from_numpy(of_rows).to(batch.x)
 
-    @torch.no_grad()
     def held_out_log_prob(self) -> Tensor:
         """Log-densities of the held-out rows, joint with the classes known of them."""
-        if self.held_out.allowed is None:
-            return self.working.log_prob(self.held_out.x)
-        log_prob = self.working.component_log_prob(self.held_out.x)
+        return self._log_prob(self.held_out)
+
+    @torch.no_grad()
+    def _log_prob(self, rows: Batch) -> Tensor:
+        if rows.allowed is None:
+            return self.working.log_prob(rows.x)
+        log_prob = self.working.component_log_prob(rows.x)
         log_joint = log_prob + self.working.log_weights
-        return self.held_out.mask(log_joint).logsumexp(1)
+        return rows.mask(log_joint).logsumexp(1)
 
     @torch.no_grad()
     def held_out_component_log_prob(self) -> np.ndarray:
@@ -387,12 +391,28 @@ class ModelFit:
             if not (self.keeps_flows or warm):
                 self.replace_by(plain)
             elif self.keeps_flows and not self.runtime.is_stopped():
+                self._measure_optimism()
                 if not warm:
                     self.set_gaussians_of_all_rows()
                 self.train_on_all_rows()
         if self.working.n_components > 1:
             self.fit_posterior()
         return self.candidate(held_out_log_prob)
+
+    def _measure_optimism(self) -> None:
+        """Find what flows gain on training rows alone, while they have not seen all."""
+        table = self.table
+        if table.allowed is None:
+            return
+        seen = self._batch(table, self.responsibilities, table.train[:MAX_HELD_OUT])
+        of_seen, of_held_out = (self._gain_of_flows(r) for r in (seen, self.held_out))
+        self.optimism = max(of_seen - of_held_out, 0.0)
+
+    def _gain_of_flows(self, rows: Batch) -> float:
+        log_joint = self.gaussians.log_joint(rows.x.numpy(force=True))
+        log_joint = torch.from_numpy(log_joint).to(rows.x)
+        gaussian = rows.mask(log_joint).logsumexp(1)
+        return float(robust_gain(rows, self._log_prob(rows), gaussian))
 
     def set_gaussians_of_all_rows(self) -> None:
         """Let Gaussians of all rows take the place of those without the held-out ones.
@@ -498,4 +518,5 @@ class ModelFit:
             held_out_log_prob,
             converged=self.converged,
             stopped=self.runtime.is_stopped(),
+            optimism=self.optimism,
         )

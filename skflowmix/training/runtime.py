@@ -36,6 +36,9 @@ class Candidate:
         Its log-densities there, in nats.
     converged, stopped : bool
         Whether training converged, and whether a callback ended it.
+    optimism : float, default=0.0
+        Where rows have classes, what flows gained over their Gaussians on rows that
+        they had seen, beyond what they gained on held-out ones, in nats per row.
     """
 
     model: MixtureModule
@@ -45,6 +48,7 @@ class Candidate:
     held_out_log_prob: Tensor
     converged: bool
     stopped: bool
+    optimism: float = 0.0
 
     @property
     def weights(self) -> np.ndarray:

@@ -5,7 +5,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.datasets import make_circles
 
-from skflowmix.starts.labels import LabelGraph
+from skflowmix.starts.labels import LabelGraph, likeliest
 from skflowmix.starts.unlabelled import label_folds, spreading_helps
 
 
@@ -44,6 +44,11 @@ def test_what_no_label_reaches_is_undecided():
     classes = np.full(60, -1)
     classes[:2] = 0, 1
     assert_allclose(spread(x, classes)[30:], 0.5)
+
+
+def test_rows_take_their_likeliest_class_if_there_is_one():
+    shares = np.array([[0.51, 0.49], [0.5, 0.5], [0.0, 1.0]])
+    assert_array_equal(likeliest(shares), [[1, 0], [0.5, 0.5], [0, 1]])
 
 
 def test_folds_of_labels_hold_every_class_in_turn():
