@@ -2,13 +2,14 @@
 
 import os
 import sys
+from pathlib import Path
 
 import joblib
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.testing import assert_array_equal
+from numpy.testing import assert_allclose, assert_array_equal
 from safetensors.numpy import load_file, save_file
 from sklearn import config_context
 from sklearn.cluster import KMeans
@@ -22,6 +23,7 @@ from skflowmix import (
     FlowMixtureOutlierDetector,
     ModelFileError,
 )
+from skflowmix.files import FORMAT_VERSION
 from skflowmix.model.flows import FLOWS, FlowFamily
 
 LABELS = np.where(np.arange(len(moons())) % 3, moons()[:, 0] > 0.5, -1)
@@ -252,3 +254,13 @@ def test_another_bit_generator_is_refused(tmp_path):
     random_state = np.random.RandomState(np.random.PCG64(0))
     with pytest.raises(ValueError, match=r"FlowMixture\.random_state"):
         skflowmix.save(small(random_state=random_state), tmp_path / "model")
+
+
+@pytest.mark.parametrize("version", range(1, FORMAT_VERSION + 1))
+@pytest.mark.parametrize("name", ["mixture", "classifier", "detector"])
+def test_files_of_all_versions_of_the_format_are_read(version, name):
+    folder = Path(__file__).parent / "model_files"
+    model = skflowmix.load(folder / f"{name}_{version}.safetensors")
+    kept = np.load(folder / f"scores_{version}.npz")
+    assert_allclose(model.score_samples(kept["rows"]), kept[name], rtol=1e-6)
+    assert set(model.predict(kept["rows"])) <= {0, 1, -1, "a", "b"}
