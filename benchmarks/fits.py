@@ -153,7 +153,7 @@ def growth_exponents(records) -> dict[str, float]:
 PARTS = (
     (trainer.Trainer, "step", "steps"),
     (trainer.Trainer, "_evaluate", "evaluations"),
-    (phases.ModelFit, "_responsibilities", "targets of q"),
+    (phases, "truncated_responsibilities", "targets of q"),
     (fitting.FittedMixture, "__post_init__", "summary"),
     (fitting.Problem, "__init__", "merging rows"),
     (fitting._Restart, "_partition", "Gaussians"),

@@ -3,18 +3,25 @@
 import signal
 import threading
 
+from joblib import effective_n_jobs
+
+from skflowmix.options import OptionsMixin
+
 __all__ = ["StopOnInterrupt"]
 
 
 class StopOnInterrupt:
     """Callback that lets Ctrl-C end a fit with the best model so far.
 
-    While an estimator with this callback is being fitted the first interrupt (SIGINT)
-    is kept until the epoch ends; `fit` then returns with the parameters that held-out
-    rows found best. A second one raises `KeyboardInterrupt`, which leaves the estimator
-    as it was before. Between epochs, as in the first partition, nothing is asked until
-    the next epoch. In other threads than the main one, which get no signals, and for
-    restarts in other processes (``n_jobs``), it does nothing.
+    While an estimator with this callback is being fitted, the first interrupt (SIGINT)
+    waits for the end of the epoch; `fit` then returns with the parameters that held-out
+    rows found best, those of the M-step if there was no other epoch. In the first
+    partition it waits for the first epoch. A second one raises `KeyboardInterrupt`,
+    which leaves the estimator as it was before.
+
+    Interrupts are left alone where they could not end the fit: in a search or another
+    meta-estimator, for restarts in other processes (``n_jobs``), and in other threads
+    than the main one, which get none.
 
     Attributes
     ----------
@@ -27,7 +34,7 @@ class StopOnInterrupt:
     >>> from skflowmix import FlowMixture, StopOnInterrupt
     >>> X = np.random.default_rng(0).normal(size=(100, 2))
     >>> stop = StopOnInterrupt()
-    >>> model = FlowMixture(max_iter=5, tol=1e9, random_state=0)
+    >>> model = FlowMixture(n_transforms=0, random_state=0)
     >>> model = model.set_callbacks(stop).fit(X)
     >>> stop.interrupted
     False
@@ -42,9 +49,12 @@ class StopOnInterrupt:
         return {"interrupted": self.interrupted, "_former": None}
 
     def setup(self, estimator, context):
-        """Listen to interrupts, in the main thread."""
+        """Listen to interrupts, where they can end the fit."""
         self.interrupted = False
-        if threading.current_thread() is threading.main_thread():
+        is_outermost = context.parent is None and isinstance(estimator, OptionsMixin)
+        in_process = effective_n_jobs(getattr(estimator, "n_jobs", None)) == 1
+        in_main_thread = threading.current_thread() is threading.main_thread()
+        if is_outermost and in_process and in_main_thread:
             self._former = signal.signal(signal.SIGINT, self._interrupt)
 
     def _interrupt(self, number, frame):

@@ -3,6 +3,7 @@
 import pickle
 import signal
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -338,11 +339,27 @@ def test_a_second_interrupt_leaves_the_estimator_as_it_was():
     assert signal.getsignal(signal.SIGINT) is handler
 
 
-def test_other_threads_get_no_interrupts():
-    stop = StopOnInterrupt()
+def test_interrupts_that_could_not_end_the_fit_are_left_alone():
+    handler = signal.getsignal(signal.SIGINT)
+    handlers = []
+
+    class Watch(Stop):
+        def on_fit_task_end(self, estimator, context):
+            handlers.append(signal.getsignal(signal.SIGINT))
+
+    watch, stop = Watch("", 0), StopOnInterrupt()
     with ThreadPoolExecutor(1) as pool:
-        pool.submit(small(2).set_callbacks(stop).fit, moons()).result()
-    assert not stop.interrupted
+        pool.submit(small(2).set_callbacks(stop, watch).fit, moons()).result()
+    parallel = small(2, n_init=2, n_jobs=2).set_callbacks(stop)
+    stop.setup(parallel, SimpleNamespace(parent=None))
+    grid = {"n_components": [1]}
+    inside = small(2).set_callbacks(stop, watch)
+    GridSearchCV(inside, grid, cv=2).fit(moons())
+    around = GridSearchCV(small(2), grid, cv=2).set_callbacks(stop, watch)
+    around.fit(moons())
+    assert len(handlers) > 20
+    assert all(own is handler for own in handlers)
+    assert signal.getsignal(signal.SIGINT) is handler
 
 
 # scikit-learn's own.

@@ -232,21 +232,38 @@ class _Attempt:
             fit.train_by_responsibilities()
 
     def finish(self, fit: ModelFit) -> Candidate:
-        """Train to the end, and from the plain Gaussians if that gained too little."""
-        runtime, plain = self.runtime, self.partition.plain
+        """Train to the end, and from the plain Gaussians if that gained too little.
+
+        Where these are clearly ahead of what came of the M-step, from them alone.
+        """
+        plain = self.partition.plain
+        if not self.tries_plain or self.runtime.is_stopped():
+            fit.train()
+            return fit.finish(plain, warm=False)
+        other = self._start_from("plain", plain)
+        log_prob = fit.held_out_log_prob()
+        if self.needs_m_step and other.clearly_better_than(log_prob):
+            return self._trained(other).finish(plain, warm=False)
         fit.train()
-        if self.tries_plain and not runtime.is_stopped():
-            other = self._start_from("plain", plain)
-            enough = fit.keeps_flows and fit.clearly_better_than(other.log_prob_start)
-            if not enough:
-                self._m_step(other)
-                other.train()
-                # Stopped early, it may not have got as far as the first.
-                if runtime.is_stopped():
-                    enough = not other.clearly_better_than(fit.held_out_log_prob())
-                if not enough:
-                    fit = other
-        return fit.finish(plain, warm=False)
+        return self._better_of(fit, other).finish(plain, warm=False)
+
+    def _trained(self, fit: ModelFit) -> ModelFit:
+        self._m_step(fit)
+        fit.train()
+        return fit
+
+    def _better_of(self, fit: ModelFit, other: ModelFit) -> ModelFit:
+        """Return what was trained, or what comes of the plain Gaussians after all."""
+        if self.runtime.is_stopped():
+            return fit
+        if fit.keeps_flows and fit.clearly_better_than(other.log_prob_start):
+            return fit
+        other = self._trained(other)
+        # Stopped early, it may not have got as far as the first.
+        if self.runtime.is_stopped():
+            own_log_prob = fit.held_out_log_prob()
+            return other if other.clearly_better_than(own_log_prob) else fit
+        return other
 
 
 def best_candidate(candidates: list[Candidate]) -> Candidate:

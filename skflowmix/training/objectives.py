@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from skflowmix._arrays import rows_per_chunk
 from skflowmix.model.mixture import MixtureModule, elbo_terms, log_softmax
 from skflowmix.model.nn import Recorded
 from skflowmix.model.pairs import SPARSE_SHARE, AllPairs, Support
@@ -21,10 +22,14 @@ __all__ = [
     "Temperature",
     "clearly_gains",
     "robust_gain",
+    "truncated_responsibilities",
 ]
 
 # Pairs (x, k) with a smaller responsibility or q(k|x) are left out.
 MIN_POSTERIOR = 1e-3
+
+# Components with a smaller share have no part in what q(z|x) is last fitted to.
+LEAST_SHARE = 1e-4
 
 # Added to the logarithm of q for pairs that are left out: a share of zero, without
 # infinities, whose products with it would be undefined.
@@ -322,6 +327,34 @@ class MStepObjective(_Objective):
         log_prob = self._log_prob_of(batch.x, pairs)
         expected = (pairs.gather(shares.T) * log_prob).sum()
         return -expected - (shares * (log_q + self.model.log_weights)).sum()
+
+
+@torch.no_grad()
+def truncated_responsibilities(model: MixtureModule, batch: Batch) -> Tensor:
+    """Responsibilities of the components that q or the start gives any share.
+
+    Parameters
+    ----------
+    model : MixtureModule
+        The model.
+    batch : Batch
+        N rows, with their first responsibilities.
+
+    Returns
+    -------
+    responsibilities : Tensor of shape (N, K)
+        They sum to one.
+    """
+    step = rows_per_chunk(model.floats_per_row, batch.x.device)
+    parts = []
+    for x, start in zip(
+        batch.x.split(step), batch.responsibilities.split(step), strict=True
+    ):
+        shares = torch.maximum(model.posterior_proba(x), start)
+        chosen = shares >= shares.amax(1, keepdim=True).clamp(max=LEAST_SHARE)
+        log_prob = model.chosen_log_prob(x, chosen)
+        parts.append((log_prob + model.log_weights).softmax(1))
+    return torch.cat(parts)
 
 
 class PosteriorObjective:

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skflowmix._arrays import rows_per_chunk
 from skflowmix.model.mixture import MixtureModule
 from skflowmix.starts.assignment import Assignment
 from skflowmix.starts.gaussians import Gaussians
@@ -22,6 +21,7 @@ from skflowmix.training.objectives import (
     Temperature,
     clearly_gains,
     robust_gain,
+    truncated_responsibilities,
 )
 from skflowmix.training.optimizer import AdamW, FlatParameters
 from skflowmix.training.runtime import Candidate, Runtime
@@ -43,9 +43,6 @@ MAX_HELD_OUT = 4096
 
 # Share of the step size on all rows, once the held-out ones have judged.
 FINAL_RATE = 0.25
-
-# Components with a smaller share have no part in what q(z|x) is last fitted to.
-LEAST_SHARE = 1e-4
 
 # Largest number of epochs of the last fit of q(z|x).
 POSTERIOR_EPOCHS = 50
@@ -320,7 +317,7 @@ class ModelFit:
             Batch(
                 batch.x,
                 batch.weights,
-                self._responsibilities(batch),
+                truncated_responsibilities(self.working, batch),
                 mean_weight=batch.mean_weight,
                 n_counted=batch.n_counted,
                 n_rows=batch.n_rows,
@@ -337,21 +334,6 @@ class ModelFit:
         key = f"{self.name} posterior"
         self.runtime.journal.phase(key, trainer, lambda record: False)
 
-    @torch.no_grad()
-    def _responsibilities(self, batch: Batch) -> Tensor:
-        """Responsibilities of the components that q or the start gives any share."""
-        model = self.working
-        step = rows_per_chunk(model.floats_per_row, batch.x.device)
-        parts = []
-        for x, start in zip(
-            batch.x.split(step), batch.responsibilities.split(step), strict=True
-        ):
-            shares = torch.maximum(model.posterior_proba(x), start)
-            chosen = shares >= shares.amax(1, keepdim=True).clamp(max=LEAST_SHARE)
-            log_prob = model.chosen_log_prob(x, chosen)
-            parts.append((log_prob + model.log_weights).softmax(1))
-        return torch.cat(parts)
-
     def train_by_responsibilities(self) -> None:
         """M-step at the first responsibilities, watched by the held-out rows."""
         noise = self.noise()
@@ -364,16 +346,24 @@ class ModelFit:
         )
 
     def train(self, *, warm: bool = False) -> None:
-        """ELBO, watched by the held-out rows."""
+        """ELBO, watched by the held-out rows.
+
+        Flows that the M-step has left clearly worse than their Gaussians have one step
+        size to catch up.
+        """
         settings = self.settings
         hottest = float(self.working.temperature) if warm else settings.temperature
         noise = self.noise()
         source = self.training_source(of_flows=False)
+        has_lost = clearly_gains(
+            self.held_out, self.log_prob_start, self.held_out_log_prob()
+        )
+        n_drops = 0 if self._agreed(has_lost) else 2
         self.run(
             ELBO,
             self.elbo(source, hottest, noise),
             source,
-            self.config(settings.max_iter, 2, source),
+            self.config(settings.max_iter, n_drops, source),
         )
         self.drop_flows_without_gain()
 
