@@ -93,8 +93,9 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
     n_iter_no_change : int, default=8
         Epochs without progress after which the step size falls to a quarter. Half as
         many, rounded up, make it fall again, and as many once more are convergence.
-        The M-step ends the first time. Small numbers end training early, large ones
-        cost epochs.
+        The M-step ends the first time, and so does the ELBO where the M-step has left
+        flows clearly worse than their Gaussians. Small numbers end training early,
+        large ones cost epochs.
     learning_rate : float, default=5e-3
         First step size of Adam, later a quarter and a sixteenth of it. With large ones
         training can diverge: where a loss is not finite it goes on with a tenth, three
