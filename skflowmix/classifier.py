@@ -56,21 +56,25 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
     Parameters
     ----------
     n_components_per_class : int, default=1
-        Number of flows per class.
+        Number of flows of every class, at least 1, see `FlowMixture`. One fits a class
+        of one connected shape; more fit a class of several groups, and cost time and
+        rows for each.
     unlabeled_weight : "auto" or float, default="auto"
-        Weight of the rows without a label, in [0, 1], beside that of the others. At 0
-        the fit is that to the labelled rows alone. "auto" is 1 where labels, spread
-        over all rows, tell most of what held-out labels say, and more than Gaussians
-        of the labelled rows do, at a level of 5 %; otherwise it is 0: where classes
-        overlap, densities of all rows are fitted to groups that are not the classes. It
-        is 1 as well where too few labels can tell: fewer than components, or not two
-        each of two classes.
+        Factor of the weights of rows without a label, in [0, 1]. At 0 the fit is that
+        to the labelled rows alone, at 1 a row counts the same without a label. "auto"
+        is 1 where rows without a label help labels to tell each other, and otherwise 0:
+        where classes overlap, densities of all rows are fitted to groups that are not
+        the classes. See Notes for how that is judged.
     flow : {"realnvp", "maf", "nsf", "nsf-ar"} or FlowFamily, default="nsf-ar"
-        Family of the flows.
+        Family of the flows, see `FlowMixture`: splines bend further than affine maps,
+        and coupling layers sample faster than autoregressive ones.
     n_transforms : int, default=3
-        Layers of each flow. With 0 classes are Gaussian, or mixtures of Gaussians.
+        Layers of each flow. More of them bend further, in more time. With 0 classes are
+        Gaussian, or mixtures of Gaussians.
     hidden_units : int or tuple of int, default=(64, 64)
-        Widths of the hidden layers of every conditioner.
+        Widths of the hidden layers of every conditioner, the network that gives a
+        column's map from the columns that it sees. Wider ones follow finer dependence,
+        in more time and memory; with none, (), what it gives is linear in these.
     init_params : str or clusterer, default="auto"
         How a class is divided among its components, where it has several; see
         `FlowMixture`.
@@ -79,24 +83,34 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
         is constant in a component, of the others' variances. At 0 a constant or
         duplicated column is an error, from 0.01 on correlations are lost.
     max_iter : int, default=200
-        Largest number of epochs on the ELBO.
+        Largest number of epochs on the ELBO, of at most 65 536 rows each. Those of the
+        M-step and the last ones on all rows do not count, see `FlowMixture`. With 0 the
+        model is that of the M-step, and ``fit`` warns.
     tol : float, default=1e-3
-        Progress is a gain in held-out log-likelihood of more than this, in nats per
-        row, and of more than a hundredth of what the phase has gained.
+        Least progress: since there last was any, held-out log-likelihood has to grow by
+        more than ``max(tol, 0.01 * gain)``, in nats per row, with the gain of the phase
+        so far. At 0 the hundredth alone counts; large values end training early.
     n_iter_no_change : int, default=8
-        Epochs without progress after which the learning rate drops, half as many
-        after that; the third time, training has converged. Each rate counts anew.
+        Epochs without progress after which the step size falls to a quarter. Half as
+        many, rounded up, make it fall again, and as many once more are convergence.
+        The M-step ends the first time, and so does the ELBO where the M-step has left
+        flows clearly worse than their Gaussians. Small numbers end training early,
+        large ones cost epochs.
     learning_rate : float, default=5e-3
-        First step size of Adam.
+        First step size of Adam, later a quarter and a sixteenth of it. With large ones
+        training can diverge: where a loss is not finite it goes on with a tenth, three
+        times, then fails. With small ones progress stays below `tol` and training ends
+        early.
     device : str, default="cpu"
         "cpu", "cuda", "cuda:N" or "auto". A fitted model whose GPU is missing works
         on the CPU.
     random_state : int, RandomState instance or None, default=None
         Seed of everything random. Global generators are not touched.
     verbose : int, default=0
-        1 prints a line every few seconds: time, phase, epoch, held-out log-likelihood
-        in data units, and how long the phase can take. 2 prints one for every
-        `verbose_interval` epochs.
+        0 prints nothing. 1 prints when training begins and ends, and a line after an
+        epoch where five seconds have passed since the last one: time, phase, epoch,
+        held-out log-likelihood in data units, and how long the phase can take. 2 prints
+        one for every `verbose_interval` epochs.
     verbose_interval : int, default=1
         Epochs between two lines where `verbose` is 2.
     options : FlowMixtureOptions, default=None
@@ -137,10 +151,26 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
 
     Notes
     -----
+    `n_components_per_class` takes the place of `n_components` and
+    `n_flows_per_component` of `FlowMixture`. Its parameters `n_init`, `weights_init`,
+    `means_init`, `n_jobs`, `warm_start` and `max_components` do not exist here, and
+    `init_params` cannot be an array.
+
     Unlabelled rows that count start with labels spread over a graph of nearest
     neighbours; the flows and q(z|x) are fitted to these first, then all is trained
     together. Where a label is known, q(z|x) is restricted to its class and learns it by
     cross-entropy.
+
+    With ``unlabeled_weight="auto"`` each label is told by those of other folds: spread
+    over the graph of all rows, or of the labelled rows only, and by Gaussians of
+    either. What is compared is the mean log-loss, each calibrated by a temperature.
+    Rows without a label count where that of labels spread over all rows is below half
+    of the labels' entropy, below 80 % of that over labelled rows only, and lower than
+    that and than the one by Gaussians of labelled rows, each by 1.645 standard errors
+    (a one-sided level of 5 %); and where Gaussians of all rows lose no more than one
+    standard error to those of labelled rows. They count as well where labels cannot
+    tell: there is one class, there are fewer labels than flows, or fewer than two
+    classes have two labels.
 
     The weights of the mixture, with which `predict_joint_log_proba`, `score_samples`
     and `sample` agree, are those of the rows that were fitted.

@@ -119,11 +119,13 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
         splines (`"nsf"`, `"nsf-ar"`) bend further than affine maps. A
         `skflowmix.model.flows.FlowFamily` is one of your own.
     n_transforms : int, default=3
-        Layers of each flow. With 0 the components stay the Gaussians of the first
-        partition, which EM does not refine, and "auto" stands for one each.
+        Layers of each flow. More of them bend further, in more time. With 0 the
+        components stay the Gaussians of the first partition, which EM does not refine,
+        and ``n_flows_per_component="auto"`` is 1.
     hidden_units : int or tuple of int, default=(64, 64)
-        Widths of the hidden layers of every conditioner. With none, () as the tuple,
-        a map is linear in the columns that it sees.
+        Widths of the hidden layers of every conditioner, the network that gives a
+        column's map from the columns that it sees. Wider ones follow finer dependence,
+        in more time and memory; with none, (), what it gives is linear in these.
     init_params : str, clusterer or array-like of shape (n_samples, n_components), \
             default="auto"
         Where the components start.
@@ -138,8 +140,10 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
           its `n_clusters`, where it has that, is set to `n_components`;
         - an array of responsibilities, rows summing to one.
     n_init : int, default=1
-        Number of restarts; the one with the largest held-out log-likelihood is kept,
-        where no single row may decide.
+        Number of restarts, each from another first partition where there are several;
+        the one with the largest held-out log-likelihood is kept, where no single row
+        may decide. Each trains a whole model: time grows in proportion, but for the
+        partitions, which are found once.
     weights_init : array-like of shape (n_components,), default=None
         Initial mixture weights, positive and summing to one: first responsibilities
         are those of Gaussians with these weights.
@@ -152,33 +156,49 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
         duplicated column is an error, from 0.01 on correlations are lost.
     max_iter : int, default=200
         Largest number of epochs on the ELBO. An epoch visits at most 65 536 rows, in
-        at most 256 steps: where there are more it is less than a pass over them.
+        at most 256 steps: where there are more it is less than a pass over them. The
+        epochs of the M-step (`n_iter_init` of the options) and the last ones on all
+        rows, 8 to 32 but no more than `max_iter`, do not count. With 0 the model is
+        that of the M-step, and ``fit`` warns.
     tol : float, default=1e-3
-        Progress is a gain in held-out log-likelihood of more than this, in nats per
-        row, and of more than a hundredth of what the phase has gained.
+        Least progress: since there last was any, held-out log-likelihood has to grow by
+        more than ``max(tol, 0.01 * gain)``, in nats per row, with the gain of the phase
+        so far. At 0 the hundredth alone counts; large values end training early.
     n_iter_no_change : int, default=8
-        Epochs without progress after which the learning rate drops, half as many
-        after that; the third time, training has converged. Each rate counts anew.
+        Epochs without progress after which the step size falls to a quarter. Half as
+        many, rounded up, make it fall again, and as many once more are convergence.
+        The M-step ends the first time, and so does the ELBO where the M-step has left
+        flows clearly worse than their Gaussians. Small numbers end training early,
+        large ones cost epochs.
     learning_rate : float, default=5e-3
-        First step size of Adam.
+        First step size of Adam, later a quarter and a sixteenth of it. With large ones
+        training can diverge: where a loss is not finite it goes on with a tenth, three
+        times, then fails. With small ones progress stays below `tol` and training ends
+        early.
     device : str, default="cpu"
         "cpu", "cuda", "cuda:N" or "auto". A fitted model whose GPU is missing works
         on the CPU.
     n_jobs : int, default=None
-        Number of restarts to train in parallel, through joblib.
+        Number of restarts that are trained at a time, through joblib: None is 1, or
+        what `joblib.parallel_config` says, -1 as many as there are cores. With
+        ``n_init=1`` it changes nothing. Each takes the memory of a fit.
     random_state : int, RandomState instance or None, default=None
         Seed of everything random. Global generators are not touched.
     warm_start : bool, default=False
-        Go on training the fitted model instead of starting anew. Its scales and
-        Gaussians stay: rows that have moved far need a new fit.
+        If True, `fit` goes on training the model of the last one, on the ELBO, instead
+        of starting anew. Its scales and Gaussians stay: rows that have moved far need a
+        new fit. There is no M-step, and `n_init` and the first partition do not count.
     verbose : int, default=0
-        1 prints a line every few seconds: time, phase, epoch, held-out log-likelihood
-        in data units, and how long the phase can take. 2 prints one for every
-        `verbose_interval` epochs.
+        0 prints nothing. 1 prints when training begins and ends, and a line after an
+        epoch where five seconds have passed since the last one: time, phase, epoch,
+        held-out log-likelihood in data units, and how long the phase can take. 2 prints
+        one for every `verbose_interval` epochs.
     verbose_interval : int, default=1
         Epochs between two lines where `verbose` is 2.
     max_components : int, default=20
-        The largest number that ``n_components="auto"`` finds.
+        The largest number that ``n_components="auto"`` finds, groups of far rows among
+        them. Where there are more clusters those with the shallowest valleys between
+        are joined; at 1 nothing is counted.
     options : FlowMixtureOptions, default=None
         What is rarely set, of the model and of its training. None stands for the
         defaults of `FlowMixtureOptions`.
@@ -198,7 +218,9 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
         over that of the lower of the two modes, 0 where groups do not touch; `limit`,
         below which it is deeper than chance makes it; `share`, that of the smaller
         group in the rows; and `counted`, whether the valley separates clusters.
-        `max_components` can leave some out.
+        Groups of far rows, which are clusters without a look at valleys, have the
+        valley 0 and the limit 1. A valley that equals its limit, 0 and 0 say, cuts off
+        too few rows to count. `max_components` can leave some out.
     weights_ : ndarray of shape (n_components_,)
         Mixture weights, decreasing unless the start was given.
     means_ : ndarray of shape (n_components_, n_features)
@@ -275,8 +297,8 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
     scikit-learn's callbacks are called after every epoch; one that asks to stop ends
     the whole fit and keeps the best weights; before the last phase flows belong to
     Gaussians that have not seen the held-out rows. Until a restart ends, components
-    are in the order of its start. Callbacks see zeros for `y` where `fit` got none,
-    since `ScoringMonitor` scores nothing without.
+    are in the order of its start. Where `fit` got no `y` callbacks see zeros in its
+    place: scikit-learn's `ScoringMonitor` skips the scores where `y` is None.
 
     References
     ----------

@@ -151,7 +151,9 @@ class CallbackWatcher:
         state = "converged" if candidate.converged else "did not converge"
         if candidate.stopped:
             state = "was stopped"
-        self.printer.say(f"{state} after {epochs} epochs; last evaluation of all rows")
+        self.printer.say(
+            f"{state} after {epochs} epochs in all phases; last evaluation of all rows"
+        )
 
 
 class CallbackMonitor:

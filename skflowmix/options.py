@@ -42,46 +42,64 @@ class FlowMixtureOptions(BaseEstimator):
         moved and turned, which then learn it from all rows. From 0, where every
         component has its own shape, to `n_transforms`.
     posterior_units : int or tuple of int, default=(64, 64)
-        Widths of the hidden layers of the posterior network q(z|x).
+        Widths of the hidden layers of the network of q(z|x), from columns to a logit
+        for each flow. Wider ones follow finer borders, in more time; with none, (),
+        logits are linear in the columns.
     n_iter_init : int, default=15
-        Largest number of epochs of the M-step at the first responsibilities. With 0
-        the ELBO starts from Gaussians, and ``n_flows_per_component="auto"`` is 1.
+        Largest number of epochs of the M-step, in which flows are trained at the first
+        responsibilities. It ends early after `n_iter_no_change` epochs without
+        progress, so that large numbers change little. With 0 the ELBO starts from
+        Gaussians, and ``n_flows_per_component="auto"`` is 1.
     temperature : float, default=1.0
-        First temperature of q(z|x), whose logits are divided by it. The larger, the
-        more components a row trains at first.
+        First temperature of q(z|x). At a step on the ELBO its logits are divided by
+        ``max(temperature * exp(-temperature_decay * step), 0.1)``. Large ones let a row
+        train all components at first; from 0.1 down q is decided from the start.
     temperature_decay : float, default=1e-3
-        Rate of its exponential decay per step, down to 0.1. At 0 it is constant.
+        Rate of this decay, per step. At 0 the temperature is constant; at 1 it is 0.1
+        after three steps.
     label_noise : float, default=0.05
-        Assumed error rate of the first responsibilities, which count as noisy labels
-        in the ELBO, in (0, 1]. The smaller, the more firmly rows keep their first
-        component; at 1 they do not count after the start, as in the paper, and
-        flexible components can drift away from a right partition. Among the flows of
-        a component rows are free. Labels in the `y` of
-        a classifier are never wrong.
+        Assumed error rate e of the first responsibilities r, in (0, 1]. They count in
+        the ELBO as noisy labels: a row adds the sum over the K components of
+        ``q_k * log((1 - e) * K * r_k + e)``. Towards 0 rows keep their first component
+        whatever the densities say; at 1 the sum is 0, as in the paper, and flexible
+        components can drift away from a right partition. Among the flows of a component
+        rows are free. Labels in the `y` of a classifier are never wrong.
     input_noise : float or "auto", default="auto"
-        Standard deviation of the noise in training, along the lines from a row to its
-        two nearest ones, in units of these distances; it shrinks with the step size.
-        "auto" is 0.5, in classifier and detector 0. At 0 flows can follow single rows,
-        from 1 on they lose detail.
+        Noise in training, as a share of distances. A row moves along the lines to its
+        two nearest rows, by independent Gaussians: the standard deviation along each is
+        ``input_noise / sqrt(2)`` times its length, times the step size over
+        `learning_rate`. Values in a spike of their column do not move. "auto" is 0.5,
+        in classifier and detector 0. At 0 flows can follow single rows, from 1 on they
+        lose detail.
     repeat_noise : float or "auto", default="auto"
-        Standard deviation of the dequantization noise in training, on values that
-        repeat in a column, as integers do, in units of the column's standard deviation,
-        but at most half the distance within which other values on one side are half as
-        frequent. "auto" is 0, in classifier and detector 0.25. At 0 flows follow such
-        values with spikes: samples then look like the data, but the heights of the
-        spikes say little.
+        Largest standard deviation of the noise in training on values that repeat in a
+        column, as integers do (dequantization), in standard deviations of the column.
+        That of a value is ``min(repeat_noise, d / 2)``: within the distance d, on one
+        side, other values hold at least half of its weight. Of integers d is mostly 1.
+        It does not shrink with the step size. "auto" is 0, in classifier and detector
+        0.25. At 0 flows follow such values with spikes: samples then look like the
+        data, but the heights of the spikes say little. Large values leave ``d / 2``.
     validation_fraction : float, default=0.15
-        Share of the distinct rows held out until the last phase, in (0, 1). With fewer
-        than 8 of them flows are not trained.
+        Share of the distinct rows, rounded down, held out until the last phase, in
+        (0, 1). They say when a phase ends and whether flows are kept. With fewer than 8
+        of them flows are not trained. Few judge by chance; with a large share flows and
+        Gaussians have few rows to learn from until the last phase.
     batch_size : int or "auto", default="auto"
-        Rows per step; "auto" grows with the data from 128 to 1024.
+        Rows of a step. "auto" is a sixteenth of the training rows, rounded to a power
+        of two from 128 to 1024. Small batches have noisy gradients, and an epoch is at
+        most 256 of them; from the number of training rows on an epoch is one step.
     weight_decay : float or "auto", default="auto"
-        Decoupled weight decay of the networks' weight matrices; "auto" is 500 times
-        the columns over the rows, but at most 1. What sets a component apart from the
-        others decays three times as fast as what they have in common. At 0 nothing
-        does.
+        Decoupled weight decay of the networks' weight matrices, not of biases: a step
+        takes the share ``weight_decay * step size`` of a weight. "auto" is
+        ``min(1, 500 * columns / rows)``. What sets a component apart from the others
+        decays three times as fast as what they have in common. At 0 nothing decays, and
+        flows can follow single rows; large values leave maps that do not depend on the
+        other columns.
     dtype : {"float32", "float64"}, default="float32"
-        Precision of the training. Scores have the precision of the X they are for.
+        Precision of the training; "float64" takes twice the memory. It is float64 in
+        any case where a component is tiny: its mean, in standardised columns, more than
+        10 000 of its standard deviations from 0. Scores have the precision of the X
+        they are for.
     n_threads : int, "auto" or None, default="auto"
         Threads of torch, BLAS and OpenMP during a fit; those before it are restored.
         "auto" is 1, but where a step multiplies large matrices (hundreds of columns),
@@ -168,9 +186,14 @@ class FlowMixtureOptions(BaseEstimator):
     def paper(cls):
         """Return the options of the paper's experiments.
 
-        There training starts from random responsibilities without an M-step (give the
-        estimator ``init_params="random"``), on the ELBO alone: no common layers, noise,
-        weight decay or noisy labels, and a decaying temperature.
+        There training is on the ELBO alone: no M-step, common layers, noise, weight
+        decay or noisy labels, and a decaying temperature. 5 % of the rows are held out,
+        in place of 15 %, to choose the best parameters by.
+
+        The rest is up to the estimator: ``init_params="random"`` and the paper's flows,
+        on its pinwheel ``flow="realnvp"``, ``n_transforms=8``, ``hidden_units=(8,)``
+        and ``learning_rate=1e-3``. The paper trains a fixed number of epochs: ``tol=0``
+        and an `n_iter_no_change` above `max_iter`.
 
         Returns
         -------

@@ -59,23 +59,31 @@ class FlowMixtureOutlierDetector(OutlierMixin, CallbackSupportMixin, OptionsMixi
     Parameters
     ----------
     n_components : int, default=1
-        Number of components.
+        Number of components, at least 1, see `FlowMixture`; "auto" is not known here.
+        More than there are clusters divide clusters, and cost time.
     contamination : "auto" or float, default="auto"
-        Share of outliers in the training rows, at most 0.5. It sets the threshold,
-        which so many of them lie below, and the neighbourhood, which holds half as
-        many rows again, at most half of all.
+        Share of outliers in the training rows, in (0, 0.5]. The threshold is the score
+        that this share of the rows lies below, and the neighbourhood of a row is
+        ``min(1.5 * contamination, 0.5)`` of all rows. Small values flag the lowest
+        scores only, and let small tight groups pass as inliers; at 0.5 half of the rows
+        are outliers.
 
-        With "auto" it follows from the scores, between 0.01 and 0.1: as if their
-        tail were exponential, as that of two Gaussian columns is, it is continued
-        from the median and the 20 % quantile of the others to where 1 % of them
-        should be left. Tight groups of more than about 4 % can pass unnoticed: give
-        a number there. The neighbourhood holds 15 % of the rows.
+        "auto" takes the share from the scores, in [0.01, 0.1]. Scores of inliers are
+        taken to have an exponential lower tail, as those of two Gaussian columns have,
+        through the median and the 20 % quantile of what are not outliers so far. The
+        share is that of the rows below the score where 1 % of such inliers would be.
+        Tight groups of more than about 4 % of the rows can pass as inliers: give a
+        number there. The neighbourhood is 15 % of all rows.
     flow : {"realnvp", "maf", "nsf", "nsf-ar"} or FlowFamily, default="nsf-ar"
-        Family of the flows.
+        Family of the flows, see `FlowMixture`: splines bend further than affine maps,
+        and coupling layers sample faster than autoregressive ones.
     n_transforms : int, default=3
-        Layers of each flow. With 0 components are Gaussian.
+        Layers of each flow. More of them bend further, in more time. With 0 components
+        are Gaussian.
     hidden_units : int or tuple of int, default=(64, 64)
-        Widths of the hidden layers of every conditioner.
+        Widths of the hidden layers of every conditioner, the network that gives a
+        column's map from the columns that it sees. Wider ones follow finer dependence,
+        in more time and memory; with none, (), what it gives is linear in these.
     init_params : str or clusterer, default="auto"
         Where the components start, see `FlowMixture`.
     reg_covar : float, default=1e-6
@@ -83,24 +91,34 @@ class FlowMixtureOutlierDetector(OutlierMixin, CallbackSupportMixin, OptionsMixi
         is constant in a component, of the others' variances. At 0 a constant or
         duplicated column is an error, from 0.01 on correlations are lost.
     max_iter : int, default=200
-        Largest number of epochs on the ELBO.
+        Largest number of epochs on the ELBO, of at most 65 536 rows each. Those of the
+        M-step and the last ones on all rows do not count, see `FlowMixture`. With 0 the
+        model is that of the M-step, and ``fit`` warns.
     tol : float, default=1e-3
-        Progress is a gain in held-out log-likelihood of more than this, in nats per
-        row, and of more than a hundredth of what the phase has gained.
+        Least progress: since there last was any, held-out log-likelihood has to grow by
+        more than ``max(tol, 0.01 * gain)``, in nats per row, with the gain of the phase
+        so far. At 0 the hundredth alone counts; large values end training early.
     n_iter_no_change : int, default=8
-        Epochs without progress after which the learning rate drops, half as many
-        after that; the third time, training has converged. Each rate counts anew.
+        Epochs without progress after which the step size falls to a quarter. Half as
+        many, rounded up, make it fall again, and as many once more are convergence.
+        The M-step ends the first time, and so does the ELBO where the M-step has left
+        flows clearly worse than their Gaussians. Small numbers end training early,
+        large ones cost epochs.
     learning_rate : float, default=5e-3
-        First step size of Adam.
+        First step size of Adam, later a quarter and a sixteenth of it. With large ones
+        training can diverge: where a loss is not finite it goes on with a tenth, three
+        times, then fails. With small ones progress stays below `tol` and training ends
+        early.
     device : str, default="cpu"
         "cpu", "cuda", "cuda:N" or "auto". A fitted model whose GPU is missing works
         on the CPU.
     random_state : int, RandomState instance or None, default=None
         Seed of everything random. Global generators are not touched.
     verbose : int, default=0
-        1 prints a line every few seconds: time, phase, epoch, held-out log-likelihood
-        in data units, and how long the phase can take. 2 prints one for every
-        `verbose_interval` epochs.
+        0 prints nothing. 1 prints when training begins and ends, and a line after an
+        epoch where five seconds have passed since the last one: time, phase, epoch,
+        held-out log-likelihood in data units, and how long the phase can take. 2 prints
+        one for every `verbose_interval` epochs.
     verbose_interval : int, default=1
         Epochs between two lines where `verbose` is 2.
     options : FlowMixtureOptions, default=None
@@ -132,6 +150,10 @@ class FlowMixtureOutlierDetector(OutlierMixin, CallbackSupportMixin, OptionsMixi
 
     Notes
     -----
+    The parameters `n_flows_per_component`, `n_init`, `weights_init`, `means_init`,
+    `n_jobs`, `warm_start` and `max_components` of `FlowMixture` do not exist here, and
+    `init_params` cannot be an array. A component is one flow.
+
     The score is
 
     .. math::

@@ -1477,7 +1477,7 @@ def test_verbose_prints_lines(capsys, monkeypatch):
     assert first.endswith("first partition of 150 distinct rows, 2 columns")
     assert "init 0: training" in start
     n_epochs = len(model.history_)
-    assert f"converged after {n_epochs} epochs; last evaluation of all rows" in last
+    assert f"converged after {n_epochs} epochs in all phases; last evaluation" in last
     for line, record in zip(epochs, model.history_, strict=True):
         assert f"init 0: {record['phase']} epoch {record['epoch']} of at most" in line
         shown = float(line.split("held-out log-likelihood ")[1].split()[0])
