@@ -140,9 +140,9 @@ def tail_sets(rng):
 
 
 def distances_to(model, x):
-    """Mahalanobis distances (n, K) by the model's own moments."""
-    inverse = np.linalg.inv(model.covariances_)
-    away = x[:, None] - model.means_
+    """Mahalanobis distances to the Gaussians of all flows: (n, n_flows)."""
+    inverse = np.linalg.inv(model.flow_covariances_)
+    away = x[:, None] - model.flow_means_
     return np.sqrt(np.einsum("nki,kij,nkj->nk", away, inverse, away))
 
 
@@ -163,7 +163,7 @@ def tails():
                 for start in (X.mean(axis=0), *model.means_):
                     x = start + X.std(axis=0) * ways[:, None] * radii[:, None]
                     flat = x.reshape(-1, X.shape[1])
-                    r = distances_to(model, flat).reshape(*x.shape[:2], k)
+                    r = distances_to(model, flat).reshape(*x.shape[:2], -1)
                     score = model.score_samples(flat).reshape(x.shape[:2])
                     grows = (np.diff(r, axis=1) > 0).all(axis=2)
                     beyond = r[:, :-1].min(axis=2) > 10
@@ -188,9 +188,10 @@ def regions():
         grid = np.stack(np.meshgrid(steps, steps), axis=2).reshape(-1, 2)
         x = X.mean(axis=0) + X.std(axis=0) * grid
         r = distances_to(model, x)
-        log_det = np.linalg.slogdet(model.covariances_)[1]
-        of_gaussians = np.log(model.weights_) - 0.5 * (r**2 + log_det)
-        found, expected = model.predict(x), of_gaussians.argmax(axis=1)
+        log_det = np.linalg.slogdet(model.flow_covariances_)[1]
+        of_gaussians = np.log(model.flow_weights_) - 0.5 * (r**2 + log_det)
+        expected = model.flow_components_[of_gaussians.argmax(axis=1)]
+        found = model.predict(x)
         parts = [
             " ".join(str(label((a == i).reshape(400, 400))[1]) for i in range(k))
             for a in (found, expected)

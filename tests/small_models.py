@@ -4,9 +4,23 @@ import inspect
 from functools import cache
 
 import numpy as np
+import pytest
 from sklearn.datasets import make_moons
 
 from skflowmix import FlowMixture, FlowMixtureOptions
+from skflowmix.model.flows import FLOWS
+
+# Where tests of all families take long: those with another conditioner and another map
+# come first, the two others in the profile of all tests.
+each_flow_slowly = pytest.mark.parametrize(
+    "flow",
+    [
+        pytest.param(
+            flow, marks=[] if flow in ("realnvp", "nsf-ar") else [pytest.mark.slow]
+        )
+        for flow in FLOWS
+    ],
+)
 
 
 def make(cls, *args, **parameters):

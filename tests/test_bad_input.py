@@ -9,7 +9,14 @@ from hypothesis.extra.numpy import arrays
 from joblib import parallel_backend
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.utils._param_validation import InvalidParameterError, make_constraint
-from small_models import answers, assert_same_answers, make, moons, small
+from small_models import (
+    answers,
+    assert_same_answers,
+    each_flow_slowly,
+    make,
+    moons,
+    small,
+)
 
 from skflowmix import (
     FlowMixture,
@@ -144,7 +151,7 @@ HARD = {
 }
 
 
-@pytest.mark.parametrize("n_components", [1, 3])
+@pytest.mark.parametrize("n_components", [pytest.param(1, marks=pytest.mark.slow), 3])
 @pytest.mark.parametrize("X", HARD.values(), ids=HARD)
 def test_hard_rows(X, n_components):
     model = small(n_components, init_params="auto")
@@ -155,7 +162,7 @@ def test_hard_rows(X, n_components):
         assert_works(model.fit(X), X)
 
 
-@each_flow
+@each_flow_slowly
 @pytest.mark.parametrize(
     "name",
     [

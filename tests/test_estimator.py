@@ -31,6 +31,7 @@ from sklearn.utils import estimator_html_repr
 from small_models import (
     answers,
     assert_same_answers,
+    each_flow_slowly,
     make,
     moons,
     small,
@@ -460,7 +461,10 @@ def test_weights_decay_less_where_rows_are_many():
     assert decay(10_000, 2, weight_decay=0.7) == decay(50, 2, weight_decay=0.7) == 0.7
 
 
-@pytest.mark.parametrize("reg_covar", [1e-6, 1e-5, 1e-4])
+@pytest.mark.parametrize(
+    "reg_covar",
+    [1e-6, *(pytest.param(r, marks=pytest.mark.slow) for r in (1e-5, 1e-4))],
+)
 @pytest.mark.parametrize("sd", [0.0, 0.01])
 def test_a_column_that_is_nearly_a_sum_costs_no_flows(sd, reg_covar):
     def draw(seed):
@@ -526,7 +530,7 @@ def heavy_tailed():
     return np.random.RandomState(0).standard_t(2, size=(300, 3))
 
 
-@each_flow
+@each_flow_slowly
 @pytest.mark.parametrize("n_components", [1, 3])
 @pytest.mark.parametrize("X", [moons(300), heavy_tailed()], ids=["moons", "t"])
 def test_density_falls_far_from_the_data(flow, n_components, X):

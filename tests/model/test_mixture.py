@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from scipy.special import logsumexp
 from sklearn.mixture import GaussianMixture
-from small_models import make
+from small_models import each_flow_slowly, make
 from small_modules import flow_parameters, make_model, random_gaussians, rows, seeded
 
 from skflowmix import FlowMixture
@@ -143,7 +143,7 @@ def test_density_integrates_to_one(flow, n_features, size, sharing):
     assert float(mass) == pytest.approx(1, abs=1e-3)
 
 
-@each_family
+@each_flow_slowly
 @pytest.mark.parametrize("n_features", [1, 2])
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_density_of_a_trained_model_integrates_to_one(flow, n_features):
@@ -707,7 +707,7 @@ def test_samples_have_the_densitys_tails():
         assert abs(count - expected) < 4 * math.sqrt(expected) + 1
 
 
-@each_family
+@each_flow_slowly
 @each_sharing
 def test_samples_have_the_densitys_entropy_and_mean(flow, sharing):
     """Against integrals over a grid, which know nothing of the sampler."""

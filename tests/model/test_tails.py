@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy import stats
 from sklearn.datasets import load_iris
-from small_models import make
+from small_models import each_flow_slowly, make
 
 from skflowmix import FlowMixture
 from skflowmix.model.flows import FLOWS
@@ -183,7 +183,7 @@ SETS = {
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-@pytest.mark.parametrize("flow", FLOWS)
+@each_flow_slowly
 @pytest.mark.parametrize("name", SETS)
 def test_log_prob_falls_with_the_mahalanobis_distance(name, flow):
     """Beyond 10 from a flow's Gaussian, and with ellipses for contours."""

@@ -57,7 +57,7 @@ def labels_of_start(X, n_components):
     return start.argmax(axis=1)[inverse]
 
 
-@pytest.mark.parametrize("n_columns", [1, 2])
+@pytest.mark.parametrize("n_columns", [1, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "share",
     [
