@@ -2,9 +2,11 @@
 
 import signal
 import threading
+import warnings
 
 from joblib import effective_n_jobs
 
+from skflowmix.distributed import active_reducer
 from skflowmix.options import OptionsMixin
 
 __all__ = ["StopOnInterrupt"]
@@ -19,9 +21,16 @@ class StopOnInterrupt:
     partition it waits for the first epoch. A second one raises `KeyboardInterrupt`,
     which leaves the estimator as it was before.
 
-    Interrupts are left alone where they could not end the fit: in a search or another
-    meta-estimator, for restarts in other processes (``n_jobs``), and in other threads
-    than the main one, which get none.
+    Interrupts are left alone where they could not end the fit, or somebody else waits
+    for them: in a search or a pipeline, for restarts in other processes (``n_jobs``),
+    among several processes (`data_parallel`), in other threads than the main one, and
+    where they are ignored. `cross_val_score` and meta-estimators that tell callbacks
+    nothing go on with their next fit: hence a warning.
+
+    Warns
+    -----
+    UserWarning
+        Where a fit was interrupted.
 
     Attributes
     ----------
@@ -42,20 +51,19 @@ class StopOnInterrupt:
 
     def __init__(self):
         self.interrupted = False
-        self._former = None
+        self._former = self._owner = None
 
     def __getstate__(self):
         """Leave out the handler of signals, which belongs to this process."""
-        return {"interrupted": self.interrupted, "_former": None}
+        return {"interrupted": self.interrupted, "_former": None, "_owner": None}
 
     def setup(self, estimator, context):
         """Listen to interrupts, where they can end the fit."""
+        if self._owner is not None or not _can_end(estimator, context):
+            return
         self.interrupted = False
-        is_outermost = context.parent is None and isinstance(estimator, OptionsMixin)
-        in_process = effective_n_jobs(getattr(estimator, "n_jobs", None)) == 1
-        in_main_thread = threading.current_thread() is threading.main_thread()
-        if is_outermost and in_process and in_main_thread:
-            self._former = signal.signal(signal.SIGINT, self._interrupt)
+        self._owner = context.root_uuid
+        self._former = signal.signal(signal.SIGINT, self._interrupt)
 
     def _interrupt(self, number, frame):
         if self.interrupted:
@@ -67,10 +75,31 @@ class StopOnInterrupt:
 
     def on_fit_task_end(self, estimator, context):
         """Ask to stop if there was an interrupt."""
-        return self.interrupted
+        return self.interrupted and context.root_uuid == self._owner
 
     def teardown(self, estimator, context):
         """Leave interrupts to whom they were left to before."""
-        if self._former is not None:
-            signal.signal(signal.SIGINT, self._former)
-            self._former = None
+        if context.root_uuid != self._owner:
+            return
+        signal.signal(signal.SIGINT, self._former)
+        self._former = self._owner = None
+        if self.interrupted:
+            warnings.warn(
+                "The fit was interrupted: where it ended without an error, the model "
+                "is the best one until then.",
+                stacklevel=2,
+            )
+
+
+def _can_end(estimator, context):
+    """Tell whether an interrupt can end that fit, and nobody else waits for it."""
+    if context.parent is not None or not isinstance(estimator, OptionsMixin):
+        return False
+    if threading.current_thread() is not threading.main_thread():
+        return False
+    restarts = getattr(estimator, "n_init", 1) > 1
+    if restarts and effective_n_jobs(getattr(estimator, "n_jobs", None)) > 1:
+        return False
+    if active_reducer().n_ranks > 1:
+        return False
+    return signal.getsignal(signal.SIGINT) not in (None, signal.SIG_IGN)

@@ -416,7 +416,8 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
         :math:`p(x|y)^{1/T}` with `calibration_temperature_`, and the shares of the
         classes are those of `class_log_prior_`; `predict_joint_log_proba` has both as
         they are in the model. One label in a thousand is taken to be wrong, so that no
-        probability is below a thousandth by the number of classes.
+        probability is below a thousandth by the number of classes; rows that tell
+        nothing have the class shares.
 
         Parameters
         ----------

@@ -319,7 +319,8 @@ def test_an_interrupt_ends_the_fit_with_the_best_model():
     handler = signal.getsignal(signal.SIGINT)
     stop = StopOnInterrupt()
     model = trained(2).set_callbacks(Interrupts("elbo epoch", 2), stop)
-    model.fit(moons())  # and does not warn
+    with pytest.warns(UserWarning, match="interrupted"):
+        model.fit(moons())
     assert stop.interrupted
     assert [r["phase"] for r in model.history_].count("elbo") == 2
     assert np.isfinite(model.score(moons()))
@@ -333,7 +334,10 @@ def test_a_second_interrupt_leaves_the_estimator_as_it_was():
     model.set_callbacks(
         StopOnInterrupt(), Interrupts("elbo epoch", 2), Interrupts("elbo epoch", 2)
     )
-    with pytest.raises(KeyboardInterrupt):
+    with (
+        pytest.raises(KeyboardInterrupt),
+        pytest.warns(UserWarning, match="interrupted"),
+    ):
         model.fit(moons())
     assert not hasattr(model, "weights_")
     assert signal.getsignal(signal.SIGINT) is handler
@@ -350,8 +354,15 @@ def test_interrupts_that_could_not_end_the_fit_are_left_alone():
     watch, stop = Watch("", 0), StopOnInterrupt()
     with ThreadPoolExecutor(1) as pool:
         pool.submit(small(2).set_callbacks(stop, watch).fit, moons()).result()
-    parallel = small(2, n_init=2, n_jobs=2).set_callbacks(stop)
-    stop.setup(parallel, SimpleNamespace(parent=None))
+    alone = SimpleNamespace(parent=None, root_uuid=1)
+    stop.setup(small(2, n_init=2, n_jobs=2), alone)
+    assert signal.getsignal(signal.SIGINT) is handler
+    stop.setup(small(2, n_jobs=2), alone)
+    assert signal.getsignal(signal.SIGINT) is not handler
+    # One within the other: the outer one has it, and gives it back.
+    small(2).set_callbacks(stop).fit(moons())
+    assert signal.getsignal(signal.SIGINT) is not handler
+    stop.teardown(small(2), alone)
     grid = {"n_components": [1]}
     inside = small(2).set_callbacks(stop, watch)
     GridSearchCV(inside, grid, cv=2).fit(moons())

@@ -399,6 +399,23 @@ def test_labels_that_say_nothing_are_not_believed():
     assert log_loss(y[150:], model.predict_proba(X[150:])) < np.log(2) + 0.02
 
 
+def test_a_fit_that_is_stopped_is_calibrated_as_if_it_were_not():
+    class StopsLate(Recorder):
+        def on_fit_task_end(self, estimator, context, *, fitted_estimator):
+            if context.task_name == "elbo epoch":
+                self.temperatures.append(fitted_estimator.calibration_temperature_)
+            return len(self.temperatures) == 12
+
+    random_state = np.random.RandomState(2)
+    X, y = random_state.exponential(size=(150, 4)), random_state.randint(2, size=150)
+    model = FlowMixtureClassifier(n_transforms=2, hidden_units=(32,), random_state=2)
+    stop = StopsLate()
+    stop.temperatures = []
+    model.set_callbacks(stop).fit(X, y)
+    assert len(stop.temperatures) == 12
+    assert min(model.calibration_temperature_, *stop.temperatures[6:]) > 3
+
+
 def test_folds_that_cannot_be_refitted_do_not_calibrate():
     """Without its one other value a column has no variance, and none is added."""
     X = np.random.RandomState(0).normal(size=(8, 2))

@@ -213,3 +213,13 @@ def test_components_of_a_stream_may_be_several_flows(few_rows, monkeypatch):
     np.testing.assert_allclose(model.weights_, [2 / 3, 1 / 3], atol=0.1)
     np.testing.assert_array_equal(model.labels_, model.predict(X))
     assert set(model.labels_) == {0, 1}
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("max_iter", [0, 1])
+def test_few_epochs_on_the_elbo_are_enough(max_iter, few_rows):
+    data = Dataset(blobs(1500))
+    model = quick(2, n_iter_init=8, max_iter=max_iter, n_transforms=2).fit(data)
+    phases = [record["phase"] for record in model.history_]
+    assert phases.count("elbo") == phases.count("all rows") == max_iter
+    assert np.isfinite(model.score_samples(blobs(20))).all()

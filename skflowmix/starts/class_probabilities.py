@@ -166,6 +166,7 @@ def log_proba_with_noise(log_joint):
     >>> np.allclose(proba, [[0.9995, 0.0005]])
     True
     """
+    log_joint = log_joint - log_joint.max(axis=1, keepdims=True)
     log_proba = log_joint - np.logaddexp.reduce(log_joint, axis=1, keepdims=True)
     noise = math.log(WRONG_LABELS / log_joint.shape[1])
     return np.logaddexp(log_proba + math.log1p(-WRONG_LABELS), noise)

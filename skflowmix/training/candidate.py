@@ -75,11 +75,12 @@ def fit_candidate(
     """Train one model from given responsibilities, or go on training one.
 
     Flows are judged by rows that neither they nor the Gaussians they start from have
-    seen. Of several starts the one that is better after the M-step goes on. Unless what
-    came of it is clearly better than the plain Gaussians, training starts again from
-    these; a large table, which is trained once, starts from them if they are ahead.
-    Where no flow gains anything, or rows per component are too few for any, they are
-    the model; otherwise training ends with a few epochs on all rows.
+    seen. Of several starts the one that is better after the M-step goes on, unless the
+    plain Gaussians are clearly ahead by then. Unless what came of it is clearly better
+    than these, training starts again from them; a large table, which is trained once,
+    starts from them if they are ahead. Where no flow gains anything, or rows per
+    component are too few for any, they are the model; otherwise training ends with a
+    few epochs on all rows.
 
     Parameters
     ----------
@@ -241,8 +242,8 @@ class _Attempt:
             fit.train()
             return fit.finish(plain, warm=False)
         other = self._start_from("plain", plain)
-        log_prob = fit.held_out_log_prob()
-        if self.needs_m_step and other.clearly_better_than(log_prob):
+        had_m_step = self.needs_m_step and self.settings.n_iter_init > 0
+        if had_m_step and other.clearly_better_than(fit.held_out_log_prob()):
             return self._trained(other).finish(plain, warm=False)
         fit.train()
         return self._better_of(fit, other).finish(plain, warm=False)

@@ -96,7 +96,7 @@ class ModelFit:
         self.optimizer = AdamW(self.flat)
         self.history: list[dict[str, Any]] = []
         self.converged = self.keeps_flows = False
-        self.optimism = 0.0
+        self.optimism: float | None = None
         with torch.no_grad():
             self.start = [p.clone() for p in self.working.parameters()]
             self.log_prob_start = self.held_out_log_prob()
@@ -377,11 +377,11 @@ class ModelFit:
     def finish(self, plain: Gaussians, *, warm: bool) -> Candidate:
         """Train on all rows, fit q for the last time, and copy the model."""
         held_out_log_prob = self.held_out_log_prob()
+        self.optimism = self._optimism() if self.keeps_flows else 0.0
         if len(self.table.held_out):
             if not (self.keeps_flows or warm):
                 self.replace_by(plain)
             elif self.keeps_flows and not self.runtime.is_stopped():
-                self._measure_optimism()
                 if not warm:
                     self.set_gaussians_of_all_rows()
                 self.train_on_all_rows()
@@ -389,14 +389,17 @@ class ModelFit:
             self.fit_posterior()
         return self.candidate(held_out_log_prob)
 
-    def _measure_optimism(self) -> None:
-        """Find what flows gain on training rows alone, while they have not seen all."""
+    def _optimism(self) -> float:
+        """Return what flows gain on training rows alone, of rows with known classes.
+
+        It can be told as long as they have not seen all rows.
+        """
         table = self.table
-        if table.allowed is None:
-            return
+        if table.allowed is None or not len(table.held_out):
+            return 0.0
         seen = self._batch(table, self.responsibilities, table.train[:MAX_HELD_OUT])
         of_seen, of_held_out = (self._gain_of_flows(r) for r in (seen, self.held_out))
-        self.optimism = max(of_seen - of_held_out, 0.0)
+        return max(of_seen - of_held_out, 0.0)
 
     def _gain_of_flows(self, rows: Batch) -> float:
         log_joint = self.gaussians.log_joint(rows.x.numpy(force=True))
@@ -448,16 +451,18 @@ class ModelFit:
         epochs = [record for record in self.history if record["phase"] == ELBO]
         best = max(epochs, key=lambda r: r["score"], default=self.history[-1])
         share = best["learning_rate"] / settings.learning_rate
-        in_small_steps = share < FINAL_RATE
+        in_small_steps = share < FINAL_RATE and best["score"] > 0
+        n_epochs = settings.final_epochs(len(epochs), in_small_steps=in_small_steps)
+        if n_epochs == 0:
+            return
         if not in_small_steps:
             self.optimizer.reset()
         noise = self.noise(share)
         source = self._source_of_all_rows()
-        n_epochs = settings.final_epochs(len(epochs), in_small_steps=in_small_steps)
         config = self.config(n_epochs, 0, source)
         if self.table.stream is not None:
             steps = max(config.max_steps, -(-source.n_batches // n_epochs))
-            config = replace(config, max_steps=steps)
+            config = replace(config, max_steps=steps, patience=n_epochs)
         rate = min(FINAL_RATE, share) * config.learning_rate
         self.run(
             ALL_ROWS,
@@ -500,6 +505,7 @@ class ModelFit:
 
     def candidate(self, held_out_log_prob: Tensor) -> Candidate:
         """Copy the model as it stands, as those log-densities judge it."""
+        optimism = self._optimism() if self.optimism is None else self.optimism
         return Candidate(
             self.model.with_parameters_of(self.working),
             self.gaussians,
@@ -508,5 +514,5 @@ class ModelFit:
             held_out_log_prob,
             converged=self.converged,
             stopped=self.runtime.is_stopped(),
-            optimism=self.optimism,
+            optimism=optimism,
         )

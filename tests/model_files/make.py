@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from sklearn.datasets import make_moons
 
 import skflowmix
 from skflowmix import (
@@ -17,29 +18,38 @@ from skflowmix import (
     FlowMixtureOutlierDetector,
 )
 
-ROWS = np.array([[0.0, 0.0], [1.0, -0.5], [30.0, 2.0]])
+ROWS = np.array([[0.0, 0.5], [1.0, -0.5], [1.5, 0.2], [30.0, 2.0]])
+
+
+def answers(model, name):
+    """What is kept of a model's answers to `ROWS`."""
+    kept = {"score_samples": model.score_samples(ROWS), "predict": model.predict(ROWS)}
+    if name != "detector":
+        kept["predict_proba"] = model.predict_proba(ROWS)
+    return {f"{name} {method}": answer for method, answer in kept.items()}
 
 
 def main(version):
-    """Fit the three estimators and save them."""
-    rng = np.random.default_rng(0)
-    y = np.arange(60) % 2
-    X = rng.normal(size=(60, 2)) + 6.0 * y[:, None]
-    options = FlowMixtureOptions(posterior_units=(4,), n_iter_init=1)
-    networks = {"n_transforms": 1, "hidden_units": 4, "max_iter": 2, "tol": 10.0}
-    networks |= {"n_iter_no_change": 1, "random_state": 0, "options": options}
+    """Fit the three estimators, whose flows are kept, and save them."""
+    X, y = make_moons(400, noise=0.05, random_state=0)
+    options = FlowMixtureOptions(posterior_units=(4,))
+    networks = {"n_transforms": 2, "hidden_units": 8, "max_iter": 60}
+    networks |= {"random_state": 0, "options": options}
     models = {
         "mixture": FlowMixture(2, flow="nsf-ar", **networks).fit(X),
         "classifier": FlowMixtureClassifier(flow="realnvp", **networks).fit(
             X, np.array(["a", "b"])[y]
         ),
-        "detector": FlowMixtureOutlierDetector(**networks).fit(X),
+        "detector": FlowMixtureOutlierDetector(flow="maf", **networks).fit(X),
     }
     folder = Path(__file__).parent
+    kept = {"rows": ROWS}
     for name, model in models.items():
+        history = getattr(model, "mixture_", model).history_
+        assert history[-1]["phase"] == "all rows", name
         skflowmix.save(model, folder / f"{name}_{version}.safetensors")
-    scores = {name: model.score_samples(ROWS) for name, model in models.items()}
-    np.savez(folder / f"scores_{version}.npz", rows=ROWS, **scores)
+        kept |= answers(model, name)
+    np.savez(folder / f"answers_{version}.npz", **kept)
 
 
 if __name__ == "__main__":
