@@ -306,6 +306,14 @@ def test_a_fit_that_a_callback_ends_by_an_error_is_none(cls, error, fails_at):
     assert_array_equal(model.score_samples(X), expected)
 
 
+@pytest.fixture
+def handler():
+    """What answers interrupts, also where the tests run without them."""
+    former = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield signal.default_int_handler
+    signal.signal(signal.SIGINT, former)
+
+
 class Interrupts(Stop):
     """Sends an interrupt at the end of a task's n-th run."""
 
@@ -315,8 +323,7 @@ class Interrupts(Stop):
             signal.raise_signal(signal.SIGINT)
 
 
-def test_an_interrupt_ends_the_fit_with_the_best_model():
-    handler = signal.getsignal(signal.SIGINT)
+def test_an_interrupt_ends_the_fit_with_the_best_model(handler):
     stop = StopOnInterrupt()
     model = trained(2).set_callbacks(Interrupts("elbo epoch", 2), stop)
     with pytest.warns(UserWarning, match="interrupted"):
@@ -328,8 +335,7 @@ def test_an_interrupt_ends_the_fit_with_the_best_model():
     assert not pickle.loads(pickle.dumps(stop))._former
 
 
-def test_a_second_interrupt_leaves_the_estimator_as_it_was():
-    handler = signal.getsignal(signal.SIGINT)
+def test_a_second_interrupt_leaves_the_estimator_as_it_was(handler):
     model = trained(2)
     model.set_callbacks(
         StopOnInterrupt(), Interrupts("elbo epoch", 2), Interrupts("elbo epoch", 2)
@@ -343,8 +349,15 @@ def test_a_second_interrupt_leaves_the_estimator_as_it_was():
     assert signal.getsignal(signal.SIGINT) is handler
 
 
-def test_interrupts_that_could_not_end_the_fit_are_left_alone():
-    handler = signal.getsignal(signal.SIGINT)
+def test_interrupts_that_are_ignored_stay_so(handler):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    stop = StopOnInterrupt()
+    small(2).set_callbacks(Interrupts("elbo epoch", 1), stop).fit(moons())
+    assert not stop.interrupted
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+
+
+def test_interrupts_that_could_not_end_the_fit_are_left_alone(handler):
     handlers = []
 
     class Watch(Stop):
