@@ -38,7 +38,7 @@ from skflowmix import FlowMixture, ModelFileError
 NUMBERS = {"kills": 12, "files": 2000, "threads": 200, "soak": 100}
 KINDS = ("mixture", "restarts", "parallel", "classifier", "detector")
 LONGEST = 600.0
-"""Seconds that a part may take; it then says how far it came."""
+"""Seconds that a part may take by default; it then says how far it came."""
 
 FIT = """
 import sys, warnings
@@ -76,11 +76,11 @@ def run_fit(kind, folder=""):
     )
 
 
-def kills(number, rng):
+def kills(number, rng, longest):
     """Kill fits at random moments."""
     expected, seconds = {}, {}
     n_equal = n_kills = tried = 0
-    end = time.monotonic() + LONGEST
+    end = time.monotonic() + longest
     while tried < number and time.monotonic() < end:
         kind = KINDS[tried % len(KINDS)]
         if kind not in expected:
@@ -128,12 +128,12 @@ def damaged(content, rng):
     return bytes(changed)
 
 
-def files(number, rng):
+def files(number, rng, longest):
     """Read damaged files."""
     X = make_moons(100, noise=0.1, random_state=0)[0]
     model = FlowMixture(2, max_iter=2, hidden_units=8, random_state=0)
     n_refused = n_silent = tried = 0
-    end = time.monotonic() + LONGEST
+    end = time.monotonic() + longest
     with tempfile.TemporaryDirectory() as parent:
         path, folder = Path(parent) / "model", Path(parent) / "checkpoint"
         skflowmix.save(model.fit(X), path)
@@ -168,7 +168,7 @@ def files(number, rng):
     ), n_refused == tried > 0
 
 
-def threads(number, rng):
+def threads(number, rng, longest):
     """Score and sample one model in sixteen threads."""
     X = make_moons(300, noise=0.1, random_state=0)[0]
     model = FlowMixture(2, max_iter=3, random_state=0).fit(X)
@@ -187,11 +187,11 @@ def threads(number, rng):
     )
 
 
-def soak(number, rng):
+def soak(number, rng, longest):
     """Fit again and again."""
     X = make_moons(100, noise=0.1, random_state=0)[0]
     tried, memory = 0, []
-    end = time.monotonic() + LONGEST
+    end = time.monotonic() + longest
     n_threads = None
     while tried < number and time.monotonic() < end:
         FlowMixture(2, max_iter=2, hidden_units=8, random_state=tried).fit(X)
@@ -219,6 +219,9 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", choices=NUMBERS, default=list(NUMBERS))
     parser.add_argument("--number", type=int, help="how many tries of each part")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--longest", type=float, default=LONGEST, help="seconds that a part may take"
+    )
     args = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
@@ -227,7 +230,7 @@ def main() -> None:
     for name in args.parts:
         begin = time.monotonic()
         number = args.number or NUMBERS[name]
-        line, right = parts[name](number, random.Random(args.seed))
+        line, right = parts[name](number, random.Random(args.seed), args.longest)
         all_right &= right
         state = "survived" if right else "FAILED"
         print(f"{name}: {state}. {line} ({time.monotonic() - begin:.0f} s)", flush=True)
