@@ -70,9 +70,11 @@ MAX_MORE_ITER = 20
 REPEAT_NOISE = 0.8
 SMALLEST_REPEAT_WIDTH, LARGEST_REPEAT_WIDTH = 0.15, 1.0
 # A partition whose gaps are so many times as long as those within its clusters is
-# clearly separated, if it cuts off at most this share of neighbours.
+# clearly separated, if its `largest_cut` is no larger than this.
 CLEAR_SEPARATION = 2.0
-MAX_CUT = 0.05
+MAX_CUT = 0.02
+# Gaussians that differ by less, in nats per row, are as likely.
+AS_LIKELY = 0.005
 # Of so large a share of the weight, rows that repeat could be a cluster, however near.
 HEAVY_ROW = 0.02
 
@@ -401,23 +403,17 @@ def _ranked_candidates(x, sample_weight, n_components, random_state, n_best):
             for candidate, gain in zip(candidates, gains, strict=True)
         ]
     )
-    # Several may cut no neighbours apart, or only outliers between clusters: those that
-    # are separated most come first.
-    separations = np.array(
-        [tree.separation(c.responsibilities.argmax(axis=1)) for c in candidates]
-    )
-    is_clear = (scores > -MAX_CUT) & (separations > CLEAR_SEPARATION)
-    scores[is_clear] = np.maximum(scores[is_clear], 0.0)
+    labels = [candidate.responsibilities.argmax(axis=1) for candidate in candidates]
+    separations = np.array([tree.separation(own) for own in labels])
     kept: list[np.ndarray] = []
     proposals: list[Proposal] = []
-    for i in np.lexsort((-separations, -scores)):
+    for i in _ranking(labels, gains, scores, separations):
         name, found = candidates[i].name, candidates[i].responsibilities
-        labels = found.argmax(axis=1)
-        if any(adjusted_rand_score(labels, k) > SAME_PARTITION_ARI for k in kept):
+        if any(adjusted_rand_score(labels[i], k) > SAME_PARTITION_ARI for k in kept):
             continue
-        kept.append(labels)
+        kept.append(labels[i])
         if name in starts:
-            responsibilities = landmarks.spread(labels, n_components)
+            responsibilities = landmarks.spread(labels[i], n_components)
         else:
             shrinkage = candidates[i].shrinkage
             responsibilities = _posterior(landmarks, found, shrinkage, random_state)
@@ -425,6 +421,28 @@ def _ranked_candidates(x, sample_weight, n_components, random_state, n_best):
         if len(proposals) == n_best:
             break
     return proposals
+
+
+def _ranking(labels, gains, scores, separations):
+    """Numbers of partitions, the best one first.
+
+    Several may cut no neighbours apart, or only outliers between clusters: those that
+    are separated most come first. Where all cut many, clusters overlap, and the
+    likeliest Gaussians come first. Of Gaussians that are as likely, those that agree
+    most with the other partitions do.
+    """
+    is_clear = (scores > -MAX_CUT) & (separations > CLEAR_SEPARATION)
+    scores = np.where(is_clear, np.maximum(scores, 0.0), scores)
+    if scores.max() < -MAX_CUT:
+        scores = gains
+    order = np.lexsort((-separations, -scores))
+    best = order[0]
+    if scores[best] <= 0 or is_clear[best]:
+        return order
+    agreement = np.full(len(gains), -1.0)
+    for i in np.flatnonzero(gains > gains[best] - AS_LIKELY):
+        agreement[i] = np.mean([adjusted_rand_score(labels[i], own) for own in labels])
+    return np.lexsort((-separations, -scores, -agreement))
 
 
 def _kmeans_labels(landmarks, n_components, random_state):

@@ -3,7 +3,6 @@
 import numpy as np
 
 from skflowmix.starts.gaussians import Shrinkage, bounded_means, cross_validated_scores
-from skflowmix.starts.knn import one_hot
 
 __all__ = [
     "GAUSSIAN_TOLERANCE",
@@ -12,6 +11,7 @@ __all__ = [
     "choose_shrinkage",
     "held_out_likelihood",
     "kernel_score",
+    "largest_cut",
 ]
 
 # Among these, strengths per column, cross-validation chooses a shrinkage.
@@ -20,6 +20,9 @@ PARTITION_DIAGONALITIES = (0.0, 1.0)
 REG_COVAR = 1e-4
 # Nats per row by which Gaussians may lose to a kernel estimate and still be believed.
 GAUSSIAN_TOLERANCE = 0.02
+# Neighbours of a row that a partition may cut off, and the least distance that divides.
+CUT_NEIGHBORS = 5
+SHORTEST = 1e-12
 
 
 def choose_shrinkage(landmarks, responsibilities):
@@ -118,8 +121,7 @@ def believed_or_cut(landmarks, responsibilities, gain):
     kernel density estimate of all rows (plus a tolerance): both of rows besides those
     that they were fitted to. If Gaussians describe the density that well, the clusters
     are taken to be Gaussian, overlapping or not. Any other partition has a score in
-    [-1, 0]: minus the share of the five nearest neighbours that belong to another
-    cluster, in the worst cluster.
+    [-1, 0]: minus its `largest_cut`.
 
     Parameters
     ----------
@@ -136,13 +138,43 @@ def believed_or_cut(landmarks, responsibilities, gain):
         Comparable between partitions of the same rows into the same K.
     """
     gain += GAUSSIAN_TOLERANCE
-    if gain > 0:
-        return gain
-    weight = landmarks.weight
-    labels = responsibilities.argmax(axis=1)
-    hard = one_hot(labels, responsibilities.shape[1])
-    elsewhere = np.mean(labels[landmarks.neighbors[:, :5]] != labels[:, None], axis=1)
-    mass = weight @ hard
-    # An empty cluster is no better than one whose neighbours are all elsewhere.
-    share = np.where(mass > 0, weight * elsewhere @ hard / np.maximum(mass, 1e-10), 1.0)
-    return -share.max()
+    return gain if gain > 0 else -largest_cut(landmarks, responsibilities)
+
+
+def largest_cut(landmarks, responsibilities):
+    """Share of nearest neighbours in other clusters, in the cluster with the largest.
+
+    A pair of neighbours counts less the longer it is beside distances that are usual in
+    the denser one of their clusters: by the square of that ratio, a density in two
+    columns. Rows of noise between clusters have neighbours on both sides, while a cut
+    through a cluster parts rows that are near to each other.
+
+    Parameters
+    ----------
+    landmarks : Landmarks
+        The rows.
+    responsibilities : ndarray of shape (n, K)
+        The partition.
+
+    Returns
+    -------
+    share : float
+        From 0 to 1; 1 where a cluster has no rows.
+    """
+    labels, n_clusters = responsibilities.argmax(axis=1), responsibilities.shape[1]
+    near = min(CUT_NEIGHBORS, landmarks.neighbors.shape[1])
+    lengths = np.maximum(landmarks.neighbor_distances[:, :near], SHORTEST)
+    neighbors = labels[landmarks.neighbors[:, :near]]
+    usual = np.full(n_clusters, np.inf)
+    for cluster in range(n_clusters):
+        own = lengths[labels == cluster, -1]
+        if len(own):
+            usual[cluster] = np.median(own)
+    denser = np.minimum(usual[labels][:, None], usual[neighbors])
+    counts = np.minimum(denser / lengths, 1.0) ** 2
+    counts *= landmarks.weight[:, None]
+    of_pairs = counts.sum(axis=1)
+    cut = np.sum(counts, axis=1, where=neighbors != labels[:, None])
+    total = np.bincount(labels, of_pairs, n_clusters)
+    cut = np.bincount(labels, cut, n_clusters)
+    return np.divide(cut, total, out=np.ones(n_clusters), where=total > 0).max()

@@ -15,6 +15,7 @@ from skflowmix.starts import partitions as initialization
 from skflowmix.starts.knn import Landmarks
 from skflowmix.starts.partitions import (
     INIT_METHODS,
+    _ranking,
     nearest_mean_responsibilities,
     propose_partitions,
     rescale_columns,
@@ -23,6 +24,7 @@ from skflowmix.starts.scores import (
     believed_or_cut,
     choose_shrinkage,
     kernel_score,
+    largest_cut,
 )
 from skflowmix.starts.separation import SeparationTree
 from skflowmix.starts.spectral import spectral_labels
@@ -286,6 +288,46 @@ def test_score_prefers_the_truth_and_punishes_empty_clusters():
         for y in (labels, halves, everything)
     )
     assert truth > cut > empty
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_noise_between_clusters_does_not_cut_one_apart(seed):
+    rng = np.random.default_rng(seed)
+    angle = rng.uniform(0, 2 * np.pi, 500)
+    radius = 2 + 0.1 * rng.normal(size=500)
+    ring = radius[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    blob = 0.35 * rng.normal(size=(500, 2))
+    noise = rng.uniform(-2.3, 2.3, size=(60, 2))
+    x, labels = np.concatenate([ring, blob, noise]), np.repeat([0, 1], 500)
+    found = propose(x, 2, "auto")[0].responsibilities[:1000].argmax(axis=1)
+    assert adjusted_rand_score(labels, found) > 0.95
+
+
+def test_pairs_of_neighbours_count_by_the_density_about_them():
+    """A group of 40 rows at distances of 1, and one of 40 at distances of 10."""
+    x = np.concatenate([np.arange(40.0), 60 + 10 * np.arange(40.0)])[:, None]
+    landmarks = Landmarks(x, np.ones(80), None)
+
+    def cut_before(row):
+        return largest_cut(landmarks, np.eye(2)[(np.arange(80) >= row).astype(int)])
+
+    # The groups have no neighbours in common but the first wide row's, 21 away.
+    assert cut_before(40) < cut_before(60) < cut_before(20)
+    assert largest_cut(landmarks, np.eye(3)[np.arange(80) // 40]) == 1.0
+
+
+def test_ranking_of_overlapping_clusters_and_of_gaussians_as_likely():
+    halves = np.repeat([0, 1], 50)
+    others = np.tile([0, 1], 50)
+    shifted = np.roll(halves, 3)
+    labels, apart = [others, halves, shifted], np.ones(3)
+    gains = np.array([-0.5, -0.9, -0.7])
+    assert _ranking(labels, gains, np.array([-0.3, -0.03, -0.2]), apart)[0] == 0
+    assert _ranking(labels, gains, np.array([-0.3, -0.01, -0.2]), apart)[0] == 1
+    gains = np.array([0.302, 0.3, 0.28])
+    assert _ranking(labels, gains, gains + 0.02, apart).tolist() == [1, 0, 2]
+    gains = np.array([0.31, 0.3, 0.28])
+    assert _ranking(labels, gains, gains + 0.02, apart).tolist() == [0, 1, 2]
 
 
 def test_gaussians_are_not_believed_by_the_rows_that_they_were_fitted_to():
