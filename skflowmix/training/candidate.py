@@ -76,7 +76,7 @@ def fit_candidate(
 
     Flows are judged by rows that neither they nor the Gaussians they start from have
     seen. Of several starts the one that is better after the M-step goes on, unless the
-    plain Gaussians are clearly ahead by then. Unless what came of it is clearly better
+    plain Gaussians are clearly ahead by then, or out of its reach before. Unless what came of it is clearly better
     than these, training starts again from them; a large table, which is trained once,
     starts from them if they are ahead. Where no flow gains anything, or rows per
     component are too few for any, they are the model; otherwise training ends with a
@@ -203,7 +203,7 @@ class _Attempt:
         """Return the better one of the starts, after an M-step.
 
         That of one flow is the ELBO, and serves only to choose, here or, if the model
-        `is_compared`, later.
+        `is_compared`, later. Where it cannot reach the plain Gaussians, these start.
         """
         table, plain = self.table, self.partition.plain
         self.needs_m_step = (
@@ -218,7 +218,12 @@ class _Attempt:
             if other.starts_ahead_of(fit):
                 fit = other
             self.tries_plain = False
-        self._m_step(fit)
+        self._m_step(fit, plain if self.tries_plain else None)
+        if fit.is_outrun and not self.runtime.is_stopped():
+            self.tries_plain = False
+            fit = self._start_from("plain", plain)
+            self._m_step(fit)
+            return fit
         for i, gaussians in enumerate(self.starts[1:], start=1):
             if self.runtime.is_stopped():
                 break
@@ -228,9 +233,13 @@ class _Attempt:
                 fit = other
         return fit
 
-    def _m_step(self, fit: ModelFit) -> None:
+    def _m_step(self, fit: ModelFit, rival: Gaussians | None = None) -> None:
         if self.needs_m_step:
-            fit.train_by_responsibilities()
+            seen = None
+            if rival is not None:
+                reducer = self.runtime.reducer
+                seen = reducer.from_first(lambda: self._without_held_out(rival))
+            fit.train_by_responsibilities(seen)
 
     def finish(self, fit: ModelFit) -> Candidate:
         """Train to the end, and from the plain Gaussians if that gained too little.

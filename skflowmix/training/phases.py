@@ -85,7 +85,8 @@ class ModelFit:
         judged_by = table.held_out[:MAX_HELD_OUT]
         if not len(judged_by):
             judged_by = table.train
-        self.held_out = self._batch(table, responsibilities, judged_by)
+        like = self.working.weight_logits
+        self.held_out = table.batch(responsibilities, judged_by, like)
         groups = self.working.parameter_groups()
         if not len(table.held_out):
             # Nothing would keep flows from fitting the noise.
@@ -95,37 +96,16 @@ class ModelFit:
         self.flat = FlatParameters(groups, [self.working.temperature])
         self.optimizer = AdamW(self.flat)
         self.history: list[dict[str, Any]] = []
-        self.converged = self.keeps_flows = False
+        self.converged = self.keeps_flows = self.is_outrun = False
         self.optimism: float | None = None
         with torch.no_grad():
             self.start = [p.clone() for p in self.working.parameters()]
             self.log_prob_start = self.held_out_log_prob()
 
-    def _batch(self, table: TrainingTable, responsibilities, index) -> Batch:
-        like = self.working.weight_logits
-        x, weights, responsibilities = (
-            torch.from_numpy(array[index]).to(like)
-            for array in (table.x, table.weights, responsibilities)
-        )
-        allowed = widths = None
-        if table.allowed is not None:
-            allowed = torch.from_numpy(table.allowed[index]).to(like.device)
-        if table.repeat_widths is not None:
-            widths = torch.from_numpy(table.repeat_widths[index]).to(like)
-        # A weight that the dtype cannot hold is still a weight.
-        weights = weights.clamp(min=torch.finfo(weights.dtype).tiny)
-        return Batch(
-            x,
-            weights,
-            responsibilities,
-            allowed,
-            repeat_widths=widths,
-            n_counted=float(table.counts[index].sum()),
-        )
-
     def _own_rows(self, index) -> Batch:
         """Rows to train on, which count those that other processes hold."""
-        batch = self._batch(self.own, self.own_responsibilities, index)
+        like = self.working.weight_logits
+        batch = self.own.batch(self.own_responsibilities, index, like)
         if self.table.shard is not None:
             count_all_shards(batch, self.runtime.reducer)
         return batch
@@ -300,6 +280,7 @@ class ModelFit:
         journal = self.runtime.journal
         outcome = journal.phase(f"{self.name} {phase}", trainer, on_epoch)
         self.history = self._history(former, phase, trainer)
+        self.is_outrun = outcome.outrun
         if phase == ELBO:
             self.converged = outcome.converged
 
@@ -334,16 +315,33 @@ class ModelFit:
         key = f"{self.name} posterior"
         self.runtime.journal.phase(key, trainer, lambda record: False)
 
-    def train_by_responsibilities(self) -> None:
-        """M-step at the first responsibilities, watched by the held-out rows."""
+    def train_by_responsibilities(self, rival: Gaussians | None = None) -> None:
+        """M-step at the first responsibilities, watched by the held-out rows.
+
+        It ends early where that cannot reach a rival as it stands: `is_outrun` tells.
+        """
         noise = self.noise()
         source = self.training_source(of_flows=True)
+        config = self.config(self.settings.n_iter_init, 0, source)
+        if rival is not None:
+            score = self.runtime.reducer.broadcast(self._gain_of(rival))
+            config = replace(config, rival_score=score)
         self.run(
             M_STEP,
             MStepObjective(self.working, source, self.held_out, noise),
             source,
-            self.config(self.settings.n_iter_init, 0, source),
+            config,
         )
+
+    def _gain_of(self, gaussians: Gaussians) -> float:
+        """Return by how much held-out rows prefer Gaussians to its own, in nats."""
+        log_prob = self._log_prob_under(gaussians, self.held_out)
+        return float(robust_gain(self.held_out, log_prob, self.log_prob_start))
+
+    def _log_prob_under(self, gaussians: Gaussians, rows: Batch) -> Tensor:
+        """Log-densities of rows under Gaussians, joint with the classes known."""
+        log_joint = gaussians.log_joint(rows.x.double().numpy(force=True))
+        return rows.mask(torch.from_numpy(log_joint).to(rows.x)).logsumexp(1)
 
     def train(self, *, warm: bool = False) -> None:
         """ELBO, watched by the held-out rows.
@@ -397,15 +395,14 @@ class ModelFit:
         table = self.table
         if table.allowed is None or not len(table.held_out):
             return 0.0
-        seen = self._batch(table, self.responsibilities, table.train[:MAX_HELD_OUT])
+        index, like = table.train[:MAX_HELD_OUT], self.working.weight_logits
+        seen = table.batch(self.responsibilities, index, like)
         of_seen, of_held_out = (self._gain_of_flows(r) for r in (seen, self.held_out))
         return max(of_seen - of_held_out, 0.0)
 
     def _gain_of_flows(self, rows: Batch) -> float:
-        log_joint = self.gaussians.log_joint(rows.x.numpy(force=True))
-        log_joint = torch.from_numpy(log_joint).to(rows.x)
-        gaussian = rows.mask(log_joint).logsumexp(1)
-        return float(robust_gain(rows, self._log_prob(rows), gaussian))
+        under_gaussians = self._log_prob_under(self.gaussians, rows)
+        return float(robust_gain(rows, self._log_prob(rows), under_gaussians))
 
     def set_gaussians_of_all_rows(self) -> None:
         """Let Gaussians of all rows take the place of those without the held-out ones.

@@ -3,6 +3,8 @@
 from functools import cached_property
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from skflowmix.row_stream import RowStream
 from skflowmix.starts.knn import MAX_SEARCHED_ROWS, nearest, nearest_others
@@ -16,6 +18,7 @@ from skflowmix.starts.preprocessing import (
     row_counts,
     split_rows,
 )
+from skflowmix.training.batches import Batch
 
 __all__ = ["N_NEAREST", "TrainingTable"]
 
@@ -153,6 +156,30 @@ class TrainingTable:
         shares = responsibilities * self.weights[:, None]
         theirs = 2 * shares[self.far].sum(axis=0) > shares.sum(axis=0)
         return np.where(self.far[:, None] & ~theirs, 0.0, responsibilities)
+
+    def batch(
+        self, responsibilities: np.ndarray, index: np.ndarray, like: Tensor
+    ) -> Batch:
+        """Rows of those numbers and their responsibilities, as tensors like another."""
+        x, weights, shares = (
+            torch.from_numpy(array[index]).to(like)
+            for array in (self.x, self.weights, responsibilities)
+        )
+        allowed = widths = None
+        if self.allowed is not None:
+            allowed = torch.from_numpy(self.allowed[index]).to(like.device)
+        if self.repeat_widths is not None:
+            widths = torch.from_numpy(self.repeat_widths[index]).to(like)
+        # A weight that the dtype cannot hold is still a weight.
+        weights = weights.clamp(min=torch.finfo(weights.dtype).tiny)
+        return Batch(
+            x,
+            weights,
+            shares,
+            allowed,
+            repeat_widths=widths,
+            n_counted=float(self.counts[index].sum()),
+        )
 
     def measure_repeats(self, largest: float) -> None:
         """Find how wide noise on values that repeat shall be, if any."""

@@ -19,6 +19,10 @@ __all__ = ["Objective", "Outcome", "Trainer", "TrainingConfig"]
 # it has gained. Negative scores are judged by `tol` alone.
 LEAST_GAIN = 0.01
 
+# After so many epochs training ends if at the pace of the last one its score would not
+# reach that of a rival.
+RACE_EPOCHS = 5
+
 # Losses or scores that are not finite, each answered by a tenth of the step size.
 MAX_FAILURES = 3
 
@@ -87,6 +91,9 @@ class TrainingConfig:
         0 as they are.
     may_keep_start : bool
         Whether the parameters at the start may be the best ones.
+    rival_score : float
+        Training ends after `RACE_EPOCHS` epochs where at the pace of the last one the
+        score would not reach this one.
     """
 
     max_epochs: int
@@ -100,6 +107,7 @@ class TrainingConfig:
     max_steps: int = 256
     averaged_epochs: int = 4
     may_keep_start: bool = True
+    rival_score: float = -math.inf
 
 
 @dataclass
@@ -114,11 +122,14 @@ class Outcome:
         False when the epochs ran out first.
     stopped : bool
         True when `on_epoch` asked to stop.
+    outrun : bool
+        True when a rival's score was out of reach.
     """
 
     history: list[dict[str, float]]
     converged: bool = False
     stopped: bool = False
+    outrun: bool = False
 
 
 def keep_freed_memory() -> None:
@@ -302,9 +313,20 @@ class Trainer:
         if self.outcome.stopped:
             progress.is_done = True
             return
+        if self._is_outrun():
+            self.outcome.outrun = progress.is_done = True
+            return
         flat.trained_values.copy_(latest)
         if progress.n_stale >= progress.patience:
             self._drop()
+
+    def _is_outrun(self) -> bool:
+        config, scores = self.config, [r["score"] for r in self.outcome.history]
+        n_left = config.max_epochs - RACE_EPOCHS
+        if len(scores) != RACE_EPOCHS or n_left <= 0:
+            return False
+        pace = max(scores[-1] - scores[-2], 0.0)
+        return scores[-1] + pace * n_left < config.rival_score
 
     def _keep_if_better(self, score: float) -> None:
         progress, flat = self.progress, self.flat
@@ -384,6 +406,7 @@ class Trainer:
             "history": [dict(record) for record in self.outcome.history],
             "converged": self.outcome.converged,
             "stopped": self.outcome.stopped,
+            "outrun": self.outcome.outrun,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -399,3 +422,4 @@ class Trainer:
         self.outcome.history[:] = [dict(record) for record in state["history"]]
         self.outcome.converged = state["converged"]
         self.outcome.stopped = state["stopped"]
+        self.outcome.outrun = state["outrun"]

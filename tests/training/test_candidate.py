@@ -23,7 +23,7 @@ def test_large_tables_are_trained_once(large, tol, monkeypatch):
     strengths = []
     m_step = candidate.ModelFit.train_by_responsibilities
 
-    def spoiling_m_step(fit):
+    def spoiling_m_step(fit, rival=None):
         m_step(fit)
         fit.working.components.means += 3.0
         strengths.append(fit.gaussians.shrinkage.strength)
@@ -70,6 +70,30 @@ def test_plain_gaussians_that_are_ahead_after_the_m_step_go_on_alone(
     names, _ = attempts_of(model, groups_of_other_shapes(), monkeypatch)
     alone = plain_is_ahead and n_iter_init > 0
     assert names == (["plain"] if alone else ["start 0", "plain"])
+
+
+@pytest.mark.parametrize("ahead", [-1e3, 1e3])
+def test_plain_gaussians_out_of_reach_are_trained_alone(ahead, monkeypatch):
+    """An M-step that cannot come so far ends early."""
+    epochs = {}
+    m_step = candidate.ModelFit.train_by_responsibilities
+
+    def recorded(fit, rival=None):
+        m_step(fit, rival)
+        epochs[fit.name] = len(fit.history)
+
+    monkeypatch.setattr(candidate.ModelFit, "train_by_responsibilities", recorded)
+    monkeypatch.setattr(candidate.ModelFit, "_gain_of", lambda fit, rival: ahead)
+    model = small(
+        2, n_iter_init=9, n_flows_per_component=1, n_iter_no_change=9, max_iter=100
+    )
+    names, _ = attempts_of(model, groups_of_other_shapes(), monkeypatch)
+    if ahead > 0:
+        assert names == ["plain"]
+        assert epochs == {"start 0": 5, "plain": 9}
+    else:
+        assert names[0] == "start 0"
+        assert epochs["start 0"] == 9
 
 
 @pytest.mark.parametrize("loses", [False, True])

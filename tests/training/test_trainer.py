@@ -323,6 +323,27 @@ def test_improvement_by_tol_resets_patience():
     assert len(outcome.history) == 6 and outcome.converged
 
 
+@pytest.mark.parametrize(
+    ("scores", "rival", "max_epochs", "n_epochs"),
+    [
+        ([0, 1, 2, 3, 4, 5], 9.9, 10, 10),  # 5 by then, and 1 an epoch
+        ([0, 1, 2, 3, 4, 5], 10.1, 10, 5),
+        ([0, 1, 2, 3, 5, 4], 4.1, 10, 5),  # it falls, and may go on as it is
+        ([0, 1, 2, 3, 5, 4], 3.9, 10, 7),  # until there is no more progress
+        ([0, 1, 2, 3, 4, 5], 10.1, 5, 5),
+    ],
+)
+def test_training_ends_where_a_rival_is_out_of_reach(
+    scores, rival, max_epochs, n_epochs
+):
+    settings = {"n_drops": 0, "max_epochs": max_epochs, "rival_score": rival}
+    scores = [*scores, *range(6, 20)] if n_epochs == 10 else scores
+    outcome = Scripted(scores).train(**settings)
+    assert len(outcome.history) == n_epochs
+    assert outcome.outrun == (n_epochs == 5 < max_epochs)
+    assert not outcome.stopped
+
+
 def test_epochs_may_run_out():
     outcome = Scripted([0.0]).train(max_epochs=2, patience=3)
     assert len(outcome.history) == 2
