@@ -76,11 +76,11 @@ def fit_candidate(
 
     Flows are judged by rows that neither they nor the Gaussians they start from have
     seen. Of several starts the one that is better after the M-step goes on, unless the
-    plain Gaussians are clearly ahead by then, or out of its reach before. Unless what came of it is clearly better
-    than these, training starts again from them; a large table, which is trained once,
-    starts from them if they are ahead. Where no flow gains anything, or rows per
-    component are too few for any, they are the model; otherwise training ends with a
-    few epochs on all rows.
+    plain Gaussians are clearly ahead by then, or out of its reach before. Unless what
+    came of it is clearly better than these, training starts again from them; a large
+    table, which is trained once, starts from them if they are ahead. Where no flow
+    gains anything, or rows per component are too few for any, they are the model;
+    otherwise training ends with a few epochs on all rows.
 
     Parameters
     ----------
