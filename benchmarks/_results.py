@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import subprocess
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,12 @@ class Results:
         self.records[key] = record | {"environment": environments.index(machine)}
         self._write()
 
+    def set(self, name: str, value: Any) -> None:
+        """Keep something that tables show beside the records."""
+        self._read()
+        self.data[name] = value
+        self._write()
+
     def _read(self):
         if self.path.exists():
             self.data = json.loads(self.path.read_text())
@@ -72,6 +79,7 @@ def environment() -> dict[str, Any]:
         except metadata.PackageNotFoundError:
             versions[package] = None
     return {
+        "commit": commit(),
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "processor": processor(),
@@ -79,6 +87,20 @@ def environment() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "versions": versions,
     }
+
+
+def commit() -> str:
+    """The commit that is measured, if git tells it; with a plus where code differs."""
+    folder = Path(__file__).parent
+
+    def git(*words):
+        command = ["git", "-C", str(folder), *words]
+        return subprocess.run(
+            command, capture_output=True, text=True, check=False
+        ).stdout.strip()
+
+    differs = git("status", "--porcelain", str(folder.parent / "skflowmix"))
+    return git("rev-parse", "--short=7", "HEAD") + ("+" if differs else "")
 
 
 def processor() -> str:
@@ -93,6 +115,11 @@ def header(cells) -> list[str]:
     return [table_row(cells), table_row(["---"] * len(cells))]
 
 
+def table(heads, rows) -> str:
+    """Rows of cells as a Markdown table."""
+    return "\n".join([*header(heads), *(table_row(map(str, row)) for row in rows)])
+
+
 def table_row(cells) -> str:
     return f"| {' | '.join(cells)} |"
 
@@ -101,7 +128,8 @@ def environment_text(machine: dict[str, Any]) -> str:
     """The machine and the versions, as one sentence."""
     versions = machine["versions"].items()
     named = ", ".join(f"{name} {version}" for name, version in versions if version)
+    measured = f"Commit {machine['commit']}, " if machine.get("commit") else ""
     return (
-        f"Python {machine['python']} on {machine['system']} "
+        f"{measured}Python {machine['python']} on {machine['system']} "
         f"({machine['processor']}, {machine['threads']} thread(s)); {named}."
     )

@@ -14,17 +14,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import time
 import warnings
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from _datasets import density_sets
 from _peers import DENSITY, subsample
-from _results import environment, header, table_row
+from _results import environment, table
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import BayesianGaussianMixture, GaussianMixture
 from sklearn.model_selection import GridSearchCV
@@ -358,22 +358,18 @@ def plot(records, path):
     figure.savefig(path, dpi=120)
 
 
-def print_table(records):
-    """Print records as a Markdown table."""
+def records_table(records) -> str:
+    """Records as a Markdown table."""
     columns = list(dict.fromkeys(name for record in records for name in record))
-    print("\n".join(header(columns)))
-    for record in records:
-        cells = (record.get(name, "") for name in columns)
-        print(
-            table_row([f"{c:.4g}" if isinstance(c, float) else str(c) for c in cells])
-        )
+    rows = [[shown(record.get(name, "")) for name in columns] for record in records]
+    return table(columns, rows)
 
 
-def commit() -> str:
-    """The commit that is measured, if git tells it."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
-    told = subprocess.run(command, capture_output=True, text=True, check=False)
-    return told.stdout.strip()
+def shown(value) -> str:
+    """A number in four digits, counts of epochs in words."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {number}" for name, number in value.items())
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def main() -> None:
@@ -405,14 +401,14 @@ def main() -> None:
         "serving": lambda: serving(args.seed),
         "grid": lambda: grid(args.seed),
     }
-    results = {"commit": commit(), "environment": environment()}
+    results: dict[str, Any] = {"environment": environment()}
     for part in args.parts:
         records = []
         for record in makers[part]():
             print(json.dumps(record), flush=True)
             records.append(record)
         results[part] = records
-        print_table(records)
+        print(records_table(records))
         if part == "growth":
             results["exponents"] = growth_exponents(records)
             print(json.dumps(results["exponents"]))

@@ -16,18 +16,22 @@ Made data and sets of scikit-learn; every line is printed as soon as it is there
 
 Example::
 
-    python benchmarks/hard_tables.py --parts codes tails
+    python benchmarks/hard_tables.py --parts codes tails --output hard_tables.json
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import time
 import warnings
+from pathlib import Path
+from typing import Any
 
 import _datasets
 import numpy as np
 import torch
+from _results import environment, header, table_row
 from scipy.ndimage import label
 from sklearn import datasets
 from sklearn.ensemble import IsolationForest
@@ -59,8 +63,7 @@ def with_codes(draw, share, code, n_columns, seed):
 
 def codes():
     shapes = {"blobs": blobs, "moons": _datasets.moons, "pinwheel": _datasets.pinwheel}
-    print("| rows | share | columns | room | code: ARI (others' likelihood) |")
-    print("|---|---|---|---|---|")
+    yield ["rows", "share", "columns", "room", "code: ARI (others' likelihood)"]
     for name, draw in shapes.items():
         for share in (0.01, 0.05, 0.2):
             for n_columns in (1, 2):
@@ -76,13 +79,11 @@ def codes():
                         gain = model.score(X[~coded]) - peer.score(X[~coded])
                         cells.append(f"{code}: {ari:.3f} ({gain:+.2f})")
                     where = "yes" if room else "no"
-                    cells = ", ".join(cells)
-                    print(f"| {name} | {share} | {n_columns} | {where} | {cells} |")
+                    yield [name, share, n_columns, where, ", ".join(cells)]
 
 
 def distances():
-    print("| distance | held-out nats | GaussianMixture | samples off the data |")
-    print("|---|---|---|---|")
+    yield ["distance", "held-out nats", "GaussianMixture", "samples off the data"]
     for distance in (1e2, 1e3, 1e4, 1e5, 1e6):
         rng = np.random.default_rng(0)
         centres = distance * np.array([[0, 0], [1, 0.3], [0.2, 1]])
@@ -93,13 +94,12 @@ def distances():
         peer = GaussianMixture(3, random_state=0).fit(X)
         samples = model.sample(2000, random_state=0)[0]
         off = np.linalg.norm(samples[:, None] - centres, axis=2).min(axis=1) > 8
-        figures = f"{model.score(new):.3f} | {peer.score(new):.3f} | {off.mean():.4f}"
-        print(f"| {distance:.0e} | {figures} |")
+        scores = [f"{fitted.score(new):.3f}" for fitted in (model, peer)]
+        yield [f"{distance:.0e}", *scores, f"{off.mean():.4f}"]
 
 
 def ties():
-    print("| rows | standard deviations | GaussianMixture |")
-    print("|---|---|---|")
+    yield ["rows", "standard deviations", "GaussianMixture"]
     for n in (1000, 10_000, 100_000):
         rng = np.random.default_rng(0)
         young = rng.random(n) < 0.5
@@ -112,7 +112,7 @@ def ties():
         ):
             spread = np.sqrt(model.fit(X).covariances_.ravel())
             cells.append(" ".join(f"{v:.2f}" for v in np.sort(spread)))
-        print(f"| {n} | {cells[0]} | {cells[1]} |")
+        yield [n, *cells]
 
 
 def tail_sets(rng):
@@ -148,8 +148,7 @@ def distances_to(model, x):
 
 def tails():
     radii = np.geomspace(1, 1e6, 60)
-    print("| set | family: rays that rise, of 3 seeds x (1 + K) x 200 |")
-    print("|---|---|")
+    yield ["set", "family: rays that rise, of 3 seeds x (1 + K) x 200"]
     for name in tail_sets(np.random.default_rng(0)):
         cells = []
         for flow in FLOWS:
@@ -170,7 +169,7 @@ def tails():
                     rises = np.diff(score, axis=1) >= 0
                     rising += int((rises & grows & beyond).any(axis=1).sum())
             cells.append(f"{flow} {rising}")
-        print(f"| {name} | {', '.join(cells)} |")
+        yield [name, ", ".join(cells)]
 
 
 def regions():
@@ -180,8 +179,7 @@ def regions():
         "moons": (2, _datasets.moons(rng)[0]),
         "circles": (2, _datasets.circles(rng)[0]),
     }
-    print("| rows | parts | parts of the Gaussians | agreement far from all |")
-    print("|---|---|---|---|")
+    yield ["rows", "parts", "parts of the Gaussians", "agreement far from all"]
     steps = np.linspace(-20, 20, 400)
     for name, (k, X) in sets.items():
         model = FlowMixture(k, random_state=0).fit(X)
@@ -198,12 +196,11 @@ def regions():
         ]
         far = r.min(axis=1) > 10
         agreement = (found == expected)[far].mean()
-        print(f"| {name} | {parts[0]} | {parts[1]} | {agreement:.4f} |")
+        yield [name, *parts, f"{agreement:.4f}"]
 
 
 def outliers():
-    print("| share of codes | flagged at 30 sd | AUC | IsolationForest |")
-    print("|---|---|---|---|")
+    yield ["share of codes", "flagged at 30 sd", "AUC", "IsolationForest"]
     for share in (0.01, 0.05, 0.1):
         X, _, coded = with_codes(blobs, share, -999.0, 1, 0)
         rng = np.random.default_rng(1)
@@ -218,7 +215,7 @@ def outliers():
         new, is_outlier = np.r_[usual, far], np.arange(1300) >= 1000
         auc = [roc_auc_score(is_outlier, -m.score_samples(new)) for m in (model, peer)]
         flagged = (model.predict(far) == -1).mean()
-        print(f"| {share} | {flagged:.3f} | {auc[0]:.4f} | {auc[1]:.4f} |")
+        yield [share, f"{flagged:.3f}", *(f"{value:.4f}" for value in auc)]
 
 
 PARTS = {
@@ -237,14 +234,23 @@ def main() -> None:
     )
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--output", type=Path, help="JSON file")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     warnings.simplefilter("ignore")
+    results: dict[str, Any] = {"environment": environment(), "parts": {}}
     for name in args.parts:
         start = time.perf_counter()
         print(f"\n## {name}\n", flush=True)
-        PARTS[name]()
+        rows = results["parts"][name] = []
+        for row in PARTS[name]():
+            print(
+                table_row(map(str, row)) if rows else "\n".join(header(row)), flush=True
+            )
+            rows.append(row)
         print(f"\n{time.perf_counter() - start:.0f} seconds", flush=True)
+        if args.output:
+            args.output.write_text(json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -272,21 +272,21 @@ def describe(record) -> str:
 # The tables
 
 
-def tables(results: Results, published: dict[str, dict[str, float]]) -> str:
-    """All results as Markdown."""
-    parts = [environments_text(results.data["environments"])]
+def tables(data: dict[str, Any]) -> str:
+    """All that is in a file of results, as Markdown."""
+    parts = [environments_text(data["environments"])]
     for task in TASKS:
-        records = task_records(results, task)
+        records = task_records(data, task)
         if records:
-            extra = published if task == "clustering" else {}
+            extra = data.get("published", {}) if task == "clustering" else {}
             parts.append(task_text(task, records, extra))
     return "\n\n".join(parts) + "\n"
 
 
-def task_records(results: Results, task: str) -> dict[str, dict[str, dict]]:
+def task_records(data: dict[str, Any], task: str) -> dict[str, dict[str, dict]]:
     """The records of a task by set, model and seed."""
     tree: dict[str, dict[str, dict]] = {}
-    for key, record in results.records.items():
+    for key, record in data["records"].items():
         key_task, name, seed, model = key.split("/")
         if key_task == task:
             tree.setdefault(name, {}).setdefault(model, {})[seed] = record
@@ -512,7 +512,8 @@ def main() -> None:
         torch.set_num_threads(args.threads)
         with threadpool_limits(args.threads):
             run_all(args, results)
-    text = tables(results, _datasets.published_ari(args.data))
+    results.set("published", _datasets.published_ari(args.data))
+    text = tables(results.data)
     if args.table:
         args.table.write_text(text)
     print(text)

@@ -1,0 +1,162 @@
+"""The page of benchmarks in the documentation, made of the results that are kept.
+
+Results lie in ``benchmarks/results``, as the benchmarks write them with ``--output``;
+each says which commit was measured, on what machine. Tables of the page are made of
+them, none by hand: ``python benchmarks/published.py`` writes ``docs/benchmarks.md``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import counts
+import fits
+import labels
+import quality
+from _results import environment_text, table
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS, PAGE = ROOT / "benchmarks" / "results", ROOT / "docs" / "benchmarks.md"
+
+INTRODUCTION = """# Benchmarks
+
+Tables on this page are made by `python benchmarks/published.py` of the results in
+`benchmarks/results`, which the commands below wrote. Settings are defaults and one
+thread unless a line says otherwise. Published sets are read from a folder, `DIR`;
+`benchmarks/quality.py` says how it is laid out, and what each peer is. What was tried,
+and figures of earlier commits, are in [figures.md](figures.md).
+"""
+
+
+class Section(NamedTuple):
+    """A part of the page: its words, and what makes a file of results its tables."""
+
+    title: str
+    file: str
+    command: str
+    words: str
+    tables: Callable[[dict[str, Any]], str]
+
+
+def machines(data: dict[str, Any]) -> str:
+    """What was measured, and where."""
+    found = data.get("environments", [data.get("environment")])
+    return "\n\n".join(environment_text(machine) for machine in found)
+
+
+def quality_tables(data):
+    """All tasks of a file."""
+    parts = []
+    for task in quality.TASKS:
+        records = quality.task_records(data, task)
+        if records:
+            published = data.get("published", {}) if task == "clustering" else {}
+            text = quality.task_text(task, records, published)
+            parts.append(text.replace("## ", "### ", 1))
+    return "\n\n".join(parts)
+
+
+def parts_of_hard_tables(data):
+    """A table for each part."""
+    return "\n\n".join(
+        f"### {name.capitalize()}\n\n{table(rows[0], rows[1:])}"
+        for name, rows in data["parts"].items()
+    )
+
+
+def parts_of_fits(data):
+    """A table for each part."""
+    parts = [
+        f"### {name.capitalize()}\n\n{fits.records_table(data[name])}"
+        for name in ("sizes", "growth", "phases", "race", "serving", "grid")
+        if data.get(name)
+    ]
+    if "exponents" in data:
+        exponents = ", ".join(f"{k} {v:.2f}" for k, v in data["exponents"].items())
+        parts.append(f"Seconds grow with these powers: {exponents}.")
+    return "\n\n".join(parts)
+
+
+def shares_of_labels(data):
+    """A table for each share of labels."""
+    shares = sorted({float(key.split("/")[0]) for key in data["records"]})
+    return "\n".join(
+        line for share in shares for line in [*labels.summarize(data["records"], share)]
+    )
+
+
+SECTIONS = (
+    Section(
+        "Clusters",
+        "clusters.json",
+        "quality.py --data DIR --tasks clustering --models ours",
+        "Adjusted Rand index with the true number of components; of sets with several "
+        "labelings the best. The first partition was developed on these sets.",
+        quality_tables,
+    ),
+    Section(
+        "Density",
+        "density.json",
+        "quality.py --data DIR --tasks density",
+        "Held-out log-likelihood, nats per row, of standardised columns. How fits "
+        "start and end was developed on these sets.",
+        quality_tables,
+    ),
+    Section(
+        "Anomalies",
+        "anomalies.json",
+        "quality.py --data DIR --tasks anomaly --models ours detector gmm iforest lof",
+        "Area under the ROC curve; models are fitted to contaminated rows, or to half "
+        "of the normal ones.",
+        quality_tables,
+    ),
+    Section(
+        "Hard tables",
+        "hard_tables.json",
+        "hard_tables.py",
+        "Codes for missing values, far groups, ties, and scores far from the data.",
+        parts_of_hard_tables,
+    ),
+    Section(
+        "The number of clusters",
+        "counts.json",
+        "counts.py",
+        '`n_components="auto"` and others on made groups.',
+        lambda data: counts.report(data["records"]),
+    ),
+    Section(
+        "Rows without a label",
+        "labels.json",
+        "labels.py --data DIR --keel KEEL",
+        "`alone` is the same classifier of the labelled rows; of the tables those are "
+        "shown where the two differ in some seed.",
+        shares_of_labels,
+    ),
+    Section(
+        "Time",
+        "fits.json",
+        "fits.py",
+        "Whole fits, n rows of D columns in K bent groups, and what answers take.",
+        parts_of_fits,
+    ),
+)
+
+
+def page() -> str:
+    """Return the page, with a section for each file of results that there is."""
+    parts = [INTRODUCTION]
+    for section in SECTIONS:
+        path = RESULTS / section.file
+        if path.exists():
+            data = json.loads(path.read_text(encoding="utf-8"))
+            parts += [f"## {section.title}\n", f"{section.words}\n"]
+            parts += [f"`python benchmarks/{section.command}`. {machines(data)}\n"]
+            parts += [f"{section.tables(data)}\n"]
+    return "\n".join(parts)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
