@@ -133,11 +133,11 @@ class CallbackWatcher:
         self, i: int, fitted: Callable[[Candidate], FittedMixture]
     ) -> "CallbackMonitor":
         """See `skflowmix.fitting.Watcher`."""
-        most = self.settings.most_epochs()
-        name = f"init {i}"
+        # Bars tell time by the number of subtasks: the usual one, and one for all more.
+        usual, name = self.settings.usual_epochs(), f"init {i}"
         return CallbackMonitor(
             self.estimator,
-            self.context.subcontext(name, task_id=i, max_subtasks=most),
+            self.context.subcontext(name, task_id=i, max_subtasks=usual + 1),
             self.seen,
             lambda candidate: self.attributes(fitted(candidate)),
             self.printer,
@@ -189,6 +189,7 @@ class CallbackMonitor:
         self.stopped = False
         self.last_epoch = self.phase_began = time.time()
         self.place, self.n_seen = ("", 0), 0
+        self.n_epochs, self.more = 0, None
 
     def begin(self) -> None:
         """See `skflowmix.fitting.RestartMonitor`."""
@@ -200,7 +201,7 @@ class CallbackMonitor:
         self, record: dict[str, Any], make_candidate: Callable[[], Candidate]
     ) -> bool:
         """See `skflowmix.training.phases.Monitor`."""
-        task = self.context.subcontext(f"{record['phase']} epoch")
+        task = self._parent().subcontext(f"{record['phase']} epoch")
         task.call_on_fit_task_begin(estimator=self.estimator, **self.seen)
         now, place = time.time(), (record["phase"], record["epoch"])
         if place != (self.place[0], self.place[1] + 1):
@@ -211,6 +212,19 @@ class CallbackMonitor:
             self._print(record, (now - self.phase_began) / self.n_seen)
         self._end(task, make_candidate)
         return self.stopped
+
+    def _parent(self):
+        """Return the task that the next epoch belongs to."""
+        usual, most = self.settings.usual_epochs(), self.settings.most_epochs()
+        self.n_epochs += 1
+        if self.n_epochs <= usual:
+            return self.context
+        if self.more is None:
+            self.more = self.context.subcontext(
+                "more epochs", max_subtasks=max(most - usual, 1)
+            )
+            self.more.call_on_fit_task_begin(estimator=self.estimator, **self.seen)
+        return self.more
 
     def _print(self, record, seconds):
         most, epoch = self.settings.most_epochs_of(record["phase"]), record["epoch"]
@@ -223,6 +237,8 @@ class CallbackMonitor:
 
     def end(self, candidate: Candidate) -> None:
         """See `skflowmix.fitting.RestartMonitor`."""
+        if self.more is not None:
+            self._end(self.more, lambda: candidate)
         self._end(self.context, lambda: candidate)
 
     def _end(self, task, make_candidate):

@@ -2,6 +2,7 @@
 
 import pickle
 import signal
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
@@ -10,6 +11,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.callback import ProgressBar, ScoringMonitor
 from sklearn.datasets import make_blobs
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GridSearchCV
 from small_models import answers, assert_same_answers, make, moons, small, trained
 
@@ -19,6 +21,7 @@ from skflowmix import (
     FlowMixtureOutlierDetector,
     StopOnInterrupt,
 )
+from skflowmix.training import settings
 
 
 class Recorder:
@@ -503,3 +506,26 @@ def test_callbacks_of_other_estimators_see_models_that_can_be_pickled(cls):
     model = make(cls, random_state=0, **networks).set_callbacks(callback)
     model.fit(moons(), np.arange(len(moons())) % 2)
     assert callback.n > 3
+
+
+@pytest.mark.parametrize("usual", [2, 40])
+def test_bars_tell_time_by_the_usual_number_of_epochs(usual, monkeypatch):
+    """Those beyond it are in a task of their own: no task has more than it said."""
+    monkeypatch.setattr(settings, "USUAL_EPOCHS", usual)
+    most, begun = {}, {}
+
+    class Counter(Recorder):
+        def on_fit_task_begin(self, estimator, context):
+            most[context.task_name] = context.max_subtasks
+            parent = context.parent and context.parent.task_name
+            begun[parent] = begun.get(parent, 0) + 1
+
+    model = small(2, max_iter=8, n_iter_init=3, tol=0.0).set_callbacks(Counter())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.fit(moons())
+    n_usual = 3 + min(usual, 8) + 8
+    assert most["init 0"] == n_usual + 1
+    assert ("more epochs" in most) == (len(model.history_) > n_usual)
+    assert begun["init 0"] <= n_usual + 1
+    assert sum(begun.values()) >= len(model.history_)

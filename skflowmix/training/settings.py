@@ -24,6 +24,9 @@ M_STEP, ELBO, ALL_ROWS = "m-step", "elbo", "all rows"
 FINAL_EPOCHS, MAX_FINAL_EPOCHS = 8, 32
 FINAL_SHARE = 0.25
 
+# Most fits take fewer epochs on the ELBO.
+USUAL_EPOCHS = 40
+
 # An epoch visits no more rows, in no more steps: how many a large table needs until
 # held-out rows stop gaining hardly grows with it.
 EPOCH_ROWS = 65_536
@@ -95,6 +98,13 @@ class FitSettings:
         )
         n_m_steps = 5 if self.n_flows_per_component == "auto" else 3
         return n_m_steps * m_step + 2 * elbo + all_rows
+
+    def usual_epochs(self) -> int:
+        """Return how many epochs most candidates take, or fewer."""
+        m_step, elbo, all_rows = (
+            self.most_epochs_of(phase) for phase in (M_STEP, ELBO, ALL_ROWS)
+        )
+        return m_step + min(elbo, USUAL_EPOCHS) + min(all_rows, FINAL_EPOCHS)
 
     def batch_size_for(self, n_rows: int) -> int:
         """Rows of a batch, out of so many."""
