@@ -2,9 +2,10 @@
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -98,7 +99,7 @@ def torch_generator(
 
 
 @contextmanager
-def own_arithmetic():
+def own_arithmetic() -> Iterator[None]:
     """Let neither autocast nor a default device, set for other models, count."""
     with ExitStack() as stack:
         for kind in ("cpu", "cuda"):
@@ -116,11 +117,11 @@ class _SharedLimit:
     restores what was before.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._lock, self._n_within = threading.Lock(), 0
 
     @contextmanager
-    def __call__(self, number: int):
+    def __call__(self, number: int) -> Iterator[None]:
         with self._lock:
             if self._n_within == 0:
                 self._limit = _pools("blas").limit(limits=number)
@@ -144,7 +145,7 @@ def _pools(of: str) -> ThreadpoolController:
 
 
 @contextmanager
-def limited_threads(number: int | None):
+def limited_threads(number: int | None) -> Iterator[None]:
     """Let torch, BLAS and OpenMP use so many threads; with None what they have.
 
     Parameters
@@ -232,11 +233,11 @@ class LockedSeeds:
         with self._lock:
             return int(self._random_state.randint(2**31))
 
-    def __getstate__(self):
+    def __getstate__(self) -> Any:
         with self._lock:
             return self._random_state.get_state()
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: Any) -> None:
         self._random_state = np.random.RandomState()
         self._random_state.set_state(state)
         self._lock = threading.Lock()

@@ -1,6 +1,8 @@
 """What may be set around a call: array API dispatch, NumPy's error handling."""
 
 import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import numpy as np
 from sklearn import get_config
@@ -8,8 +10,10 @@ from sklearn.utils._array_api import _convert_to_numpy, device, get_namespace
 
 __all__ = ["in_kind", "own_errors", "to_numpy"]
 
+_Method = TypeVar("_Method", bound=Callable[..., Any])
 
-def _foreign_namespace(array):
+
+def _foreign_namespace(array: Any) -> Any:
     """Namespace of a tensor, where dispatch is on; None for what NumPy takes."""
     if not get_config()["array_api_dispatch"] or isinstance(array, (np.ndarray, list)):
         return None
@@ -18,18 +22,18 @@ def _foreign_namespace(array):
     return xp if is_foreign else None
 
 
-def own_errors():
+def own_errors() -> np.errstate:
     """Return a context in which NumPy handles errors as it does by default."""
     return np.errstate(divide="warn", over="warn", under="ignore", invalid="warn")
 
 
-def to_numpy(array):
+def to_numpy(array: Any) -> Any:
     """Return a tensor as a NumPy array where dispatch is on, all else as it is."""
     xp = None if array is None else _foreign_namespace(array)
     return array if xp is None else _convert_to_numpy(array, xp)
 
 
-def in_kind(method):
+def in_kind(method: _Method) -> _Method:
     """Let a method answer with arrays of the kind, and on the device, of its X.
 
     Labels that are no numbers stay NumPy arrays. Underflow, of small densities, is no
@@ -37,7 +41,7 @@ def in_kind(method):
     """
 
     @functools.wraps(method)
-    def wrapper(self, X, *args, **kwargs):
+    def wrapper(self: Any, X: Any, *args: Any, **kwargs: Any) -> Any:
         with own_errors():
             answer = method(self, X, *args, **kwargs)
         xp = _foreign_namespace(X)
@@ -49,4 +53,4 @@ def in_kind(method):
             return answer
         return xp.asarray(answer, device=device(X))
 
-    return wrapper
+    return wrapper  # type: ignore[return-value]

@@ -1,5 +1,7 @@
 """How sure class probabilities may be, and of which shares: fitted to labels."""
 
+from typing import Any
+
 import numpy as np
 import torch
 
@@ -28,7 +30,7 @@ class Calibration:
 
     def __init__(self, groups: Groups, start: LabelStart):
         self.groups, self.start = groups, start
-        self._folds: tuple | None = None
+        self._folds: tuple[Any, list[tuple[np.ndarray, Any]]] | None = None
 
     def __call__(self, fitted: FittedMixture) -> ClassProbabilities:
         """Return those of a fitted mixture; its own where nothing tells them."""
@@ -55,17 +57,20 @@ class Calibration:
             log_prob, classes[judges], table.weights[judges], counts / counts.sum()
         )
 
-    def _folds_of(self, fitted):
+    def _folds_of(self, fitted: FittedMixture) -> list[tuple[np.ndarray, Any]]:
         """Refit once for all epochs of a start, of which a fit can have several."""
         gaussians = fitted.candidate.gaussians
         if self._folds is None or self._folds[0] is not gaussians:
             self._folds = gaussians, self._refit_without_folds(fitted)
         return self._folds[1]
 
-    def _refit_without_folds(self, fitted):
+    def _refit_without_folds(
+        self, fitted: FittedMixture
+    ) -> list[tuple[np.ndarray, Any]]:
         """Pairs of labelled rows and Gaussians of all others."""
         gaussians, table = fitted.candidate.gaussians, fitted.table
         classes, folds = fitted.problem.classes, []
+        assert classes is not None
         for own in label_folds(classes):
             others = np.setdiff1d(np.arange(len(table.x)), own)
             moments = table.without_far(self.start.without_labels(classes, own))

@@ -3,6 +3,8 @@
 import signal
 import threading
 import warnings
+from types import FrameType
+from typing import Any
 
 from joblib import effective_n_jobs
 
@@ -49,15 +51,18 @@ class StopOnInterrupt:
     False
     """
 
-    def __init__(self):
+    _former: Any
+    _owner: Any
+
+    def __init__(self) -> None:
         self.interrupted = False
         self._former = self._owner = None
 
-    def __getstate__(self):
+    def __getstate__(self) -> dict[str, Any]:
         """Leave out the handler of signals, which belongs to this process."""
         return {"interrupted": self.interrupted, "_former": None, "_owner": None}
 
-    def setup(self, estimator, context):
+    def setup(self, estimator: Any, context: Any) -> None:
         """Listen to interrupts, where they can end the fit."""
         if self._owner is not None or not _can_end(estimator, context):
             return
@@ -65,19 +70,19 @@ class StopOnInterrupt:
         self._owner = context.root_uuid
         self._former = signal.signal(signal.SIGINT, self._interrupt)
 
-    def _interrupt(self, number, frame):
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
         if self.interrupted:
             raise KeyboardInterrupt
         self.interrupted = True
 
-    def on_fit_task_begin(self, estimator, context):
+    def on_fit_task_begin(self, estimator: Any, context: Any) -> None:
         """Do nothing."""
 
-    def on_fit_task_end(self, estimator, context):
+    def on_fit_task_end(self, estimator: Any, context: Any) -> bool:
         """Ask to stop if there was an interrupt."""
         return self.interrupted and context.root_uuid == self._owner
 
-    def teardown(self, estimator, context):
+    def teardown(self, estimator: Any, context: Any) -> None:
         """Leave interrupts to whom they were left to before."""
         if context.root_uuid != self._owner:
             return
@@ -91,7 +96,7 @@ class StopOnInterrupt:
             )
 
 
-def _can_end(estimator, context):
+def _can_end(estimator: Any, context: Any) -> bool:
     """Tell whether an interrupt can end that fit, and nobody else waits for it."""
     if context.parent is not None or not isinstance(estimator, OptionsMixin):
         return False

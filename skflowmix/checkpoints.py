@@ -1,6 +1,7 @@
 """Checkpoints: fits that were killed go on where they were."""
 
 import hashlib
+import os
 import re
 import time
 from collections.abc import Callable, Mapping
@@ -70,7 +71,7 @@ class FileJournal:
         if key in self.finished:
             return trainer.run(on_epoch)
 
-        def after_epoch(trainer):
+        def after_epoch(trainer: Trainer) -> None:
             is_due = time.monotonic() - self.written >= INTERVAL
             if self.reducer.broadcast(is_due):
                 self.present = {key: self._state(trainer)}
@@ -96,7 +97,7 @@ class FileJournal:
             state = state | state["processes"][self.reducer.rank]
         return _map(state, torch.from_numpy, np.ndarray)
 
-    def _write(self):
+    def _write(self) -> None:
         content = {
             "identity": self.identity,
             "finished": self.finished,
@@ -106,7 +107,7 @@ class FileJournal:
         self.written = time.monotonic()
 
 
-def _map(tree, convert, kind):
+def _map(tree: Any, convert: Callable[[Any], Any], kind: type) -> Any:
     """Convert all leaves of a kind in nested dictionaries and lists."""
     if isinstance(tree, Mapping):
         return {key: _map(value, convert, kind) for key, value in tree.items()}
@@ -146,8 +147,8 @@ class Checkpoint:
 
     def __init__(
         self,
-        folder,
-        estimator,
+        folder: str | os.PathLike[str],
+        estimator: Any,
         problem: Problem,
         random_state: np.random.RandomState,
         reducer: Reducer,
@@ -171,7 +172,9 @@ class Checkpoint:
 
     @staticmethod
     def _open(
-        name, present: dict[str, str], random_state: np.random.RandomState
+        name: str | os.PathLike[str],
+        present: dict[str, str],
+        random_state: np.random.RandomState,
     ) -> np.random.RandomState:
         state = random_state.get_state(legacy=False)
         if state["bit_generator"] != "MT19937":
@@ -224,7 +227,7 @@ class Checkpoint:
             self.folder.rmdir()
 
 
-def _identity(estimator, problem: Problem) -> dict[str, str]:
+def _identity(estimator: Any, problem: Problem) -> dict[str, str]:
     """Describe, by name, what has to be the same for a fit to go on."""
     arrays = {
         "X": problem.X,
@@ -257,7 +260,7 @@ def _identity(estimator, problem: Problem) -> dict[str, str]:
     }
 
 
-def _describe(value) -> str:
+def _describe(value: Any) -> str:
     if isinstance(value, np.generic):
         value = value.item()
     if hasattr(value, "__array__"):

@@ -1,8 +1,10 @@
 """`FlowMixtureClassifier`: one or more flows per class, labels for some or all rows."""
 
+import os
 import warnings
+from collections.abc import Sequence
 from numbers import Integral, Real
-from typing import ClassVar
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from sklearn.base import ClassifierMixin, _fit_context
@@ -25,11 +27,12 @@ from skflowmix.estimator import (
     shared_constraints,
     warn_unless_converged,
 )
-from skflowmix.fitting import Problem
+from skflowmix.fitting import FittedMixture, Problem
 from skflowmix.initialization import LabelStart, unlabelled_rows_help
+from skflowmix.model.flows import FlowFamily
 from skflowmix.model.groups import Groups
 from skflowmix.monitor import begin_fit, shown_to_callbacks
-from skflowmix.options import OptionsMixin
+from skflowmix.options import FlowMixtureOptions, OptionsMixin
 from skflowmix.parameter_checks import check_model, check_weights
 from skflowmix.prediction import all_or_none
 from skflowmix.starts.class_probabilities import log_proba_with_noise
@@ -221,23 +224,23 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
 
     def __init__(
         self,
-        n_components_per_class=1,
+        n_components_per_class: int = 1,
         *,
-        unlabeled_weight="auto",
-        flow="nsf-ar",
-        n_transforms=3,
-        hidden_units=(64, 64),
-        init_params="auto",
-        reg_covar=1e-6,
-        max_iter=200,
-        tol=1e-3,
-        n_iter_no_change=8,
-        learning_rate=5e-3,
-        device="cpu",
-        random_state=None,
-        verbose=0,
-        verbose_interval=1,
-        options=None,
+        unlabeled_weight: float | Literal["auto"] = "auto",
+        flow: str | FlowFamily = "nsf-ar",
+        n_transforms: int = 3,
+        hidden_units: int | Sequence[int] = (64, 64),
+        init_params: Any = "auto",
+        reg_covar: float = 1e-6,
+        max_iter: int = 200,
+        tol: float = 1e-3,
+        n_iter_no_change: int = 8,
+        learning_rate: float = 5e-3,
+        device: str = "cpu",
+        random_state: int | np.random.RandomState | None = None,
+        verbose: int = 0,
+        verbose_interval: int = 1,
+        options: FlowMixtureOptions | None = None,
     ):
         self.n_components_per_class = n_components_per_class
         self.unlabeled_weight = unlabeled_weight
@@ -257,7 +260,14 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
         self.options = options
 
     @_fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X, y, sample_weight=None, *, checkpoint=None):
+    def fit(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any = None,
+        *,
+        checkpoint: str | os.PathLike[str] | None = None,
+    ) -> Self:
         """Fit the classifier.
 
         Parameters
@@ -292,7 +302,13 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
         warn_unless_converged(self, fitted)
         return self
 
-    def _fit(self, X, y, sample_weight, checkpoint):
+    def _fit(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any,
+        checkpoint: str | os.PathLike[str] | None,
+    ) -> FittedMixture:
         seen = shown_to_callbacks(X, y, sample_weight)
         reducer, y = rows_of_one(self), column_of_labels(y)
         with reducer.together():
@@ -312,7 +328,7 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
         start = LabelStart(groups, self.init_params)
         calibrate = Calibration(groups, start)
 
-        def attributes(fitted):
+        def attributes(fitted: FittedMixture) -> dict[str, Any]:
             mixture, calibrated = fitted_flow_mixture(self, fitted), calibrate(fitted)
             return {
                 "classes_": classes,
@@ -336,7 +352,13 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
             checkpoint,
         )
 
-    def _problem(self, X, sample_weight, numbers, groups):
+    def _problem(
+        self,
+        X: np.ndarray,
+        sample_weight: np.ndarray,
+        numbers: np.ndarray,
+        groups: Groups,
+    ) -> tuple[Problem, float]:
         """Rows and their weights, and the weight of those without a label."""
         problem, weight = Problem(X, sample_weight, numbers), self.unlabeled_weight
         unlabelled = numbers < 0
@@ -353,12 +375,12 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
             problem = Problem(X[kept], weights[kept], numbers[kept])
         return problem, float(weight)
 
-    def _check_rows(self, X):
+    def _check_rows(self, X: Any) -> Any:
         check_is_fitted(self)
         return check_rows(self, X, dtype=[np.float64, np.float32], fitted=True)
 
     @in_kind
-    def predict_joint_log_proba(self, X):
+    def predict_joint_log_proba(self, X: Any) -> Any:
         """Joint log-density of every row with every class.
 
         Parameters
@@ -377,7 +399,7 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
         log_weights = np.log(self.mixture_.weights_).astype(log_prob.dtype)
         return self._groups.logsumexp(log_prob + log_weights)
 
-    def _logits(self, X):
+    def _logits(self, X: Any) -> tuple[np.ndarray, np.ndarray]:
         """Tempered log-densities plus shares, and which rows tell nothing."""
         log_joint = to_numpy(self.predict_joint_log_proba(X))
         shares = self._groups.sum(self.mixture_.weights_[None])
@@ -390,7 +412,7 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
         return log_joint, tell_nothing
 
     @in_kind
-    def predict_log_proba(self, X):
+    def predict_log_proba(self, X: Any) -> Any:
         """Logarithms of the class probabilities.
 
         Parameters
@@ -409,7 +431,7 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
         return log_proba
 
     @in_kind
-    def predict_proba(self, X):
+    def predict_proba(self, X: Any) -> Any:
         r"""Class probabilities by Bayes' rule, calibrated.
 
         Densities in many columns are surer than they are right. Here they count as
@@ -433,7 +455,7 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
         return proba / proba.sum(1, keepdims=True)
 
     @in_kind
-    def posterior_proba(self, X):
+    def posterior_proba(self, X: Any) -> Any:
         """Amortised class probabilities q(y|x): one small network, no flow.
 
         Parameters
@@ -451,7 +473,7 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
         return self._groups.sum(q)
 
     @in_kind
-    def predict(self, X):
+    def predict(self, X: Any) -> Any:
         """Most probable class of every row.
 
         Parameters
@@ -468,7 +490,7 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
         return self.classes_[logits.argmax(1)]
 
     @in_kind
-    def score_samples(self, X):
+    def score_samples(self, X: Any) -> Any:
         """Log-density of every row, whatever its class.
 
         Parameters
@@ -485,7 +507,7 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
         X = self._check_rows(X)
         return self.mixture_.score_samples(X)
 
-    def score(self, X, y, sample_weight=None):
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Accuracy on the rows that have a label.
 
         Parameters
@@ -511,7 +533,13 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
             raise ValueError("No row of positive weight has a label in y.")
         return float(np.average(right, weights=weights))
 
-    def sample(self, n_samples=1, *, y=None, random_state=None):
+    def sample(
+        self,
+        n_samples: int = 1,
+        *,
+        y: Any = None,
+        random_state: int | np.random.RandomState | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Draw rows and their labels.
 
         Parameters
@@ -549,7 +577,7 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
         return X, self.classes_[self._groups.of_flow[component]]
 
 
-def _number_classes(y):
+def _number_classes(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Labels without the mark of unlabelled rows, and their numbers, -1 for these."""
     unlabelled = is_unlabelled(y)
     if unlabelled.all():

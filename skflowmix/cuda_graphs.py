@@ -57,7 +57,9 @@ class Replays:
         self._seen: set[Hashable] = set()
         self._records: dict[Hashable, _Record] = {}
 
-    def __call__(self, key: Hashable, function: Callable[..., Any], *arguments: Tensor):
+    def __call__(
+        self, key: Hashable, function: Callable[..., Any], *arguments: Tensor
+    ) -> Any:
         """Return what a function returns.
 
         Parameters
@@ -83,7 +85,7 @@ class Replays:
         record.graph.replay()
         return record.result
 
-    def _on_own_stream(self, function):
+    def _on_own_stream(self, function: Callable[[], Any]) -> Any:
         """Call a function where it is to be recorded, for libraries to get ready."""
         current = torch.cuda.current_stream(self.device)
         own = _stream_of(current.device)
@@ -94,7 +96,9 @@ class Replays:
             current.wait_stream(own)
         return result
 
-    def _record(self, key, function, arguments):
+    def _record(
+        self, key: Hashable, function: Callable[..., Any], arguments: Sequence[Tensor]
+    ) -> None:
         # One pool of memory serves all: no result outlives the next call.
         records = iter(self._records.values())
         pool = next((record.graph.pool() for record in records), None)
@@ -107,7 +111,7 @@ class Replays:
         for generator in self.generators:
             graph.register_generator_state(generator)
 
-        def record():
+        def record() -> Any:
             # Other threads may train at the same time.
             graph.capture_begin(pool, capture_error_mode="thread_local")
             try:

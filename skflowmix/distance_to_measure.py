@@ -1,6 +1,7 @@
 """`NeighborDensity`: a density by the distance to a measure."""
 
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 from scipy.special import gammaln
@@ -69,7 +70,7 @@ class NeighborDensity:
     n_directions: int
 
     @classmethod
-    def fit(cls, X, sample_weight, share):
+    def fit(cls, X: np.ndarray, sample_weight: np.ndarray, share: float) -> Self:
         """Keep the rows, or 2000 of the distinct ones.
 
         Parameters
@@ -98,7 +99,7 @@ class NeighborDensity:
         n_directions = max(1, count_directions(rows, weights))
         return cls(standardizer, rows, weights, mass, n_directions)
 
-    def log_prob(self, X):
+    def log_prob(self, X: np.ndarray) -> np.ndarray:
         """Log-density at every row.
 
         Parameters

@@ -134,7 +134,7 @@ def active_reducer() -> Reducer:
     return _active.get((LocalReducer(), False))[0]
 
 
-def rows_of_one(estimator) -> Reducer:
+def rows_of_one(estimator: object) -> Reducer:
     """Return the processes of a fit that needs all rows in each of them.
 
     Raises

@@ -1,10 +1,13 @@
 """`FlowMixture`: the scikit-learn face of the variational mixture of flows."""
 
+import os
 import warnings
+from collections.abc import Callable, Sequence
 from numbers import Integral, Real
-from typing import ClassVar
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
+import torch
 from sklearn import config_context
 from sklearn.base import DensityMixin, _fit_context
 from sklearn.callback import CallbackSupportMixin
@@ -20,7 +23,7 @@ from skflowmix.attributes import attributes_of_fit, attributes_of_model
 from skflowmix.checkpoints import Checkpoint
 from skflowmix.distributed import active_reducer, rows_of_all
 from skflowmix.evaluation import evaluate
-from skflowmix.fitting import FittedMixture, Problem, Watcher, fit_mixture
+from skflowmix.fitting import FittedMixture, Problem, Start, Watcher, fit_mixture
 from skflowmix.given_rows import n_rows_given, state_problem
 from skflowmix.initialization import (
     FittedStart,
@@ -48,6 +51,7 @@ from skflowmix.parameter_checks import (
 from skflowmix.prediction import FittedMethods, all_or_none
 from skflowmix.starts.partitions import INIT_METHODS
 from skflowmix.training.candidate import LEAST_ROWS_PER_COMPONENT
+from skflowmix.training.settings import FitSettings
 from skflowmix.validation import check_rows, warn_of_codes
 
 __all__ = [
@@ -356,29 +360,29 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
 
     def __init__(
         self,
-        n_components=1,
+        n_components: int | Literal["auto"] = 1,
         *,
-        n_flows_per_component="auto",
-        flow="nsf-ar",
-        n_transforms=3,
-        hidden_units=(64, 64),
-        init_params="auto",
-        n_init=1,
-        weights_init=None,
-        means_init=None,
-        reg_covar=1e-6,
-        max_iter=200,
-        tol=1e-3,
-        n_iter_no_change=8,
-        learning_rate=5e-3,
-        device="cpu",
-        n_jobs=None,
-        random_state=None,
-        warm_start=False,
-        verbose=0,
-        verbose_interval=1,
-        max_components=20,
-        options=None,
+        n_flows_per_component: int | Literal["auto"] = "auto",
+        flow: str | FlowFamily = "nsf-ar",
+        n_transforms: int = 3,
+        hidden_units: int | Sequence[int] = (64, 64),
+        init_params: Any = "auto",
+        n_init: int = 1,
+        weights_init: Any = None,
+        means_init: Any = None,
+        reg_covar: float = 1e-6,
+        max_iter: int = 200,
+        tol: float = 1e-3,
+        n_iter_no_change: int = 8,
+        learning_rate: float = 5e-3,
+        device: str = "cpu",
+        n_jobs: int | None = None,
+        random_state: int | np.random.RandomState | None = None,
+        warm_start: bool = False,
+        verbose: int = 0,
+        verbose_interval: int = 1,
+        max_components: int = 20,
+        options: FlowMixtureOptions | None = None,
     ):
         self.n_components = n_components
         self.n_flows_per_component = n_flows_per_component
@@ -404,7 +408,14 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
         self.options = options
 
     @_fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X, y=None, sample_weight=None, *, checkpoint=None):
+    def fit(
+        self,
+        X: Any,
+        y: Any = None,
+        sample_weight: Any = None,
+        *,
+        checkpoint: str | os.PathLike[str] | None = None,
+    ) -> Self:
         """Fit the mixture.
 
         Parameters
@@ -450,7 +461,7 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
         return self
 
     @_fit_context(prefer_skip_nested_validation=True)
-    def partial_fit(self, X, y=None, sample_weight=None):
+    def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """Go on learning from rows as they come.
 
         The first call is a `fit`: scales, Gaussians and the number of components are
@@ -496,7 +507,7 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
                 self._begin(X, sample_weight)
         return self
 
-    def _begin(self, X, sample_weight):
+    def _begin(self, X: Any, sample_weight: Any) -> None:
         """Fit, if rows suffice to go on from."""
         self._fit(X, None, sample_weight, None)
         if self.module_.architecture["n_transforms"] < self.n_transforms:
@@ -505,7 +516,7 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
                 f"{LEAST_ROWS_PER_COMPONENT * self.n_flows_} and held-out ones."
             )
 
-    def _learn(self, X, sample_weight):
+    def _learn(self, X: Any, sample_weight: Any) -> None:
         """Go on from the fitted attributes."""
         with config_context(assume_finite=False):
             X = check_rows(self, X, dtype=[np.float64, np.float32], fitted=True)
@@ -544,7 +555,13 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
             _online=state,
         )
 
-    def _fit(self, X, y, sample_weight, checkpoint):
+    def _fit(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any,
+        checkpoint: str | os.PathLike[str] | None,
+    ) -> FittedMixture:
         seen = shown_to_callbacks(X, y, sample_weight)
         reducer = active_reducer()
         with reducer.together():
@@ -581,7 +598,7 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
             self.__dict__.pop("labels_", None)
         return fitted
 
-    def _start(self, settings, problem):
+    def _start(self, settings: FitSettings, problem: Problem) -> Start:
         """Where the components start, checked against the rows."""
         n_rows, n_features = problem.X.shape
         n_kept = int(problem.kept.sum())
@@ -626,7 +643,7 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
             n_components, self.max_components, init, self.n_init, weights
         )
 
-    def fit_predict(self, X, y=None, sample_weight=None):
+    def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
         """Fit the mixture and return the component of every row.
 
         Parameters
@@ -649,7 +666,7 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
         parts = range(0, X.shape[0], PREDICTED_ROWS)
         return np.concatenate([self.predict(X[i : i + PREDICTED_ROWS]) for i in parts])
 
-    def __getattr__(self, name):
+    def __getattr__(self, name: str) -> Any:
         message = f"{type(self).__name__!r} object has no attribute {name!r}"
         if name == "labels_" and "module_" in vars(self):
             message += (
@@ -659,22 +676,22 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
         raise AttributeError(message, name=name, obj=self)
 
 
-def _is_method(init) -> bool:
+def _is_method(init: Any) -> bool:
     """Tell whether `init_params` finds a partition, and is none itself."""
     return isinstance(init, str) or hasattr(init, "fit_predict")
 
 
 def run_fit(
-    estimator,
-    problem,
-    start,
-    settings,
-    device,
-    context,
-    seen,
-    attributes,
-    checkpoint,
-    n_jobs=1,
+    estimator: Any,
+    problem: Problem,
+    start: Start,
+    settings: FitSettings,
+    device: torch.device,
+    context: Any,
+    seen: dict[str, Any],
+    attributes: Callable[[FittedMixture], dict[str, Any]],
+    checkpoint: str | os.PathLike[str] | None,
+    n_jobs: int | None = 1,
 ) -> FittedMixture:
     """Fit a mixture for an estimator and assign the attributes that follow, at once.
 
@@ -746,7 +763,7 @@ def shared_constraints() -> dict[str, list]:
     return {name: constraints[name] for name in SHARED_PARAMETERS}
 
 
-def fitted_flow_mixture(estimator, fitted: FittedMixture) -> FlowMixture:
+def fitted_flow_mixture(estimator: Any, fitted: FittedMixture) -> FlowMixture:
     """Make the fitted mixture that an estimator is built around."""
     shared = {name: getattr(estimator, name) for name in SHARED_PARAMETERS}
     shared["options"] = estimator._resolved_options()
@@ -757,7 +774,7 @@ def fitted_flow_mixture(estimator, fitted: FittedMixture) -> FlowMixture:
     return mixture
 
 
-def warn_unless_converged(estimator, fitted: FittedMixture) -> None:
+def warn_unless_converged(estimator: Any, fitted: FittedMixture) -> None:
     """Warn, in the name of the caller of `fit`, that epochs ran out."""
     candidate = fitted.candidate
     if active_reducer().rank > 0:

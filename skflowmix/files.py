@@ -7,7 +7,7 @@ import os
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from safetensors import SafetensorError
@@ -48,7 +48,7 @@ ToPlain = Callable[[Any], tuple[str, Any] | None]
 FromPlain = Callable[[str, Any], Any]
 
 
-def _no_objects(name, content):
+def _no_objects(name: str, content: Any) -> NoReturn:
     raise ValueError(f"{name} is no plain data")
 
 
@@ -59,7 +59,7 @@ class _Writer:
         self.to_plain = to_plain
         self.arrays: dict[str, np.ndarray] = {}
 
-    def encode(self, value, where: str) -> Any:
+    def encode(self, value: Any, where: str) -> Any:
         """Return JSON for a value; `where` names it in messages."""
         if value is None or isinstance(value, (bool, str)):
             return value
@@ -89,10 +89,10 @@ class _Writer:
             "and arrays can. Set it to one of these before saving."
         )
 
-    def _items(self, values, where):
+    def _items(self, values: list[Any] | tuple[Any, ...], where: str) -> list[Any]:
         return [self.encode(v, f"{where}[{i}]") for i, v in enumerate(values)]
 
-    def _array(self, array, where):
+    def _array(self, array: np.ndarray, where: str) -> dict[str, Any]:
         if array.dtype.kind not in ARRAY_KINDS:
             items = [self.encode(v, where) for v in array.ravel().tolist()]
             kind = array.dtype.str if array.dtype.kind in "US" else "object"
@@ -115,7 +115,7 @@ class _Reader:
     def __init__(self, arrays: Mapping[str, np.ndarray], from_plain: FromPlain):
         self.arrays, self.from_plain = arrays, from_plain
 
-    def decode(self, value) -> Any:
+    def decode(self, value: Any) -> Any:
         """Return the object that was encoded."""
         if isinstance(value, list):
             return [self.decode(v) for v in value]
@@ -156,7 +156,11 @@ def _mode_of(path: Path) -> int:
 
 
 def write_file(
-    path, kind: str, content, to_plain: ToPlain = lambda value: None, name: str = ""
+    path: str | os.PathLike[str],
+    kind: str,
+    content: Any,
+    to_plain: ToPlain = lambda value: None,
+    name: str = "",
 ) -> None:
     """Write plain data to a file that is complete whenever it is seen under its name.
 
@@ -206,7 +210,9 @@ def write_file(
         raise
 
 
-def read_file(path, kind: str, from_plain: FromPlain = _no_objects) -> Any:
+def read_file(
+    path: str | os.PathLike[str], kind: str, from_plain: FromPlain = _no_objects
+) -> Any:
     """Read what `write_file` wrote.
 
     Parameters

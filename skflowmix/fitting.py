@@ -8,7 +8,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -190,7 +190,7 @@ class FittedMixture:
     lower_bound: float = field(init=False)
     elbo_gap: float = field(init=False)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         problem = self.problem.own
         rows, places = problem.different, problem.places
         weights = problem.sample_weight
@@ -304,7 +304,7 @@ class _Restart:
         else:
             n_first = 1 if n_flows == "auto" else int(n_flows)
 
-            def divided():
+            def divided() -> tuple[Partition, np.random.RandomState]:
                 shares, groups = divide(
                     self.table, self.responsibilities, n_first, self.random_state
                 )
@@ -437,7 +437,7 @@ def fit_mixture(
         table.measure_repeats(settings.repeat_noise)
     watcher.begin(table, settings)
 
-    def propose():
+    def propose() -> tuple[Any, ...]:
         proposals = start.responsibilities(problem, table, random_state)
         if start.weights is not None:
             proposals = [

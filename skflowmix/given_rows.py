@@ -1,6 +1,7 @@
 """What `fit` is given, as a `Problem`: rows in memory, or read piece by piece."""
 
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -14,7 +15,7 @@ __all__ = ["n_rows_given", "state_problem"]
 
 
 def state_problem(
-    estimator, X, sample_weight, *, has_shares: bool, n_processes: int
+    estimator: Any, X: Any, sample_weight: Any, *, has_shares: bool, n_processes: int
 ) -> Problem:
     """State the problem; of a large table that of a sample, with the table.
 

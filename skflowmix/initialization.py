@@ -1,5 +1,7 @@
 """Where the components of a fit start: proposals, what is given, labels, a model."""
 
+from typing import Any
+
 import numpy as np
 import torch
 
@@ -43,7 +45,14 @@ class ProposedStart(Start):
         First weights; components then keep their order.
     """
 
-    def __init__(self, n_components, max_components, init, n_init, weights=None):
+    def __init__(
+        self,
+        n_components: int | None,
+        max_components: int | None,
+        init: Any,
+        n_init: int,
+        weights: np.ndarray | None = None,
+    ):
         self.n_components, self.max_components = n_components, max_components
         self.init, self.n_init, self.weights = init, n_init, weights
         self.is_given = weights is not None
@@ -59,6 +68,7 @@ class ProposedStart(Start):
         # Not surer where values repeat: a cluster must not be one of them.
         weights = table.weights / table.weights.mean()
         if self.n_components is None and isinstance(self.init, str):
+            assert self.max_components is not None
             largest = min(self.max_components, len(table.x))
             starts, table.path = count_starts(
                 table.x,
@@ -184,7 +194,7 @@ class LabelStart(Start):
         How a class of several components is divided.
     """
 
-    def __init__(self, groups: Groups, init):
+    def __init__(self, groups: Groups, init: Any):
         self.groups, self.init = groups, init
         self._graph: LabelGraph | None = None
         self._within_classes: np.ndarray | None = None
@@ -230,14 +240,20 @@ class LabelStart(Start):
             self._class_shares(classes)[:, self.groups.of_flow] * self._within_classes
         )
 
-    def _class_shares(self, classes):
+    def _class_shares(self, classes: np.ndarray) -> np.ndarray:
         """Shares (n_distinct, n_classes) of the classes in every row."""
         n_classes = self.groups.n_groups
         if self._graph is None:
             return one_hot(classes, n_classes)
         return likeliest(self._graph.spread(classes, n_classes))
 
-    def _within(self, table, own, n_components, random_state):
+    def _within(
+        self,
+        table: TrainingTable,
+        own: np.ndarray,
+        n_components: int,
+        random_state: np.random.RandomState,
+    ) -> np.ndarray:
         """Shares (n, n_components) of a class's components, whose rows are `own`."""
         n_rows = len(table.x)
         if n_components == 1:
@@ -277,6 +293,7 @@ def unlabelled_rows_help(problem: Problem, groups: Groups) -> bool:
     """
     # Not the fit's own generator: without these rows it is the fit to the others.
     random_state = np.random.RandomState(0)
+    assert problem.classes is not None
     standardizer = Standardizer.fit(problem.rows, problem.weights)
     table = TrainingTable(
         problem.rows, problem.weights, standardizer, 0.5, random_state
@@ -291,6 +308,6 @@ def unlabelled_rows_help(problem: Problem, groups: Groups) -> bool:
     )
 
 
-def _graph_columns(table):
+def _graph_columns(table: TrainingTable) -> np.ndarray:
     """Rows in units in which distances mean something."""
     return rescale_columns(table.x, table.weights, table.standardizer.scale, table.far)

@@ -22,7 +22,7 @@ __all__ = [
 SECONDS_BETWEEN_LINES = 5.0
 
 
-def shown_to_callbacks(X, y, sample_weight) -> dict[str, Any]:
+def shown_to_callbacks(X: Any, y: Any, sample_weight: Any) -> dict[str, Any]:
     """Return what callbacks see of a fit, as it was given: `X`, `y` and `metadata`."""
     metadata = {} if sample_weight is None else {"sample_weight": sample_weight}
     return {"X": X, "y": y, "metadata": metadata}
@@ -31,15 +31,17 @@ def shown_to_callbacks(X, y, sample_weight) -> dict[str, Any]:
 class _NoTask:
     """A task that no callback sees: those of the first process see its own."""
 
-    def call_on_fit_task_begin(self, **seen) -> None:
+    def call_on_fit_task_begin(self, **seen: Any) -> None:
         """Do nothing."""
 
-    def call_on_fit_task_end(self, **seen) -> bool:
+    def call_on_fit_task_end(self, **seen: Any) -> bool:
         """Do nothing, and do not ask to stop."""
         return False
 
 
-def begin_fit(estimator, seen: dict[str, Any], n_restarts: int, rank: int = 0):
+def begin_fit(
+    estimator: Any, seen: dict[str, Any], n_restarts: int, rank: int = 0
+) -> Any:
     """Tell the callbacks of an estimator that its fit begins.
 
     Parameters
@@ -70,7 +72,7 @@ def begin_fit(estimator, seen: dict[str, Any], n_restarts: int, rank: int = 0):
 class _Printer:
     """Prints lines with the time since a fit began, if it is to be verbose."""
 
-    def __init__(self, estimator):
+    def __init__(self, estimator: Any):
         self.name = type(estimator).__name__
         self.verbose, self.interval = estimator.verbose, estimator.verbose_interval
         self.began = time.time()  # the same clock in all processes
@@ -111,8 +113,8 @@ class CallbackWatcher:
 
     def __init__(
         self,
-        estimator,
-        context,
+        estimator: Any,
+        context: Any,
         seen: dict[str, Any],
         attributes: Callable[[FittedMixture], dict[str, Any]],
     ):
@@ -175,8 +177,8 @@ class CallbackMonitor:
 
     def __init__(
         self,
-        estimator,
-        context,
+        estimator: Any,
+        context: Any,
         seen: dict[str, Any],
         attributes: Callable[[Candidate], dict[str, Any]],
         printer: _Printer,
@@ -189,7 +191,8 @@ class CallbackMonitor:
         self.stopped = False
         self.last_epoch = self.phase_began = time.time()
         self.place, self.n_seen = ("", 0), 0
-        self.n_epochs, self.more = 0, None
+        self.n_epochs = 0
+        self.more: Any = None
 
     def begin(self) -> None:
         """See `skflowmix.fitting.RestartMonitor`."""
@@ -213,7 +216,7 @@ class CallbackMonitor:
         self._end(task, make_candidate)
         return self.stopped
 
-    def _parent(self):
+    def _parent(self) -> Any:
         """Return the task that the next epoch belongs to."""
         usual, most = self.settings.usual_epochs(), self.settings.most_epochs()
         self.n_epochs += 1
@@ -226,7 +229,7 @@ class CallbackMonitor:
             self.more.call_on_fit_task_begin(estimator=self.estimator, **self.seen)
         return self.more
 
-    def _print(self, record, seconds):
+    def _print(self, record: dict[str, Any], seconds: float) -> None:
         most, epoch = self.settings.most_epochs_of(record["phase"]), record["epoch"]
         score = record["validation_log_likelihood"] - self.log_scale
         self.printer.say(
@@ -241,7 +244,7 @@ class CallbackMonitor:
             self._end(self.more, lambda: candidate)
         self._end(self.context, lambda: candidate)
 
-    def _end(self, task, make_candidate):
+    def _end(self, task: Any, make_candidate: Callable[[], Candidate]) -> None:
         self.stopped |= bool(
             task.call_on_fit_task_end(
                 estimator=self.estimator,

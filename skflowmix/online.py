@@ -3,6 +3,7 @@
 import copy
 import math
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -109,7 +110,7 @@ def learn(
     )
     thickness = gaussians.thickness() if settings.input_noise > 0 else None
 
-    def tensor(array):
+    def tensor(array: np.ndarray | None) -> Any:
         return None if array is None else torch.from_numpy(array).to(like)
 
     rows = Batch(

@@ -1,8 +1,9 @@
 """`FlowMixtureOptions`: what is rarely set, of the model and of its training."""
 
+from collections.abc import Sequence
 from dataclasses import fields
 from numbers import Integral, Real
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator, clone
@@ -152,20 +153,20 @@ class FlowMixtureOptions(BaseEstimator):
     def __init__(
         self,
         *,
-        n_common_transforms="auto",
-        n_shared_transforms=0,
-        posterior_units=(64, 64),
-        n_iter_init=15,
-        temperature=1.0,
-        temperature_decay=1e-3,
-        label_noise=0.05,
-        input_noise="auto",
-        repeat_noise="auto",
-        validation_fraction=0.15,
-        batch_size="auto",
-        weight_decay="auto",
-        dtype="float32",
-        n_threads="auto",
+        n_common_transforms: int | Literal["auto"] = "auto",
+        n_shared_transforms: int = 0,
+        posterior_units: int | Sequence[int] = (64, 64),
+        n_iter_init: int = 15,
+        temperature: float = 1.0,
+        temperature_decay: float = 1e-3,
+        label_noise: float = 0.05,
+        input_noise: float | Literal["auto"] = "auto",
+        repeat_noise: float | Literal["auto"] = "auto",
+        validation_fraction: float = 0.15,
+        batch_size: int | Literal["auto"] = "auto",
+        weight_decay: float | Literal["auto"] = "auto",
+        dtype: Literal["float32", "float64"] = "float32",
+        n_threads: int | Literal["auto"] | None = "auto",
     ):
         self.n_common_transforms = n_common_transforms
         self.n_shared_transforms = n_shared_transforms
@@ -183,7 +184,7 @@ class FlowMixtureOptions(BaseEstimator):
         self.n_threads = n_threads
 
     @classmethod
-    def paper(cls):
+    def paper(cls) -> Self:
         """Return the options of the paper's experiments.
 
         There training is on the ELBO alone: no M-step, common layers, noise, weight
@@ -230,7 +231,7 @@ class OptionsMixin(BaseEstimator):
         "repeat_noise": 0.0,
     }
 
-    def __new__(cls, *args, **parameters):
+    def __new__(cls, *args: Any, **parameters: Any) -> Self:
         """Say where a parameter has gone, or why there is none."""
         for name in parameters:
             if name in MEANINGLESS:
@@ -242,7 +243,7 @@ class OptionsMixin(BaseEstimator):
                 )
         return super().__new__(cls)
 
-    def set_params(self, **params):
+    def set_params(self, **params: Any) -> Self:
         """Set parameters, those of `options` as ``options__name``.
 
         Parameters
@@ -296,7 +297,7 @@ class OptionsMixin(BaseEstimator):
         return FitSettings(**values)
 
 
-def widths(name, units):
+def widths(name: str, units: Any) -> tuple[int, ...]:
     """Return the widths of hidden layers as a tuple; one number is one layer."""
     if isinstance(units, (int, np.integer)):
         units = (units,)

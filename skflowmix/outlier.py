@@ -1,7 +1,9 @@
 """`FlowMixtureOutlierDetector`: a threshold on the sum of two log-densities."""
 
+import os
+from collections.abc import Sequence
 from numbers import Integral, Real
-from typing import ClassVar
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from sklearn.base import OutlierMixin, _fit_context
@@ -19,10 +21,11 @@ from skflowmix.estimator import (
     shared_constraints,
     warn_unless_converged,
 )
-from skflowmix.fitting import Problem
+from skflowmix.fitting import FittedMixture, Problem
 from skflowmix.initialization import ProposedStart
+from skflowmix.model.flows import FlowFamily
 from skflowmix.monitor import begin_fit, shown_to_callbacks
-from skflowmix.options import OptionsMixin
+from skflowmix.options import FlowMixtureOptions, OptionsMixin
 from skflowmix.parameter_checks import check_model, check_weights
 from skflowmix.prediction import all_or_none
 from skflowmix.starts.partitions import INIT_METHODS
@@ -220,23 +223,23 @@ class FlowMixtureOutlierDetector(OutlierMixin, CallbackSupportMixin, OptionsMixi
 
     def __init__(
         self,
-        n_components=1,
+        n_components: int = 1,
         *,
-        contamination="auto",
-        flow="nsf-ar",
-        n_transforms=3,
-        hidden_units=(64, 64),
-        init_params="auto",
-        reg_covar=1e-6,
-        max_iter=200,
-        tol=1e-3,
-        n_iter_no_change=8,
-        learning_rate=5e-3,
-        device="cpu",
-        random_state=None,
-        verbose=0,
-        verbose_interval=1,
-        options=None,
+        contamination: float | Literal["auto"] = "auto",
+        flow: str | FlowFamily = "nsf-ar",
+        n_transforms: int = 3,
+        hidden_units: int | Sequence[int] = (64, 64),
+        init_params: Any = "auto",
+        reg_covar: float = 1e-6,
+        max_iter: int = 200,
+        tol: float = 1e-3,
+        n_iter_no_change: int = 8,
+        learning_rate: float = 5e-3,
+        device: str = "cpu",
+        random_state: int | np.random.RandomState | None = None,
+        verbose: int = 0,
+        verbose_interval: int = 1,
+        options: FlowMixtureOptions | None = None,
     ):
         self.n_components = n_components
         self.contamination = contamination
@@ -256,7 +259,14 @@ class FlowMixtureOutlierDetector(OutlierMixin, CallbackSupportMixin, OptionsMixi
         self.options = options
 
     @_fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X, y=None, sample_weight=None, *, checkpoint=None):
+    def fit(
+        self,
+        X: Any,
+        y: Any = None,
+        sample_weight: Any = None,
+        *,
+        checkpoint: str | os.PathLike[str] | None = None,
+    ) -> Self:
         """Fit the density and the threshold.
 
         Parameters
@@ -284,7 +294,13 @@ class FlowMixtureOutlierDetector(OutlierMixin, CallbackSupportMixin, OptionsMixi
         warn_unless_converged(self, fitted)
         return self
 
-    def _fit(self, X, y, sample_weight, checkpoint):
+    def _fit(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any,
+        checkpoint: str | os.PathLike[str] | None,
+    ) -> FittedMixture:
         seen = shown_to_callbacks(X, y, sample_weight)
         reducer = rows_of_one(self)
         with reducer.together():
@@ -308,7 +324,7 @@ class FlowMixtureOutlierDetector(OutlierMixin, CallbackSupportMixin, OptionsMixi
         neighbors = NeighborDensity.fit(X, sample_weight, neighborhood)
         wide = neighbors.log_prob(X)
 
-        def attributes(fitted):
+        def attributes(fitted: FittedMixture) -> dict[str, Any]:
             mixture = fitted_flow_mixture(self, fitted)
             log_prob = mixture.score_samples(X)
             (excess,) = weighted_quantile(log_prob - wide, sample_weight, [1 - share])
@@ -334,7 +350,7 @@ class FlowMixtureOutlierDetector(OutlierMixin, CallbackSupportMixin, OptionsMixi
         )
 
     @in_kind
-    def score_samples(self, X):
+    def score_samples(self, X: Any) -> Any:
         """Sum of two log-densities of every row.
 
         Parameters
@@ -355,7 +371,7 @@ class FlowMixtureOutlierDetector(OutlierMixin, CallbackSupportMixin, OptionsMixi
         return _scores(log_prob, self.neighbors_.log_prob(X), self.excess_)
 
     @in_kind
-    def decision_function(self, X):
+    def decision_function(self, X: Any) -> Any:
         """Scores above the threshold.
 
         Parameters
@@ -371,7 +387,7 @@ class FlowMixtureOutlierDetector(OutlierMixin, CallbackSupportMixin, OptionsMixi
         return self.score_samples(X) - self.offset_
 
     @in_kind
-    def predict(self, X):
+    def predict(self, X: Any) -> Any:
         """Tell outliers from inliers.
 
         Parameters
@@ -387,14 +403,18 @@ class FlowMixtureOutlierDetector(OutlierMixin, CallbackSupportMixin, OptionsMixi
         return np.where(to_numpy(self.decision_function(X)) < 0, -1, 1)
 
 
-def _scores(log_prob, wide, excess):
+def _scores(log_prob: np.ndarray, wide: np.ndarray, excess: float) -> np.ndarray:
     """Add the two log-densities, but for what the first has in excess."""
     return wide + np.minimum(log_prob, wide + excess)
 
 
-def _threshold(scores, sample_weight, contamination):
+def _threshold(
+    scores: np.ndarray,
+    sample_weight: np.ndarray,
+    contamination: float | Literal["auto"],
+) -> float:
     """Score that the share of outliers lies below."""
-    share = contamination
+    share: Any = contamination
     if contamination == "auto":
         share = _share_of_outliers(scores, sample_weight)
     (last,) = weighted_quantile(scores, sample_weight, [share])
@@ -416,14 +436,14 @@ def _threshold(scores, sample_weight, contamination):
     return float(threshold)
 
 
-def _tail_scale(scores, sample_weight, share):
+def _tail_scale(scores: np.ndarray, sample_weight: np.ndarray, share: float) -> float:
     """Scale of the exponential tail of all scores above that share, in nats."""
     levels = share + (1 - share) * np.array([TAIL_BEGIN, 0.5])
     begin, median = weighted_quantile(scores, sample_weight, levels)
     return (median - begin) / np.log(0.5 / TAIL_BEGIN)
 
 
-def _share_of_outliers(scores, sample_weight):
+def _share_of_outliers(scores: np.ndarray, sample_weight: np.ndarray) -> float:
     """Share of the rows beyond an exponential tail."""
     beyond, share = 0.0, ASSUMED_CONTAMINATION
     for _ in range(MAX_ROUNDS):  # outliers found so far do not shape the tail

@@ -1,6 +1,8 @@
 """Checks of parameters that need the data, or more than one parameter."""
 
+from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from sklearn import config_context
@@ -19,7 +21,7 @@ __all__ = [
 ]
 
 
-def check_weights(sample_weight, X, n_positive=2):
+def check_weights(sample_weight: Any, X: Any, n_positive: int = 2) -> np.ndarray:
     """Weights over a power of two, which is exact, so that no sum overflows."""
     sample_weight = _check_sample_weight(
         sample_weight, X, dtype=np.float64, ensure_non_negative=True
@@ -36,7 +38,14 @@ def check_weights(sample_weight, X, n_positive=2):
     return sample_weight
 
 
-def check_model(estimator, settings, n_components, n_samples, n_features, largest=None):
+def check_model(
+    estimator: Any,
+    settings: Any,
+    n_components: int,
+    n_samples: int,
+    n_features: int,
+    largest: int | None = None,
+) -> None:
     """Check an estimator's parameters against the size of the data.
 
     Parameters
@@ -66,7 +75,9 @@ def check_model(estimator, settings, n_components, n_samples, n_features, larges
     _check_memory(settings, n_flows, n_samples, n_features)
 
 
-def check_warm_start(module, settings, n_components, n_features):
+def check_warm_start(
+    module: Any, settings: Any, n_components: int | None, n_features: int
+) -> None:
     """Check that a fitted module can be trained further with these settings."""
     groups = module.groups
     if n_components not in (None, groups.n_groups):
@@ -96,7 +107,7 @@ def check_warm_start(module, settings, n_components, n_features):
         )
 
 
-def _check_memory(settings, n_flows, n_samples, n_features):
+def _check_memory(settings: Any, n_flows: int, n_samples: int, n_features: int) -> None:
     """Refuse a model that cannot fit in memory, before it is built."""
     n_layers = settings.n_transforms
     if n_layers:
@@ -120,11 +131,11 @@ def _check_memory(settings, n_flows, n_samples, n_features):
     )
 
 
-def _n_connections(widths):
+def _n_connections(widths: Sequence[int]) -> int:
     return sum(a * b for a, b in pairwise(widths))
 
 
-def check_start(name, value, shape):
+def check_start(name: str, value: Any, shape: tuple[int | None, ...]) -> np.ndarray:
     """Return a given start as an array of floats; None in a shape is any length."""
     described = str(tuple("n_components" if n is None else n for n in shape))
     described = described.replace("'", "")
@@ -148,7 +159,7 @@ def check_start(name, value, shape):
     return array
 
 
-def check_responsibilities(value, shape):
+def check_responsibilities(value: Any, shape: tuple[int | None, ...]) -> np.ndarray:
     """Return given responsibilities as an array of floats."""
     shares = check_start("init_params", value, shape)
     if (shares < 0).any() or not np.allclose(shares.sum(1), 1, atol=1e-4):

@@ -1,5 +1,7 @@
 """`save` and `load`: an estimator as one file, without pickle."""
 
+import os
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -45,7 +47,7 @@ OBJECTS: dict[str, Any] = {**ESTIMATORS, **PLAIN_OBJECTS}
 MAX_LAYERS = 10_000
 
 
-def _to_plain(value) -> tuple[str, Any] | None:
+def _to_plain(value: Any) -> tuple[str, Any] | None:
     """See `skflowmix.files.write_file`."""
     name = type(value).__name__
     if OBJECTS.get(name) is type(value):
@@ -62,7 +64,7 @@ def _to_plain(value) -> tuple[str, Any] | None:
     return None
 
 
-def _from_plain(name: str, content) -> Any:
+def _from_plain(name: str, content: Any) -> Any:
     """See `skflowmix.files.read_file`."""
     if name == "Shrinkage":
         return Shrinkage(*content)
@@ -82,7 +84,7 @@ def _from_plain(name: str, content) -> Any:
     return instance
 
 
-def _generator_state(state):
+def _generator_state(state: Any) -> tuple[str, np.ndarray, int, int, float]:
     """Check the state of a generator, which NumPy takes as it is."""
     name, key, position, has_gauss, gauss = state
     if (
@@ -96,7 +98,7 @@ def _generator_state(state):
     return name, key, int(position), has_gauss, float(gauss)
 
 
-def _state(value) -> dict[str, Any]:
+def _state(value: object) -> dict[str, Any]:
     """Attributes of an object, without its callbacks and routing of metadata."""
     return {
         name: own
@@ -105,7 +107,7 @@ def _state(value) -> dict[str, Any]:
     }
 
 
-def _module(spec, arrays) -> MixtureModule:
+def _module(spec: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> MixtureModule:
     """Make a module no larger than the arrays that were read for it."""
     components = spec["components"]
     n_values = sum(array.size for array in arrays.values())
@@ -130,7 +132,10 @@ def _module(spec, arrays) -> MixtureModule:
     return MixtureModule.from_spec(spec, arrays)
 
 
-def save(model, path) -> None:
+def save(
+    model: FlowMixture | FlowMixtureClassifier | FlowMixtureOutlierDetector,
+    path: str | os.PathLike[str],
+) -> None:
     """Write an estimator, fitted or not, to one file.
 
     The file is in the safetensors format: arrays, and a JSON header with parameters and
@@ -178,7 +183,7 @@ def save(model, path) -> None:
     write_file(path, "model", model, _to_plain, name)
 
 
-def load(path):
+def load(path: str | os.PathLike[str]) -> Any:
     """Read an estimator that `save` wrote.
 
     Parameters

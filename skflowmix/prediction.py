@@ -1,7 +1,9 @@
 """What a fitted mixture answers: densities, responsibilities, samples."""
 
 import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,7 +36,7 @@ OF_CALLBACKS = ("_callback", "_skl")
 
 
 @contextmanager
-def all_or_none(estimator):
+def all_or_none(estimator: Any) -> Iterator[None]:
     """Leave an estimator as it was where its fit fails, whatever the reason."""
     before = dict(vars(estimator))
     try:
@@ -53,16 +55,21 @@ def all_or_none(estimator):
 class FittedMethods(BaseEstimator):
     """Methods of an estimator with a fitted `module_` and `_standardizer`."""
 
-    def _check_rows(self, X):
+    def _check_rows(self, X: Any) -> Any:
         check_is_fitted(self)
         return check_rows(self, X, dtype=[np.float64, np.float32], fitted=True)
 
     @property
-    def _log_scale(self):
+    def _log_scale(self) -> float:
         """Log-Jacobian of the standardisation, to subtract from log-densities."""
         return self._standardizer.log_scale
 
-    def _evaluate(self, X, question, of_others=-np.inf):
+    def _evaluate(
+        self,
+        X: np.ndarray,
+        question: Callable[..., Any],
+        of_others: float | np.ndarray = -np.inf,
+    ) -> np.ndarray:
         """Ask the module about checked rows, standardised, in the dtype of X.
 
         Rows that are not finite, which scikit-learn's `assume_finite` lets through, get
@@ -74,7 +81,7 @@ class FittedMethods(BaseEstimator):
         return answers
 
     @in_kind
-    def component_log_prob(self, X):
+    def component_log_prob(self, X: Any) -> Any:
         """Log-density of every component at every row.
 
         Parameters
@@ -91,7 +98,7 @@ class FittedMethods(BaseEstimator):
         return self._evaluate(X, MixtureModule.group_log_prob) - self._log_scale
 
     @in_kind
-    def score_samples(self, X):
+    def score_samples(self, X: Any) -> Any:
         """Log-likelihood of every row.
 
         Parameters
@@ -108,7 +115,7 @@ class FittedMethods(BaseEstimator):
         X = self._check_rows(X)
         return self._evaluate(X, MixtureModule.log_prob) - self._log_scale
 
-    def score(self, X, y=None, sample_weight=None):
+    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
         """Mean log-likelihood of the rows.
 
         Parameters
@@ -131,7 +138,7 @@ class FittedMethods(BaseEstimator):
         return float(np.average(log_prob[kept], weights=sample_weight[kept]))
 
     @in_kind
-    def elbo(self, X):
+    def elbo(self, X: Any) -> Any:
         """Evidence lower bound of every row.
 
         Parameters
@@ -148,7 +155,7 @@ class FittedMethods(BaseEstimator):
         return self._evaluate(X, MixtureModule.elbo) - self._log_scale
 
     @in_kind
-    def predict_proba(self, X):
+    def predict_proba(self, X: Any) -> Any:
         """Exact responsibilities p(z=k|x).
 
         Parameters
@@ -166,7 +173,7 @@ class FittedMethods(BaseEstimator):
         return self._evaluate(X, MixtureModule.group_responsibilities, self.weights_)
 
     @in_kind
-    def posterior_proba(self, X):
+    def posterior_proba(self, X: Any) -> Any:
         """Amortised posterior q(z=k|x): one small network, no flow.
 
         Parameters
@@ -183,7 +190,7 @@ class FittedMethods(BaseEstimator):
         return self._evaluate(X, MixtureModule.group_posterior_proba, self.weights_)
 
     @in_kind
-    def predict(self, X):
+    def predict(self, X: Any) -> Any:
         """Most probable component of every row.
 
         Parameters
@@ -199,7 +206,13 @@ class FittedMethods(BaseEstimator):
         X = self._check_rows(X)
         return self._evaluate(X, MixtureModule.predict, int(self.weights_.argmax()))
 
-    def sample(self, n_samples=1, *, component=None, random_state=None):
+    def sample(
+        self,
+        n_samples: int = 1,
+        *,
+        component: int | None = None,
+        random_state: int | np.random.RandomState | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Draw rows from the fitted density.
 
         Parameters
@@ -241,7 +254,12 @@ class FittedMethods(BaseEstimator):
         rows, flows = self._sample(n_samples, flows, random_state)
         return rows, self.flow_components_[flows]
 
-    def _sample(self, n_samples, flows, random_state):
+    def _sample(
+        self,
+        n_samples: int,
+        flows: np.ndarray | None,
+        random_state: Any,
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Draw from some flows in the proportion of their weights, or from all."""
         check_is_fitted(self)
         if type(n_samples) is bool or not (
@@ -274,14 +292,14 @@ class FittedMethods(BaseEstimator):
                 rows[part] = model.sample(component, generator).cpu().numpy()
         return self._standardizer.inverse_transform(rows), labels
 
-    def _n_parameters(self):
+    def _n_parameters(self) -> int:
         """Free parameters of the density; q(z|x) does not count."""
         n_components, n_features = self.module_.n_components, self.n_features_in_
         of_flows = self.module_.components.n_flow_parameters
         of_gaussians = n_components * (n_features + n_features * (n_features + 1) // 2)
         return of_flows + of_gaussians + n_components - 1
 
-    def _warn_of_criterion(self, name):
+    def _warn_of_criterion(self, name: str) -> None:
         check_is_fitted(self)
         if self.module_.components.n_flow_parameters:
             warnings.warn(
@@ -290,7 +308,7 @@ class FittedMethods(BaseEstimator):
                 stacklevel=3,
             )
 
-    def bic(self, X):
+    def bic(self, X: Any) -> float:
         """Bayesian information criterion; the lower, the better.
 
         Every weight of the networks counts as a parameter, thousands a component,
@@ -317,7 +335,7 @@ class FittedMethods(BaseEstimator):
         log_prob = to_numpy(self.score_samples(X))
         return float(-2 * log_prob.sum() + self._n_parameters() * np.log(len(log_prob)))
 
-    def aic(self, X):
+    def aic(self, X: Any) -> float:
         """Akaike information criterion; the lower, the better.
 
         Parameters
@@ -339,13 +357,13 @@ class FittedMethods(BaseEstimator):
         return float(-2 * self.score_samples(X).sum() + 2 * self._n_parameters())
 
     @property
-    def precisions_(self):
+    def precisions_(self) -> np.ndarray:
         """Inverses of `covariances_`: (n_components_, n_features, n_features)."""
         factors = self.precisions_cholesky_
         return factors @ factors.transpose(0, 2, 1)
 
     @property
-    def precisions_cholesky_(self):
+    def precisions_cholesky_(self) -> np.ndarray:
         """Upper triangular factors U of the precisions, each U times its transpose.
 
         As `sklearn.mixture.GaussianMixture` has them with full covariances.
@@ -361,13 +379,13 @@ class FittedMethods(BaseEstimator):
         factors = [solve_triangular(own, identity, lower=True).T for own in lower]
         return np.stack(factors) / scale[:, None]
 
-    def __sklearn_is_fitted__(self):
+    def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "module_")
 
-    def __getstate__(self):
+    def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_skflowmix_version": __version__}
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: dict[str, Any]) -> None:
         version = state.pop("_skflowmix_version", None)
         if version not in (None, __version__):
             warnings.warn(

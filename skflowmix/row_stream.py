@@ -20,7 +20,7 @@ LARGEST_ROWS, LARGEST_VALUES = 500_000, 100_000_000
 RUN = 16
 
 
-def is_on_disk(X) -> bool:
+def is_on_disk(X: Any) -> bool:
     """Tell whether a table is to be read piece by piece.
 
     Parameters
@@ -38,7 +38,7 @@ def is_on_disk(X) -> bool:
     return is_other or isinstance(X, np.memmap)
 
 
-def is_too_large(shape) -> bool:
+def is_too_large(shape: tuple[int, int]) -> bool:
     """Tell whether an array in memory is to be read piece by piece all the same."""
     n_rows, n_columns = shape
     is_large = n_rows > LARGEST_ROWS or n_rows * n_columns > LARGEST_VALUES
@@ -95,7 +95,7 @@ class RowStream:
         """Return the rows from one number up to another, in float32 or float64."""
         return self._checked(self.X[start:stop], f"{start} to {stop - 1}")
 
-    def weights(self, index) -> np.ndarray:
+    def weights(self, index: slice | np.ndarray) -> np.ndarray:
         """Return the weights of some rows, by slice or numbers."""
         if self.sample_weight is None:
             n = index.stop - index.start if isinstance(index, slice) else len(index)
@@ -127,7 +127,7 @@ class RowStream:
         counts = self.weights(numbers) > 0
         return numbers[counts], rows[counts]
 
-    def _checked(self, rows, which: str) -> np.ndarray:
+    def _checked(self, rows: Any, which: str) -> np.ndarray:
         rows = np.asarray(rows)
         if rows.dtype not in (np.float32, np.float64):
             rows = rows.astype(np.float64)

@@ -4,6 +4,8 @@ Each is a callable of estimator, rows and labels: give it as `scoring` to
 `GridSearchCV`, `cross_val_score` and the like.
 """
 
+from typing import Any
+
 import numpy as np
 from sklearn.base import clone
 from sklearn.metrics import adjusted_rand_score, roc_auc_score
@@ -19,7 +21,7 @@ __all__ = [
 ROWS_PER_VALUE = 2.0
 
 
-def outliers_in(y, name):
+def outliers_in(y: Any, name: str) -> np.ndarray:
     """Tell which marks are those of outliers.
 
     Parameters
@@ -51,7 +53,7 @@ def outliers_in(y, name):
     )
 
 
-def outlier_auc_scorer(estimator, X, y):
+def outlier_auc_scorer(estimator: Any, X: Any, y: Any) -> float:
     """Area under the ROC curve of outliers by `score_samples`.
 
     Parameters
@@ -90,7 +92,7 @@ def outlier_auc_scorer(estimator, X, y):
     return float(roc_auc_score(is_outlier, -np.asarray(estimator.score_samples(X))))
 
 
-def log_likelihood_scorer(estimator, X, y=None):
+def log_likelihood_scorer(estimator: Any, X: Any, y: Any = None) -> float:
     """Mean log-likelihood of rows, dequantized where values repeat.
 
     The density of a value that repeats has no bound: models would be compared by their
@@ -137,7 +139,7 @@ def log_likelihood_scorer(estimator, X, y=None):
     return float(np.mean(np.asarray(estimator.score_samples(rows))))
 
 
-def _like(table, rows):
+def _like(table: Any, rows: np.ndarray) -> Any:
     """Put rows under the names of a table's columns, of pandas or polars."""
     columns = list(table.columns)
     if hasattr(table, "to_pandas"):
@@ -145,7 +147,7 @@ def _like(table, rows):
     return type(table)(rows, columns=columns)
 
 
-def adjusted_rand_scorer(estimator, X, y):
+def adjusted_rand_scorer(estimator: Any, X: Any, y: Any) -> float:
     """Return the adjusted Rand index of the clusters that a clone finds in these rows.
 
     Parameters

@@ -2,6 +2,8 @@
 
 import re
 import warnings
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from sklearn import config_context, get_config
@@ -58,7 +60,9 @@ UNUSUAL = 2.0
 MIN_DISTINCT, MIN_ROWS = 3, 8
 
 
-def check_rows(estimator, X, y="no_validation", *, dtype, fitted):
+def check_rows(
+    estimator: Any, X: Any, y: Any = "no_validation", *, dtype: Any, fitted: bool
+) -> Any:
     """Validate rows as scikit-learn does, and say which columns are to blame.
 
     Parameters
@@ -122,7 +126,7 @@ def check_rows(estimator, X, y="no_validation", *, dtype, fitted):
         raise ValueError("\n".join(lines)) from error
 
 
-def _columns_without_numbers(X):
+def _columns_without_numbers(X: Any) -> list[str]:
     """Names or numbers of the columns of a table that hold no numbers."""
     if hasattr(X, "columns"):
         names = [repr(str(name)) for name in X.columns]
@@ -140,7 +144,7 @@ def _columns_without_numbers(X):
     ]
 
 
-def _are_numbers(column):
+def _are_numbers(column: Any) -> bool:
     values = np.asarray(column)
     if values.dtype.kind in "mM":
         return False
@@ -151,7 +155,7 @@ def _are_numbers(column):
     return True
 
 
-def column_of_labels(y):
+def column_of_labels(y: Any) -> Any:
     """Return labels as an array in which missing ones (NaN, None, NA) are -1.
 
     Parameters
@@ -186,13 +190,13 @@ def column_of_labels(y):
     return as_numbers if is_numeric else values
 
 
-def _is_missing(value):
+def _is_missing(value: Any) -> bool:
     if value is None or type(value).__name__ in ("NAType", "NaTType"):
         return True
     return isinstance(value, (float, np.floating)) and value != value
 
 
-def is_unlabelled(y):
+def is_unlabelled(y: Any) -> np.ndarray:
     """Tell which rows have no label.
 
     Parameters
@@ -223,7 +227,7 @@ def is_unlabelled(y):
     return np.asarray(y == UNLABELLED, dtype=bool)
 
 
-def rows_not_finite(X):
+def rows_not_finite(X: np.ndarray) -> np.ndarray:
     """Find rows that hold NaN or infinity.
 
     Parameters
@@ -241,7 +245,9 @@ def rows_not_finite(X):
     return suspects[~np.isfinite(X[suspects]).all(axis=1)]
 
 
-def find_codes(X, sample_weight):
+def find_codes(
+    X: np.ndarray, sample_weight: np.ndarray
+) -> dict[int, list[tuple[float, float]]]:
     """Values that may stand for missing ones: frequent, and far from all others.
 
     Parameters
@@ -265,7 +271,7 @@ def find_codes(X, sample_weight):
     {0: [(-999.0, 0.03)]}
     """
     total = sample_weight.sum()
-    merged = None
+    merged: Any = None
     codes: dict[int, list[tuple[float, float]]] = {}
     if total < MIN_TABLE * sample_weight.min():
         return codes
@@ -293,14 +299,19 @@ def find_codes(X, sample_weight):
     return codes
 
 
-def _repeats(merged, j, value, share):
+def _repeats(
+    merged: tuple[np.ndarray, np.ndarray, np.ndarray],
+    j: int,
+    value: float,
+    share: float,
+) -> bool:
     rows, weights, _ = merged
-    n_distinct = np.count_nonzero(rows[:, j] == value)
+    n_distinct: Any = np.count_nonzero(rows[:, j] == value)
     n_rows = share * weights.sum() / np.median(weights)
     return n_distinct >= MIN_DISTINCT or n_rows >= MIN_ROWS * (1 - 1e-9)
 
 
-def _far_ends(values, factor):
+def _far_ends(values: np.ndarray, factor: float) -> tuple[np.ndarray, np.ndarray]:
     """Of ascending distinct values, those far below and those far above the others."""
     # Halved, the difference of two finite numbers cannot overflow.
     halved = values * np.float64(0.5)
@@ -313,7 +324,7 @@ def _far_ends(values, factor):
     return values[:n_low], values[len(values) - n_high :]
 
 
-def _n_far_below(values, factor):
+def _n_far_below(values: np.ndarray, factor: float) -> int:
     with np.errstate(over="ignore"):
         for n_codes in range(MAX_CODES, 0, -1):
             others = values[n_codes:]
@@ -325,7 +336,7 @@ def _n_far_below(values, factor):
     return 0
 
 
-def _few_far(values, factor):
+def _few_far(values: np.ndarray, factor: float) -> tuple[int, int]:
     """How many of a few values are far below, and above, at least as many others."""
     with np.errstate(over="ignore"):
         for n_codes in range(len(values) // 2, 0, -1):
@@ -340,7 +351,7 @@ def _few_far(values, factor):
     return 0, 0
 
 
-def warn_of_codes(estimator, X, sample_weight):
+def warn_of_codes(estimator: Any, X: np.ndarray, sample_weight: np.ndarray) -> None:
     """Warn, in the name of the caller of `fit`, of what `find_codes` finds.
 
     Parameters
@@ -370,7 +381,7 @@ def warn_of_codes(estimator, X, sample_weight):
     )
 
 
-def _refuse_masked(estimator, X):
+def _refuse_masked(estimator: Any, X: Any) -> None:
     if isinstance(X, list | tuple) and any(
         isinstance(row, np.ma.MaskedArray) for row in X
     ):
@@ -387,7 +398,7 @@ def _refuse_masked(estimator, X):
         )
 
 
-def _in_columns(estimator, entries):
+def _in_columns(estimator: Any, entries: np.ndarray) -> str:
     """Columns with any of the entries (N, D), and how many they hold."""
     names, counts = _column_names(estimator, entries.shape[1]), entries.sum(axis=0)
     columns = [
@@ -397,7 +408,7 @@ def _in_columns(estimator, entries):
     return f"column{'s' if len(columns) > 1 else ''} {_listed(columns, ', ')}"
 
 
-def _column_names(estimator, n_columns):
+def _column_names(estimator: Any, n_columns: int) -> list[str]:
     """Names of a table's columns, quoted, or else their numbers."""
     names = getattr(estimator, "feature_names_in_", ())
     if len(names) == n_columns:
@@ -405,7 +416,7 @@ def _column_names(estimator, n_columns):
     return [str(j) for j in range(n_columns)]
 
 
-def _listed(parts, separator):
+def _listed(parts: Sequence[str], separator: str) -> str:
     more = len(parts) - MAX_NAMED
     if more > 0:
         parts = [*parts[:MAX_NAMED], f"and {more} more"]

@@ -1,6 +1,7 @@
 """What displays share: matplotlib when it is needed, axes, colours, rows to draw."""
 
 import copy
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -64,7 +65,7 @@ def pyplot() -> Any:
     return plt
 
 
-def one_axes(ax, figsize=(6.4, 4.8)):
+def one_axes(ax: Any, figsize: tuple[float, float] = (6.4, 4.8)) -> Any:
     """Return the axes to draw on, new ones where none are given."""
     if ax is None:
         _, ax = pyplot().subplots(figsize=figsize, layout="constrained")
@@ -73,7 +74,9 @@ def one_axes(ax, figsize=(6.4, 4.8)):
     return ax
 
 
-def several_axes(ax, n_rows, n_columns, figsize, **options):
+def several_axes(
+    ax: Any, n_rows: int, n_columns: int, figsize: tuple[float, float], **options: Any
+) -> np.ndarray:
     """Return an array of axes, (n_rows, n_columns), in the place of `ax` if given.
 
     `options` are those of a `matplotlib.gridspec.GridSpec`. The axes in whose place
@@ -100,7 +103,7 @@ def several_axes(ax, n_rows, n_columns, figsize, **options):
     )
 
 
-def check_kind(display, estimator, kinds):
+def check_kind(display: type, estimator: Any, kinds: tuple[type, ...]) -> None:
     """Refuse estimators that a display cannot draw, and those that are not fitted.
 
     Parameters
@@ -123,12 +126,12 @@ def check_kind(display, estimator, kinds):
     check_is_fitted(estimator)
 
 
-def mixture_of(estimator):
+def mixture_of(estimator: Any) -> Any:
     """Return the fitted `FlowMixture` of an estimator: itself, or its `mixture_`."""
     return getattr(estimator, "mixture_", estimator)
 
 
-def column_names(estimator):
+def column_names(estimator: Any) -> list[str]:
     """Return the names of the columns that an estimator was fitted to."""
     names = getattr(estimator, "feature_names_in_", None)
     if names is None:
@@ -136,14 +139,14 @@ def column_names(estimator):
     return [str(name) for name in names]
 
 
-def without_names(estimator):
+def without_names(estimator: Any) -> Any:
     """Return a shallow copy that takes arrays without a warning about names."""
     nameless = copy.copy(estimator)
     vars(nameless).pop("feature_names_in_", None)
     return nameless
 
 
-def rows_to_draw(rows, n_drawn=DRAWN_ROWS):
+def rows_to_draw(rows: Any, n_drawn: int = DRAWN_ROWS) -> np.ndarray:
     """Return the numbers of at most so many rows, always the same ones."""
     n_rows = len(to_numpy(rows))
     if n_rows <= n_drawn:
@@ -152,7 +155,7 @@ def rows_to_draw(rows, n_drawn=DRAWN_ROWS):
     return np.sort(chosen)
 
 
-def limits_of(values) -> tuple[float, float]:
+def limits_of(values: np.ndarray) -> tuple[float, float]:
     """Return where an axis begins and ends, so that few far values do not rule it."""
     low, high = np.quantile(values, RANGE)
     room = (high - low) / 2
@@ -163,12 +166,14 @@ def limits_of(values) -> tuple[float, float]:
     return float(low - margin), float(high + margin)
 
 
-def color_of(number):
+def color_of(number: int) -> str:
     """Return the colour of a component; the ninth has that of the first again."""
     return PALETTE[number % len(PALETTE)]
 
 
-def number_components(ax, places):
+def number_components(
+    ax: Any, places: Mapping[int, Sequence[float] | np.ndarray]
+) -> None:
     """Write the numbers of components where they are, if a legend would be too long.
 
     Parameters
@@ -194,7 +199,13 @@ def number_components(ax, places):
         )
 
 
-def name_components(ax, names, place, corner, with_rows=False):
+def name_components(
+    ax: Any,
+    names: Sequence[str],
+    place: str,
+    corner: tuple[float, float],
+    with_rows: bool = False,
+) -> None:
     """List the colours of components right of the axes, unless they are too many."""
     from matplotlib.lines import Line2D
 

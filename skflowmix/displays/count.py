@@ -1,5 +1,7 @@
 """`ComponentCountDisplay`: how the number of components was found."""
 
+from typing import Any, Self
+
 from skflowmix.displays.canvas import GREY, check_kind, color_of, one_axes, pyplot
 from skflowmix.estimator import FlowMixture
 
@@ -37,11 +39,11 @@ class ComponentCountDisplay:
     'clusters'
     """
 
-    def __init__(self, *, path):
+    def __init__(self, *, path: list[dict[str, Any]]):
         self.path = path
 
     @classmethod
-    def from_estimator(cls, estimator, *, ax=None):
+    def from_estimator(cls, estimator: FlowMixture, *, ax: Any = None) -> Self:
         """Draw how a fitted estimator found its number of components.
 
         Parameters
@@ -70,7 +72,7 @@ class ComponentCountDisplay:
         path = getattr(estimator, "n_components_path_", [])
         return cls(path=path).plot(ax=ax)
 
-    def plot(self, ax=None):
+    def plot(self, ax: Any = None) -> Self:
         """Draw it.
 
         Parameters

@@ -1,7 +1,9 @@
 """`DensityDisplay` and `SamplesDisplay`: a fitted density, its regions, its samples."""
 
 import textwrap
+from collections.abc import Sequence
 from numbers import Integral
+from typing import Any, Self
 
 import numpy as np
 from sklearn.utils import check_scalar
@@ -113,16 +115,16 @@ class DensityDisplay:
     def __init__(
         self,
         *,
-        rows,
-        row_components,
-        samples,
-        sample_components,
-        component_names,
-        columns,
-        grid=None,
-        log_density=None,
-        grid_components=None,
-        levels=None,
+        rows: np.ndarray,
+        row_components: np.ndarray,
+        samples: np.ndarray,
+        sample_components: np.ndarray,
+        component_names: list[str],
+        columns: list[str],
+        grid: tuple[np.ndarray, ...] | None = None,
+        log_density: np.ndarray | None = None,
+        grid_components: np.ndarray | None = None,
+        levels: np.ndarray | None = None,
     ):
         self.rows = rows
         self.row_components = row_components
@@ -130,23 +132,23 @@ class DensityDisplay:
         self.sample_components = sample_components
         self.component_names = component_names
         self.columns = columns
-        self.grid = grid
-        self.log_density = log_density
-        self.grid_components = grid_components
-        self.levels = levels
+        self.grid: Any = grid
+        self.log_density: Any = log_density
+        self.grid_components: Any = grid_components
+        self.levels: Any = levels
 
     @classmethod
     def from_estimator(
         cls,
-        estimator,
-        X,
+        estimator: FlowMixture | FlowMixtureClassifier,
+        X: Any,
         *,
-        columns=None,
-        grid_resolution=150,
-        n_samples=1000,
-        random_state=0,
-        ax=None,
-    ):
+        columns: Sequence[int | str] | None = None,
+        grid_resolution: int = 150,
+        n_samples: int = 1000,
+        random_state: int | np.random.RandomState | None = 0,
+        ax: Any = None,
+    ) -> Self:
         """Draw the density of a fitted estimator.
 
         Parameters
@@ -207,7 +209,7 @@ class DensityDisplay:
                 data["levels"] = np.quantile(scores, 1 - np.array(SHARES))
         return cls(**data).plot(ax=ax)
 
-    def plot(self, ax=None):
+    def plot(self, ax: Any = None) -> Self:
         """Draw it.
 
         Parameters
@@ -233,7 +235,7 @@ class DensityDisplay:
             self._plot_map(self.ax_)
         return self
 
-    def _plot_map(self, ax):
+    def _plot_map(self, ax: Any) -> None:
         """Two columns: shades and contours of regions, rows, numbers of components."""
         from matplotlib.colors import to_rgb
         from matplotlib.patches import Patch
@@ -285,7 +287,7 @@ class DensityDisplay:
         )
         name_components(ax, self.component_names, "lower left", (1.0, 0.0))
 
-    def _plot_curve(self, ax):
+    def _plot_curve(self, ax: Any) -> None:
         """One column: a histogram, curves of the density and of its components."""
         low, high = limits_of(np.r_[self.rows, self.samples])
         edges = np.linspace(low, high, N_BARS + 1)
@@ -317,7 +319,7 @@ class DensityDisplay:
         ax.set_ylabel("density")
         ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
 
-    def _plot_pairs(self, ax):
+    def _plot_pairs(self, ax: Any) -> None:
         """All pairs: rows below the diagonal, samples above it."""
         n_columns = len(self.columns)
         side = 1.2 + 1.7 * n_columns
@@ -403,7 +405,13 @@ class SamplesDisplay:
     """
 
     def __init__(
-        self, *, samples, sample_components, component_names, columns, rows=None
+        self,
+        *,
+        samples: np.ndarray,
+        sample_components: np.ndarray,
+        component_names: list[str],
+        columns: list[str],
+        rows: np.ndarray | None = None,
     ):
         self.samples = samples
         self.sample_components = sample_components
@@ -414,14 +422,14 @@ class SamplesDisplay:
     @classmethod
     def from_estimator(
         cls,
-        estimator,
-        X=None,
+        estimator: FlowMixture | FlowMixtureClassifier,
+        X: Any = None,
         *,
-        columns=(0, 1),
-        n_samples=1000,
-        random_state=0,
-        ax=None,
-    ):
+        columns: Sequence[int | str] = (0, 1),
+        n_samples: int = 1000,
+        random_state: int | np.random.RandomState | None = 0,
+        ax: Any = None,
+    ) -> Self:
         """Draw samples of a fitted estimator.
 
         Parameters
@@ -461,7 +469,7 @@ class SamplesDisplay:
         del data["row_components"], data["chosen"]
         return cls(**data).plot(ax=ax)
 
-    def plot(self, ax=None):
+    def plot(self, ax: Any = None) -> Self:
         """Draw them.
 
         Parameters
@@ -501,7 +509,13 @@ class SamplesDisplay:
         return self
 
 
-def _draw(estimator, X, columns, n_samples, random_state):
+def _draw(
+    estimator: FlowMixture | FlowMixtureClassifier,
+    X: Any,
+    columns: Sequence[int | str] | None,
+    n_samples: int,
+    random_state: int | np.random.RandomState | None,
+) -> dict[str, Any]:
     """Return rows and samples of some columns, with the numbers of these, `chosen`."""
     names = column_names(estimator)
     chosen = _column_numbers(columns, names)
@@ -524,11 +538,11 @@ def _draw(estimator, X, columns, n_samples, random_state):
     }
 
 
-def _without_tails(samples):
+def _without_tails(samples: np.ndarray) -> np.ndarray:
     return np.clip(samples, *np.quantile(samples, TAILS, axis=0))
 
 
-def _column_numbers(columns, names):
+def _column_numbers(columns: Any, names: list[str]) -> list[int]:
     """Return columns, given by number or name, as numbers."""
     if columns is None:
         return list(range(min(len(names), DEFAULT_COLUMNS)))
@@ -552,24 +566,30 @@ def _column_numbers(columns, names):
     return numbers
 
 
-def _component_names(estimator):
+def _component_names(estimator: FlowMixture | FlowMixtureClassifier) -> list[str]:
     classes = getattr(estimator, "classes_", None)
     if classes is None:
         return [f"component {k}" for k in range(estimator.n_components_)]
     return [f"class {name}" for name in classes]
 
 
-def _numbered(estimator, labels):
+def _numbered(
+    estimator: FlowMixture | FlowMixtureClassifier, labels: np.ndarray
+) -> np.ndarray:
     """Return labels of a classifier as their places in `classes_`."""
     classes = getattr(estimator, "classes_", None)
     return labels if classes is None else np.searchsorted(classes, labels)
 
 
-def _most_probable(estimator, rows):
+def _most_probable(
+    estimator: FlowMixture | FlowMixtureClassifier, rows: np.ndarray
+) -> np.ndarray:
     return _numbered(estimator, without_names(estimator).predict(rows))
 
 
-def _log_joint(estimator, rows):
+def _log_joint(
+    estimator: FlowMixture | FlowMixtureClassifier, rows: np.ndarray
+) -> np.ndarray:
     """Log p(x, component) or log p(x, class)."""
     nameless = without_names(estimator)
     if isinstance(estimator, FlowMixtureClassifier):
@@ -577,7 +597,9 @@ def _log_joint(estimator, rows):
     return nameless.component_log_prob(rows) + np.log(estimator.weights_)
 
 
-def _places(samples, drawn_from, n_components):
+def _places(
+    samples: np.ndarray, drawn_from: np.ndarray, n_components: int
+) -> dict[int, np.ndarray]:
     """Return the sample of each component that is nearest to their medians."""
     places = {}
     for k in range(n_components):
@@ -588,7 +610,9 @@ def _places(samples, drawn_from, n_components):
     return places
 
 
-def _scatter(ax, points, numbers, size=5):
+def _scatter(
+    ax: Any, points: np.ndarray, numbers: np.ndarray, size: float = 5
+) -> list[Any]:
     """Draw points in the colours of their components; return one artist of each."""
     return [
         ax.scatter(

@@ -1,6 +1,7 @@
 """`AnomalyScoreDisplay` and `ReliabilityDisplay`: scores beside what is true."""
 
 from numbers import Integral
+from typing import Any, Self
 
 import numpy as np
 from sklearn.utils import check_scalar
@@ -65,12 +66,22 @@ class AnomalyScoreDisplay:
     ['training rows', 'new rows']
     """
 
-    def __init__(self, *, scores, threshold=None):
+    def __init__(
+        self, *, scores: dict[str, np.ndarray], threshold: float | None = None
+    ):
         self.scores = scores
         self.threshold = threshold
 
     @classmethod
-    def from_estimator(cls, estimator, X, X_new=None, *, y_new=None, ax=None):
+    def from_estimator(
+        cls,
+        estimator: FlowMixtureOutlierDetector | FlowMixture | FlowMixtureClassifier,
+        X: Any,
+        X_new: Any = None,
+        *,
+        y_new: Any = None,
+        ax: Any = None,
+    ) -> Self:
         """Draw the scores that a fitted estimator gives to rows.
 
         Parameters
@@ -123,7 +134,7 @@ class AnomalyScoreDisplay:
         threshold = getattr(estimator, "offset_", None)
         return cls(scores=scores, threshold=threshold).plot(ax=ax)
 
-    def plot(self, ax=None):
+    def plot(self, ax: Any = None) -> Self:
         """Draw them.
 
         Parameters
@@ -214,13 +225,23 @@ class ReliabilityDisplay:
     (2,)
     """
 
-    def __init__(self, *, confidence, right, n_bins=10):
+    def __init__(
+        self, *, confidence: dict[str, np.ndarray], right: np.ndarray, n_bins: int = 10
+    ):
         self.confidence = confidence
         self.right = right
         self.n_bins = n_bins
 
     @classmethod
-    def from_estimator(cls, estimator, X, y, *, n_bins=10, ax=None):
+    def from_estimator(
+        cls,
+        estimator: FlowMixtureClassifier,
+        X: Any,
+        y: Any,
+        *,
+        n_bins: int = 10,
+        ax: Any = None,
+    ) -> Self:
         """Draw the reliability of a fitted classifier.
 
         Parameters
@@ -275,7 +296,7 @@ class ReliabilityDisplay:
             n_bins=int(n_bins),
         ).plot(ax=ax)
 
-    def plot(self, ax=None):
+    def plot(self, ax: Any = None) -> Self:
         """Draw it.
 
         Parameters
@@ -323,7 +344,7 @@ class ReliabilityDisplay:
         return self
 
 
-def _reliability(sure, right, n_bins):
+def _reliability(sure: np.ndarray, right: np.ndarray, n_bins: int) -> np.ndarray:
     """Mean probability, share right and its standard error, in bins of equal size."""
     order = np.argsort(sure, kind="stable")
     bins = np.array_split(order, min(n_bins, len(order)))

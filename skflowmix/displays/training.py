@@ -1,5 +1,7 @@
 """`TrainingHistoryDisplay` and `ResponsibilityDisplay`: how a fit went, how q does."""
 
+from typing import Any, Self
+
 import numpy as np
 
 from skflowmix.array_api import to_numpy
@@ -64,11 +66,16 @@ class TrainingHistoryDisplay:
     (3,)
     """
 
-    def __init__(self, *, history):
+    def __init__(self, *, history: list[dict[str, Any]]):
         self.history = history
 
     @classmethod
-    def from_estimator(cls, estimator, *, ax=None):
+    def from_estimator(
+        cls,
+        estimator: FlowMixture | FlowMixtureClassifier | FlowMixtureOutlierDetector,
+        *,
+        ax: Any = None,
+    ) -> Self:
         """Draw the history of a fitted estimator.
 
         Parameters
@@ -97,7 +104,7 @@ class TrainingHistoryDisplay:
         pyplot()
         return cls(history=mixture_of(estimator).history_).plot(ax=ax)
 
-    def plot(self, ax=None):
+    def plot(self, ax: Any = None) -> Self:
         """Draw it.
 
         Parameters
@@ -130,7 +137,7 @@ class TrainingHistoryDisplay:
         self._mark_phases()
         return self
 
-    def _mark_phases(self):
+    def _mark_phases(self) -> None:
         """Part the phases by lines, and name them on top."""
         phases = [record["phase"] for record in self.history]
         starts = [n for n in range(len(phases)) if n == 0 or phases[n] != phases[n - 1]]
@@ -187,13 +194,13 @@ class ResponsibilityDisplay:
     'exact p(z|x)'
     """
 
-    def __init__(self, *, responsibilities, q, gap):
+    def __init__(self, *, responsibilities: np.ndarray, q: np.ndarray, gap: float):
         self.responsibilities = responsibilities
         self.q = q
         self.gap = gap
 
     @classmethod
-    def from_estimator(cls, estimator, X, *, ax=None):
+    def from_estimator(cls, estimator: FlowMixture, X: Any, *, ax: Any = None) -> Self:
         """Draw responsibilities of rows by a fitted estimator.
 
         Parameters
@@ -230,7 +237,7 @@ class ResponsibilityDisplay:
             gap=float(np.mean(gap)),
         ).plot(ax=ax)
 
-    def plot(self, ax=None):
+    def plot(self, ax: Any = None) -> Self:
         """Draw it.
 
         Parameters

@@ -2,14 +2,14 @@
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from skflowmix.model.flows import FlowFamily, FlowStack
+from skflowmix.model.flows import FlowBackward, FlowFamily, FlowStack
 from skflowmix.model.in_ball import TINY, InBall
 from skflowmix.model.nn import Recorded
 from skflowmix.model.pairs import SPARSE_SHARE, AllPairs, Support
@@ -29,25 +29,36 @@ WIDE = 500
 FEW_ROWS = 32
 
 
-def _no_backward(grad, grad_log, needs_input):
+# Gradients of the rows, if asked for, and of all parameters, given those of the
+# log-densities.
+Backward = Callable[[Tensor], tuple[Tensor | None, ...]]
+
+
+def _no_backward(
+    grad: Tensor, grad_log: Tensor, needs_input: bool
+) -> tuple[Tensor | None, list[Tensor]]:
     """Backward of no transforms."""
     return grad, []
 
 
-def _record_joined(stack, z, parameters, keeps):
+def _record_joined(
+    stack: FlowStack, z: Tensor, parameters: Sequence[Sequence[Tensor]], keeps: bool
+) -> tuple[Tensor, list[Tensor], FlowBackward]:
     """Map z (K, D, N) by the one flow of a stack, for which all rows are its own."""
     if not parameters:
         return z, [], _no_backward
 
-    def joined(parts):
+    def joined(parts: Tensor) -> Tensor:
         return parts.transpose(0, 1).flatten(1).unsqueeze(0)
 
-    def parted(whole):
+    def parted(whole: Tensor) -> Tensor:
         return whole.squeeze(0).unflatten(1, (len(z), -1)).transpose(0, 1)
 
     flat, log_slopes, flat_backward = stack.record(joined(z), parameters, keeps)
 
-    def backward(grad, grad_log, needs_input):
+    def backward(
+        grad: Any, grad_log: Tensor, needs_input: bool
+    ) -> tuple[Tensor | None, list[Tensor]]:
         grad, own = flat_backward(joined(grad), joined(grad_log), needs_input)
         return None if grad is None else parted(grad).contiguous(), own
 
@@ -319,7 +330,7 @@ class FlowComponents(nn.Module):
         }
         return groups
 
-    def _ball(self, index=slice(None)) -> Ball:
+    def _ball(self, index: Tensor | slice = slice(None)) -> Ball:
         """Return the balls of components, for (K, 1, N) or (K, N, 1) radii."""
         return Ball(self.n_features, self.radii[index, None, None])
 
@@ -337,13 +348,21 @@ class FlowComponents(nn.Module):
         parameters = [stack.recorded_parameters for stack in self.flows()]
         needs_input, keeps = x.requires_grad, torch.is_grad_enabled()
 
-        def record(x, *_parameters):
+        def record(x: Tensor, *_parameters: Tensor) -> tuple[Tensor, Backward]:
             return self._record(x, pairs, parameters, needs_input, keeps, trains)
 
         flat = (p for of_stack in parameters for own in of_stack for p in own)
         return Recorded.apply(record, x, *flat)[0]
 
-    def _record(self, x, pairs, parameters, needs_input, keeps, trains):
+    def _record(
+        self,
+        x: Tensor,
+        pairs: Support | AllPairs,
+        parameters: Sequence[Sequence[Sequence[Tensor]]],
+        needs_input: bool,
+        keeps: bool,
+        trains: bool,
+    ) -> tuple[Tensor, Backward]:
         of_common, of_inner, of_outer, of_shared = parameters
         scales = self.scales.unsqueeze(2)
         points = pairs.spread(x.T.contiguous())
@@ -353,7 +372,8 @@ class FlowComponents(nn.Module):
             white, self.unwhitening, self.base, self._ball() if self.base else None
         )
         has_inner = bool(of_common or of_inner)
-        common_backward = inner_backward = _no_backward
+        common_backward: FlowBackward = _no_backward
+        inner_backward: FlowBackward = _no_backward
         log_slopes: list[Tensor] = []
         if has_inner:
             scaled = ball.scaled(centred)
@@ -377,7 +397,7 @@ class FlowComponents(nn.Module):
         log_density, base_backward = ball.log_prob(z, log_slopes, trains)
         log_prob = log_density.squeeze(1).add_(self.log_constant.unsqueeze(1))
 
-        def backward(grad):
+        def backward(grad: Any) -> tuple[Tensor | None, ...]:
             grad_log = grad.unsqueeze(1)
             grad, grad_log, on_radius = base_backward(grad_log)
             grad, on_shared = shared_backward(grad, grad_log, True)

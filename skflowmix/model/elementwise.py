@@ -3,7 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 import torch
 from torch import Tensor
@@ -80,7 +80,7 @@ class AutogradMap(ABC):
         with torch.enable_grad():
             outputs = self.forward(*inputs)
 
-        def backward(grad_value: Tensor, grad_log: Tensor):
+        def backward(grad_value: Tensor, grad_log: Tensor) -> tuple[Tensor, Tensor]:
             on_x, on_parameters = torch.autograd.grad(
                 outputs,
                 inputs,
@@ -95,7 +95,7 @@ class AutogradMap(ABC):
         return value.detach(), log_slope.detach(), backward
 
 
-def _no_backward(grad_value, grad_log):
+def _no_backward(grad_value: Tensor, grad_log: Tensor) -> NoReturn:
     raise RuntimeError("Nothing is recorded in inference mode.")
 
 
@@ -133,7 +133,7 @@ class Affine:
         log_slope = raw / denominator
         slope = log_slope.exp()
 
-        def backward(grad_value: Tensor, grad_log: Tensor):
+        def backward(grad_value: Tensor, grad_log: Tensor) -> tuple[Tensor, Tensor]:
             on_x = grad_value * slope
             on_raw = torch.addcmul(grad_log, on_x, x)
             on_raw.div_(denominator).div_(denominator)
@@ -188,7 +188,7 @@ class RationalQuadraticSpline:
         acts = inside.to(flat)
         value, log_slope = segment.forward(flat)
 
-        def backward(grad_value: Tensor, grad_log: Tensor):
+        def backward(grad_value: Tensor, grad_log: Tensor) -> tuple[Tensor, Tensor]:
             grad_value = grad_value.reshape(flat.shape)
             grad_log = grad_log.expand(x.shape).reshape(flat.shape)
             on_x, on_raw = segment.backward(grad_value * acts, grad_log * acts)

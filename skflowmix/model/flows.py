@@ -4,7 +4,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from itertools import chain
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +37,8 @@ FlowBackward = Callable[[Tensor, Tensor, bool], tuple[Tensor | None, list[Tensor
 # The columns as a layer works on them: (K, D, N) in one piece or in two.
 Parts = tuple[Tensor, ...]
 LayerBackward = Callable[[Parts, Tensor, bool], tuple[Parts, list[Tensor]]]
+
+_T = TypeVar("_T")
 
 _hardtanh_backward = torch.ops.aten.hardtanh_backward.default
 
@@ -134,7 +136,9 @@ def _record(
         del layer_backward
     (z,) = _regroup(parts, former, None)
 
-    def backward(grad, grad_log, needs_input):
+    def backward(
+        grad: Tensor, grad_log: Tensor, needs_input: bool
+    ) -> tuple[Tensor | None, list[Tensor]]:
         gradients: list[Tensor] = []
         parts: Parts = (grad,)
         later: _Layer | None = None
@@ -155,11 +159,13 @@ def _evaluate(layers: Sequence[_Layer], x: Tensor) -> tuple[Tensor, Tensor]:
     needs_input, keeps = x.requires_grad, torch.is_grad_enabled()
     parameters = [layer.conditioner.recorded_parameters for layer in layers]
 
-    def record(x, *_parameters):
+    def record(
+        x: Tensor, *_parameters: Tensor
+    ) -> tuple[Tensor, Tensor, Callable[[Tensor, Tensor], tuple[Tensor | None, ...]]]:
         columns = x.transpose(1, 2).contiguous()
         z, log_slopes, backward = _record(layers, columns, parameters, keeps)
 
-        def by_hand(grad_z, grad_log_det):
+        def by_hand(grad_z: Tensor, grad_log_det: Tensor) -> tuple[Tensor | None, ...]:
             on_x, gradients = backward(
                 grad_z.transpose(1, 2).contiguous(),
                 grad_log_det.unsqueeze(1).contiguous(),
@@ -236,7 +242,9 @@ class Coupling(_Layer):
             generator=generator,
         )
 
-    def record(self, parts, parameters):
+    def record(
+        self, parts: Parts, parameters: Sequence[Tensor]
+    ) -> tuple[Parts, Tensor, LayerBackward]:
         """See `_Layer`."""
         changed, given = self._in_order(*parts)
         bounded = _clamp(given)
@@ -244,7 +252,9 @@ class Coupling(_Layer):
         maps = self._per_column(outputs)
         value, log_slope, map_backward = self.elementwise.record(changed, maps)
 
-        def backward(on_parts: Parts, grad_log: Tensor, needs_input: bool):
+        def backward(
+            on_parts: Parts, grad_log: Tensor, needs_input: bool
+        ) -> tuple[Parts, list[Tensor]]:
             on_changed, on_given = self._in_order(*on_parts)
             on_changed, on_maps = map_backward(on_changed, grad_log)
             on_bounded, on_parameters = conditioner_backward(
@@ -277,7 +287,7 @@ class Coupling(_Layer):
         x = torch.cat(parts, 1)
         return x.index_select(1, self.places) if self.in_pieces else x
 
-    def _in_order(self, changed, given):
+    def _in_order(self, changed: _T, given: _T) -> tuple[_T, _T]:
         """Put the halves in their order, or take them out of it."""
         return (changed, given) if self.changed_first else (given, changed)
 
@@ -328,7 +338,9 @@ class Autoregressive(_Layer):
             generator=generator,
         )
 
-    def record(self, parts, parameters):
+    def record(
+        self, parts: Parts, parameters: Sequence[Tensor]
+    ) -> tuple[Parts, Tensor, LayerBackward]:
         """See `_Layer`."""
         (x,) = parts
         bounded = _clamp(x)
@@ -336,7 +348,9 @@ class Autoregressive(_Layer):
         maps = self._per_column(outputs)
         value, log_slope, map_backward = self.elementwise.record(x, maps)
 
-        def backward(on_parts: Parts, grad_log: Tensor, needs_input: bool):
+        def backward(
+            on_parts: Parts, grad_log: Tensor, needs_input: bool
+        ) -> tuple[Parts, list[Tensor]]:
             on_x, on_maps = map_backward(on_parts[0], grad_log)
             on_bounded, on_parameters = conditioner_backward(
                 on_maps.flatten(1, 2), needs_input
@@ -370,7 +384,7 @@ class Autoregressive(_Layer):
         for bias in biases[:-1]:
             activations.append(z.new_zeros(n_components, bias.shape[1], n_rows))
 
-        def outputs_of(layer, units):
+        def outputs_of(layer: int, units: slice) -> Tensor:
             bias, weight = biases[layer][:, units], weights[layer][:, units]
             return torch.baddbmm(bias, weight, activations[layer])
 

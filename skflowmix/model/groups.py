@@ -1,5 +1,8 @@
 """Which group each flow belongs to: components and classes of several flows."""
 
+from collections.abc import Sequence
+from typing import Any, Self
+
 import numpy as np
 
 __all__ = ["Groups"]
@@ -24,29 +27,29 @@ class Groups:
     array([[0.5, 0.5]])
     """
 
-    def __init__(self, sizes):
+    def __init__(self, sizes: Sequence[int] | np.ndarray):
         self.sizes = np.asarray(sizes)
         self.n_groups, self.n_flows = len(self.sizes), int(self.sizes.sum())
         self.of_flow = np.repeat(np.arange(self.n_groups), self.sizes)
         self._first = np.concatenate([[0], np.cumsum(self.sizes)[:-1]])
 
     @classmethod
-    def singles(cls, n_flows):
+    def singles(cls, n_flows: int) -> Self:
         """Return the groups of one flow each."""
         return cls(np.ones(n_flows, dtype=int))
 
     @property
-    def are_single(self):
+    def are_single(self) -> bool:
         """Whether every group is one flow."""
         return self.n_groups == self.n_flows
 
-    def select(self, index):
+    def select(self, index: np.ndarray) -> "Groups":
         """Return the groups of some flows, in that order, each next to its own."""
         of_flow = self.of_flow[index]
         firsts = np.flatnonzero(np.diff(of_flow, prepend=-1))
         return Groups(np.diff(firsts, append=len(of_flow)))
 
-    def parts(self, values):
+    def parts(self, values: Any) -> list[Any]:
         """Split the last axis of an array or tensor into those of the groups."""
         ends = np.cumsum(self.sizes)
         return [
@@ -54,7 +57,7 @@ class Groups:
             for end, size in zip(ends, self.sizes, strict=True)
         ]
 
-    def allowed(self, known):
+    def allowed(self, known: np.ndarray) -> np.ndarray:
         """Tell which flows are possible for rows whose group may be known.
 
         Parameters
@@ -69,10 +72,10 @@ class Groups:
         """
         return (known < 0)[:, None] | (known[:, None] == self.of_flow)
 
-    def sum(self, values):
+    def sum(self, values: np.ndarray) -> np.ndarray:
         """Add up over the flows of each group: (n_samples, K) to (n_samples, G)."""
         return np.add.reduceat(values, self._first, axis=1)
 
-    def logsumexp(self, values):
+    def logsumexp(self, values: np.ndarray) -> np.ndarray:
         """Return the logarithm of the sum of exponentials over each group's flows."""
         return np.logaddexp.reduceat(values, self._first, axis=1)

@@ -1,6 +1,7 @@
 """Rows on their way through flows that act within a ball, with gradients by hand."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -58,7 +59,9 @@ class InBall:
         shift = torch.bmm(self.unwhitening, self.moved - self.white)
         return torch.where(self.inside, centred + shift, 0.0)
 
-    def log_prob(self, z: Tensor, log_slopes: list[Tensor], trains: bool):
+    def log_prob(
+        self, z: Tensor, log_slopes: list[Tensor], trains: bool
+    ) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]]:
         """Log-densities (K, 1, N) of images z, up to a constant, and their backward.
 
         The backward returns gradients of z, of the log-slopes, and of the radius of the
@@ -101,7 +104,7 @@ class InBall:
             least = torch.where(self.inside, -log_share.expm1(), 0.0)
             of_flows = torch.maximum(of_flows, least)
 
-        def backward(grad):
+        def backward(grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             within = grad * of_flows
             on_radius = (grad - within) * slope_of_base
             if not self.all_in_core:

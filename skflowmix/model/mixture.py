@@ -99,7 +99,7 @@ class MixtureModule(nn.Module):
         self,
         components: Components,
         posterior: PosteriorNet,
-        weights,
+        weights: np.ndarray,
         groups: Groups | None = None,
     ):
         super().__init__()
@@ -117,7 +117,7 @@ class MixtureModule(nn.Module):
         posterior_units: Sequence[int],
         generator: torch.Generator,
         groups: Groups | None = None,
-        **flows,
+        **flows: Any,
     ) -> "MixtureModule":
         """Make a mixture of flows that starts as a mixture of Gaussians.
 
@@ -199,14 +199,14 @@ class MixtureModule(nn.Module):
         state = self.state_dict()
         return {name: state[name].numpy(force=True).copy() for name in sorted(state)}
 
-    def __getstate__(self):
+    def __getstate__(self) -> dict[str, Any]:
         """Without torch: equal models have equal pickles."""
         return {"spec": self.spec(), "arrays": self.arrays()}
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(self.from_spec(state["spec"], state["arrays"]).__dict__)
 
-    def __deepcopy__(self, memo):
+    def __deepcopy__(self, memo: dict[int, Any]) -> "MixtureModule":
         """Copy what there is, of any dtype and on any device."""
         other = self.__class__.__new__(self.__class__)
         other.__dict__.update(copy.deepcopy(self.__dict__, memo))

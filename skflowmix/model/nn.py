@@ -1,7 +1,7 @@
 """Networks evaluated for all K components at once: K is the leading axis."""
 
 from collections.abc import Callable, Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -31,14 +31,16 @@ class Recorded(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, record, *inputs):
+    def forward(
+        ctx: Any, record: Callable[..., Any], *inputs: Tensor
+    ) -> tuple[Tensor, ...]:
         """Call `record` and keep its backward."""
         *outputs, ctx.by_hand = record(*inputs)
         return tuple(outputs)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, *gradients):
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of the inputs, none for `record`."""
         return None, *ctx.by_hand(*gradients)
 
@@ -174,11 +176,13 @@ class StackedMLP(nn.Module):
         """Map x of shape (K, N, n_inputs) to (K, N, n_outputs)."""
         needs_input = x.requires_grad
 
-        def record(x, *parameters):
+        def record(
+            x: Tensor, *parameters: Tensor
+        ) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor | None, ...]]]:
             columns = x.transpose(1, 2).contiguous()  # else the products are slow
             outputs, backward = self.record(columns, parameters)
 
-            def by_hand(grad):
+            def by_hand(grad: Tensor) -> tuple[Tensor | None, ...]:
                 on_x, on_parameters = backward(grad.transpose(1, 2), needs_input)
                 return None if on_x is None else on_x.transpose(1, 2), *on_parameters
 
@@ -218,7 +222,9 @@ class StackedMLP(nn.Module):
                 inputs.append(x.relu_())
             x = torch.baddbmm(parameters[2 * i].unsqueeze(2), weight, x)
 
-        def backward(grad: Tensor, needs_input: bool):
+        def backward(
+            grad: Tensor, needs_input: bool
+        ) -> tuple[Tensor | None, list[Tensor]]:
             gradients: list[Tensor] = []
             for i in range(len(weights) - 1, -1, -1):
                 on_weight = torch.bmm(grad, inputs[i].transpose(1, 2))

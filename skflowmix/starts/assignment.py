@@ -67,10 +67,10 @@ class Assignment:
             return np.ones((len(x), n_components))
         return self._posterior(x) if self.by_gaussians else self._nearest(x)
 
-    def _posterior(self, x):
+    def _posterior(self, x: np.ndarray) -> np.ndarray:
         return softmax(self.gaussians.log_joint(x), axis=1)
 
-    def _nearest(self, x):
+    def _nearest(self, x: np.ndarray) -> np.ndarray:
         rows = np.column_stack((x, np.ones(len(x)))).astype(np.float32)
         parts = range(0, max(len(x), 1), ROWS_AT_A_TIME)
         nearest = [

@@ -1,6 +1,7 @@
 """Class probabilities of densities: temperature and class shares, fitted to labels."""
 
 import math
+from typing import Self
 
 import numpy as np
 from scipy.optimize import minimize
@@ -34,11 +35,17 @@ class ClassProbabilities:
         Logarithms of the shares :math:`\pi_y`.
     """
 
-    def __init__(self, temperature, log_prior):
+    def __init__(self, temperature: float, log_prior: np.ndarray):
         self.temperature, self.log_prior = temperature, log_prior
 
     @classmethod
-    def fit(cls, log_prob, classes, weights, shares):
+    def fit(
+        cls,
+        log_prob: np.ndarray,
+        classes: np.ndarray,
+        weights: np.ndarray,
+        shares: np.ndarray,
+    ) -> Self:
         r"""Find what fits labels best.
 
         Minimises the log-loss, where a label counts as noise in one case of a thousand,
@@ -83,7 +90,7 @@ class ClassProbabilities:
         log_shares = np.log(shares)
         rows, n_classes = np.arange(len(classes)), len(shares)
 
-        def loss(parameters):
+        def loss(parameters: np.ndarray) -> tuple[float, np.ndarray]:
             log_temperature, biases = parameters[0], parameters[1:]
             tempered = log_prob * np.exp(-log_temperature)
             proba = softmax(tempered + log_shares + biases, axis=1)
@@ -105,7 +112,12 @@ class ClassProbabilities:
         return cls(float(np.exp(found[0])), log_softmax(log_shares + found[1:]))
 
 
-def calibration_temperature(log_prob, classes, weights, log_shares=0.0):
+def calibration_temperature(
+    log_prob: np.ndarray,
+    classes: np.ndarray,
+    weights: np.ndarray,
+    log_shares: np.ndarray | float = 0.0,
+) -> float:
     """Temperature of the densities at which class probabilities fit labels best.
 
     Parameters
@@ -121,14 +133,14 @@ def calibration_temperature(log_prob, classes, weights, log_shares=0.0):
         Above one where the densities are too sure of themselves.
     """
 
-    def loss(log_temperature):
+    def loss(log_temperature: float) -> float:
         logits = log_prob * np.exp(-log_temperature) + log_shares
         return 0.5 * log_temperature**2 + weights @ label_losses(logits, classes)
 
     return float(np.exp(min(LOG_TEMPERATURES, key=loss)))
 
 
-def label_losses(log_joint, classes):
+def label_losses(log_joint: np.ndarray, classes: np.ndarray) -> np.ndarray:
     """Log-loss of each label, where one in a thousand is wrong.
 
     Parameters
@@ -146,7 +158,7 @@ def label_losses(log_joint, classes):
     return -log_proba_with_noise(log_joint)[np.arange(len(classes)), classes]
 
 
-def log_proba_with_noise(log_joint):
+def log_proba_with_noise(log_joint: np.ndarray) -> np.ndarray:
     """Class probabilities, where one label in a thousand is any one.
 
     Parameters

@@ -1,7 +1,8 @@
 """How many clusters there are: groups between which the density has a valley."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -44,7 +45,12 @@ class CountedClusters(NamedTuple):
         return int(self.labels.max()) + 1
 
 
-def count_clusters(x, sample_weight, max_clusters, random_state) -> CountedClusters:
+def count_clusters(
+    x: np.ndarray,
+    sample_weight: np.ndarray,
+    max_clusters: int,
+    random_state: np.random.RandomState,
+) -> CountedClusters:
     """Find the clusters, and with them how many there are.
 
     Rows are divided at the valleys of their density, top down: of nearest-neighbour
@@ -76,7 +82,9 @@ def count_clusters(x, sample_weight, max_clusters, random_state) -> CountedClust
     for k in SCALES:
         state.divide(
             MIN_ROWS_PER_NEIGHBOR * k,
-            lambda rows, k=k: graph_modes(landmarks.distances[np.ix_(rows, rows)], k),
+            lambda rows, k=k: graph_modes(  # type: ignore[misc]
+                landmarks.distances[np.ix_(rows, rows)], k
+            ),
         )
     state.divide(
         2 * MIN_CLUSTER_ROWS,
@@ -93,13 +101,17 @@ def count_clusters(x, sample_weight, max_clusters, random_state) -> CountedClust
 class _Division:
     """Groups that are divided again and again."""
 
-    def __init__(self, n):
+    def __init__(self, n: int):
         self.n = n
         self.labels = np.zeros(n, dtype=int)
         self.valleys: list[Valley] = []
         self.passed_over: list[Valley] = []
 
-    def divide(self, min_rows, find):
+    def divide(
+        self,
+        min_rows: int,
+        find: Callable[[np.ndarray], tuple[np.ndarray, list[Valley]]],
+    ) -> None:
         """Divide each group of so many rows; `find` returns labels and valleys."""
         for group in range(self.labels.max() + 1):
             rows = np.flatnonzero(self.labels == group)
@@ -118,7 +130,9 @@ class _Division:
                 self.valleys.append(replace(valley, groups=(a, b)))
 
 
-def _limited(labels, valleys, max_clusters):
+def _limited(
+    labels: np.ndarray, valleys: list[Valley], max_clusters: int
+) -> tuple[np.ndarray, list[Valley]]:
     """Join groups at the shallowest valleys until they are few enough."""
     valleys = sorted(valleys, key=lambda v: (-v.density, v.share))
     n_joined = max(len(valleys) + 1 - max_clusters, 0)
@@ -128,13 +142,20 @@ def _limited(labels, valleys, max_clusters):
         owner[owner == b] = a
     number = np.unique(owner, return_inverse=True)[1]
     kept = [
-        replace(valley, groups=tuple(int(number[g]) for g in valley.groups))
+        replace(
+            valley,
+            groups=tuple(  # type: ignore[arg-type]
+                int(number[g]) for g in valley.groups
+            ),
+        )
         for valley in valleys[n_joined:]
     ]
     return number[labels], kept
 
 
-def path_of(counted, far_shares=()):
+def path_of(
+    counted: CountedClusters, far_shares: Sequence[float] = ()
+) -> list[dict[str, Any]]:
     """Record the merges by which all rows become one cluster, shallow valleys first.
 
     Parameters

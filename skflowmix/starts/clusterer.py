@@ -1,6 +1,7 @@
 """First partitions by a scikit-learn clusterer."""
 
 from numbers import Integral
+from typing import Any
 
 import numpy as np
 from sklearn.base import DensityMixin, clone
@@ -15,11 +16,16 @@ __all__ = ["MAX_MODEL_ROWS", "from_clusterer", "split_to", "weighted_rows"]
 MAX_MODEL_ROWS = 20_000
 
 
-def is_constant(sample_weight):
+def is_constant(sample_weight: np.ndarray) -> bool:
     return np.ptp(sample_weight) < 1e-9
 
 
-def weighted_rows(x, sample_weight, size, random_state):
+def weighted_rows(
+    x: np.ndarray,
+    sample_weight: np.ndarray,
+    size: int,
+    random_state: np.random.RandomState,
+) -> np.ndarray:
     """Rows whose plain count stands for their weight, for unweighted learners."""
     if is_constant(sample_weight):
         return x[draw_rows(sample_weight, size, random_state)]
@@ -28,7 +34,13 @@ def weighted_rows(x, sample_weight, size, random_state):
     return x[np.sort(drawn)]
 
 
-def from_clusterer(x, sample_weight, n_components, clusterer, random_state):
+def from_clusterer(
+    x: np.ndarray,
+    sample_weight: np.ndarray,
+    n_components: int | None,
+    clusterer: Any,
+    random_state: np.random.RandomState,
+) -> np.ndarray:
     """Partition rows by a clone of a clusterer, which sees only these.
 
     Parameters
@@ -93,7 +105,7 @@ def from_clusterer(x, sample_weight, n_components, clusterer, random_state):
     return one_hot(split_to(labels, x, n_components, random_state), n_components)
 
 
-def _check_labels(labels, n_rows):
+def _check_labels(labels: Any, n_rows: int) -> np.ndarray:
     """Cluster numbers as integers; a clusterer may return anything."""
     labels = np.asarray(labels)
     wrong = None
@@ -111,7 +123,12 @@ def _check_labels(labels, n_rows):
     return labels.astype(np.intp)
 
 
-def split_to(labels, x, n_components, random_state):
+def split_to(
+    labels: np.ndarray,
+    x: np.ndarray,
+    n_components: int,
+    random_state: np.random.RandomState,
+) -> np.ndarray:
     """Split the largest clusters in two until there are `n_components`."""
     labels = np.unique(labels, return_inverse=True)[1]
     for new in range(labels.max() + 1, n_components):

@@ -48,7 +48,7 @@ class Valley:
         return self.density < self.limit
 
 
-def graph_modes(distances, k):
+def graph_modes(distances: np.ndarray, k: int) -> tuple[np.ndarray, list[Valley]]:
     """Divide rows into the modes of a density whose valleys are no accident.
 
     The density is that of the k nearest neighbours, its dimension that of the rows by
@@ -169,7 +169,7 @@ def graph_modes(distances, k):
     return places[labels], valleys + passed_over
 
 
-def _radius_halfway(distances, i, j, k):
+def _radius_halfway(distances: np.ndarray, i: int, j: int, k: int) -> float:
     """Distance to the k-th row from halfway between two."""
     ends = distances[[i, j]]
     ends[0, i] = ends[1, j] = 0.0
@@ -178,7 +178,7 @@ def _radius_halfway(distances, i, j, k):
     return np.sqrt(max(np.partition(squares, k - 1)[k - 1], 1e-24))
 
 
-def _find(parent, i):
+def _find(parent: list[int], i: int) -> int:
     while parent[i] != i:
         parent[i] = parent[parent[i]]
         i = parent[i]

@@ -1,5 +1,7 @@
 """The rows of a component, divided into parts, one for each of its flows."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from scipy.special import logsumexp, softmax
 from sklearn.cluster import KMeans
@@ -39,7 +41,12 @@ FEW_ROWS = 8
 REPEAT_NOISE, LARGEST_REPEAT_WIDTH = 0.8, 1.0
 
 
-def fit_parts(x, sample_weight, n_parts, random_state):
+def fit_parts(
+    x: np.ndarray,
+    sample_weight: np.ndarray,
+    n_parts: int,
+    random_state: np.random.RandomState,
+) -> Gaussians:
     """Fit a small Gaussian mixture to the rows of a component.
 
     Parameters
@@ -63,7 +70,14 @@ def fit_parts(x, sample_weight, n_parts, random_state):
     return _mixture(x, sample_weight, min(n_parts, len(x)), random_state)
 
 
-def best_parts(x, sample_weight, new, new_weight, reference, random_state):
+def best_parts(
+    x: np.ndarray,
+    sample_weight: np.ndarray,
+    new: np.ndarray,
+    new_weight: np.ndarray,
+    reference: np.ndarray,
+    random_state: np.random.RandomState,
+) -> Gaussians | None:
     """Find the number of parts that new rows prefer, if they prefer any.
 
     Parameters
@@ -91,7 +105,7 @@ def best_parts(x, sample_weight, new, new_weight, reference, random_state):
         return None
     x, sample_weight = _deciding_rows(x, sample_weight, random_state)
 
-    def gain(log_prob, other):
+    def gain(log_prob: np.ndarray, other: np.ndarray) -> tuple[float, float]:
         """Mean of bounded gains over other log-densities, and its standard error."""
         bound = LOSS_BOUND * n_columns
         gains = np.clip(log_prob - other, -bound, bound)
@@ -120,7 +134,9 @@ def best_parts(x, sample_weight, new, new_weight, reference, random_state):
     return tried[max(enough - 1, 1)] if enough else None
 
 
-def divide_rows(x, responsibilities, parts):
+def divide_rows(
+    x: np.ndarray, responsibilities: np.ndarray, parts: Sequence[Gaussians | None]
+) -> tuple[np.ndarray, list[int]]:
     """Divide the responsibilities of components among their parts.
 
     Parameters
@@ -150,7 +166,9 @@ def divide_rows(x, responsibilities, parts):
     return np.concatenate(columns, axis=1), [own.shape[1] for own in columns]
 
 
-def _deciding_rows(x, sample_weight, random_state):
+def _deciding_rows(
+    x: np.ndarray, sample_weight: np.ndarray, random_state: np.random.RandomState
+) -> tuple[np.ndarray, np.ndarray]:
     """Return some rows, values that repeat spread by noise, and their weights."""
     rows = draw_rows(sample_weight, MAX_ROWS, random_state)
     # Drawn by weight they already stand for it.
@@ -162,7 +180,12 @@ def _deciding_rows(x, sample_weight, random_state):
     return x, weight
 
 
-def _mixture(x, sample_weight, n_parts, random_state):
+def _mixture(
+    x: np.ndarray,
+    sample_weight: np.ndarray,
+    n_parts: int,
+    random_state: np.random.RandomState,
+) -> Gaussians:
     """Gaussians from k-means, by expectation maximisation."""
     shrinkage = Shrinkage(STRENGTH * x.shape[1], DIAGONALITY, 0.0, REG_COVAR)
     model = KMeans(n_parts, n_init=1, random_state=random_state)

@@ -16,7 +16,13 @@ MIN_SEPARATION = 3.0
 MAX_ROWS = 1500
 
 
-def far_groups(x, sample_weight, counts, far, random_state):
+def far_groups(
+    x: np.ndarray,
+    sample_weight: np.ndarray,
+    counts: np.ndarray,
+    far: np.ndarray,
+    random_state: np.random.RandomState,
+) -> np.ndarray:
     """Find groups among far rows, by single linkage.
 
     Parameters
@@ -61,7 +67,7 @@ def far_groups(x, sample_weight, counts, far, random_state):
     return groups
 
 
-def _separated(tree, to_bulk):
+def _separated(tree: np.ndarray, to_bulk: np.ndarray) -> np.ndarray:
     """Labels of the largest clusters of a linkage that are far from all other rows."""
     n = len(to_bulk)
     height = np.concatenate((np.zeros(n), tree[:, 2]))
@@ -83,7 +89,7 @@ def _separated(tree, to_bulk):
     return labels
 
 
-def _leaves(tree, node, n):
+def _leaves(tree: np.ndarray, node: int, n: int) -> list[int]:
     leaves, stack = [], [node]
     while stack:
         node = stack.pop()

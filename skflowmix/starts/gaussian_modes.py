@@ -1,6 +1,7 @@
 """Clusters that touch: modes of a mixture of Gaussians with one covariance."""
 
 import warnings
+from collections.abc import Iterator
 
 import numpy as np
 from scipy.linalg import solve_triangular
@@ -32,7 +33,12 @@ N_STEPS = 21
 N_PLACES = 65
 
 
-def gaussian_modes(x, weight, max_clusters, random_state):
+def gaussian_modes(
+    x: np.ndarray,
+    weight: np.ndarray,
+    max_clusters: int,
+    random_state: np.random.RandomState,
+) -> tuple[np.ndarray, list[Valley]]:
     """Divide rows into the modes of a mixture of Gaussians.
 
     The Gaussians have one covariance, in units of which there is a direction in which
@@ -74,7 +80,7 @@ def gaussian_modes(x, weight, max_clusters, random_state):
     return min(found, key=lambda labels_and_valleys: labels_and_valleys[0].max())
 
 
-def _modes(mixture, n_features):
+def _modes(mixture: "_Mixture", n_features: int) -> tuple[np.ndarray, list[Valley]]:
     """Do what `gaussian_modes` does, by one mixture."""
     sizes = np.bincount(mixture.owner, minlength=len(mixture.means))
     joined, cluster = (np.arange(len(mixture.means)) for _ in "ab")
@@ -107,7 +113,9 @@ class _Mixture:
     Fitted by EM, from labels of the rows.
     """
 
-    def __init__(self, x, weight, labels, n_gaussians):
+    def __init__(
+        self, x: np.ndarray, weight: np.ndarray, labels: np.ndarray, n_gaussians: int
+    ):
         n, n_features = x.shape
         total = (x * weight[:, None]).T @ x / weight.sum()
         ridge = REG_COVAR * max(np.trace(total) / n_features, 1e-12)
@@ -137,7 +145,7 @@ class _Mixture:
         n_parameters = n_gaussians * (n_features + 1)
         self.bic = -2.0 * likelihood * n + n_parameters * np.log(n)
 
-    def saddles(self):
+    def saddles(self) -> Iterator[tuple[int, int, float]]:
         """Pairs of Gaussians by which all hang together, the densest way first.
 
         Each with the density in its valley over that of the lower of both modes.
@@ -157,12 +165,12 @@ class _Mixture:
                 peak[one] = max(peak[one], peak[other])
                 group[group == other] = one
 
-    def _log_density(self, points):
+    def _log_density(self, points: np.ndarray) -> np.ndarray:
         """Up to a constant."""
         squares = np.sum((points[..., None, :] - self.means) ** 2, axis=-1)
         return logsumexp(np.log(self.shares) - 0.5 * squares, axis=-1)
 
-    def emptiness(self, a, b):
+    def emptiness(self, a: int, b: int) -> tuple[float, float]:
         """Count rows along the line through two means.
 
         Returns the number in the emptiest place between over that around the lower
@@ -189,7 +197,12 @@ class _Mixture:
         return float(n_rows[lowest] / mode), float(min(limit, MAX_DENSITY))
 
 
-def _mixtures(x, weight, max_gaussians, random_state):
+def _mixtures(
+    x: np.ndarray,
+    weight: np.ndarray,
+    max_gaussians: int,
+    random_state: np.random.RandomState,
+) -> list[_Mixture]:
     """Fit the mixture that BIC prefers, and those of a few more Gaussians.
 
     Too few Gaussians leave gaps along a bent cluster that more of them close.
@@ -215,7 +228,7 @@ def _mixtures(x, weight, max_gaussians, random_state):
     return mixtures[best:]
 
 
-def _flat_coordinates(rows, weight):
+def _flat_coordinates(rows: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """Coordinates of whitened rows, those of the lowest kurtosis first.
 
     Clusters differ in these, whatever the scales of the columns.

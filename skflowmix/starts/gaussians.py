@@ -1,6 +1,7 @@
 """The Gaussians that components start from: moments, shrunk as the data asks."""
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol, Self
 
 import numpy as np
 from scipy.linalg import lu_factor, lu_solve
@@ -69,6 +70,17 @@ LOSS_BOUND = 10.0
 SKEW_BOUND = 4.0
 
 
+class _Groups(Protocol):
+    """Which group each component belongs to, see `model.groups.Groups`."""
+
+    of_flow: np.ndarray
+
+    @property
+    def are_single(self) -> bool: ...
+
+    def sum(self, values: np.ndarray, /) -> np.ndarray: ...
+
+
 class Shrinkage(NamedTuple):
     """How covariances are shrunk, see `Gaussians.fit`."""
 
@@ -102,13 +114,13 @@ class Gaussians:
 
     def __init__(
         self,
-        weights,
-        means,
-        covariances,
-        axes=None,
-        shrinkage=None,
-        sample_variances=None,
-        reach=None,
+        weights: np.ndarray,
+        means: np.ndarray,
+        covariances: np.ndarray,
+        axes: np.ndarray | None = None,
+        shrinkage: Shrinkage | None = None,
+        sample_variances: np.ndarray | None = None,
+        reach: np.ndarray | None = None,
     ):
         self.weights = weights
         self.means = means
@@ -119,9 +131,9 @@ class Gaussians:
             sample_variances = np.diagonal(covariances, axis1=1, axis2=2)
         self.sample_variances = sample_variances
         self.reach = np.full(len(weights), np.inf) if reach is None else reach
-        self._are_flat = None
+        self._are_flat: bool | None = None
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: np.ndarray | slice) -> "Gaussians":
         """Return the Gaussians of some components."""
         return Gaussians(
             self.weights[index],
@@ -133,7 +145,7 @@ class Gaussians:
             self.reach[index],
         )
 
-    def of_groups(self, groups, weights):
+    def of_groups(self, groups: _Groups, weights: np.ndarray) -> "Gaussians":
         """Return the Gaussians with the moments of mixtures of these.
 
         Parameters
@@ -163,14 +175,14 @@ class Gaussians:
     @classmethod
     def fit(
         cls,
-        x,
-        sample_weight,
-        responsibilities,
-        reg_covar,
+        x: np.ndarray,
+        sample_weight: np.ndarray,
+        responsibilities: np.ndarray,
+        reg_covar: float,
         *,
-        least_strength=0.0,
-        turned=False,
-    ):
+        least_strength: float = 0.0,
+        turned: bool = False,
+    ) -> Self:
         r"""Weighted moments of each component's rows, covariances shrunk.
 
         .. math::
@@ -223,14 +235,14 @@ class Gaussians:
     @classmethod
     def fit_each(
         cls,
-        x,
-        sample_weight,
-        responsibilities,
-        reg_covar,
-        least_strengths,
+        x: np.ndarray,
+        sample_weight: np.ndarray,
+        responsibilities: np.ndarray,
+        reg_covar: float,
+        least_strengths: Sequence[float],
         *,
-        turned=False,
-    ):
+        turned: bool = False,
+    ) -> list[Self]:
         """`fit` for each of several least strengths, by one cross-validation.
 
         Parameters
@@ -259,7 +271,13 @@ class Gaussians:
         return fits
 
     @classmethod
-    def shrunk(cls, x, sample_weight, responsibilities, shrinkage):
+    def shrunk(
+        cls,
+        x: np.ndarray,
+        sample_weight: np.ndarray,
+        responsibilities: np.ndarray,
+        shrinkage: Shrinkage,
+    ) -> Self:
         """`fit` with a given shrinkage.
 
         Parameters
@@ -293,7 +311,9 @@ class Gaussians:
             sample_variances=np.where(variances > rounding, variances, 0.0),
         )
 
-    def refit(self, x, sample_weight, responsibilities):
+    def refit(
+        self, x: np.ndarray, sample_weight: np.ndarray, responsibilities: np.ndarray
+    ) -> Self:
         """Return the Gaussians of other rows, shrunk as much, with the same axes.
 
         Axes that these rows did not choose whiten the variances along them only.
@@ -308,11 +328,12 @@ class Gaussians:
         gaussians : Gaussians
             The fitted moments.
         """
+        assert self.shrinkage is not None
         other = self.shrunk(x, sample_weight, responsibilities, self.shrinkage)
         other.axes = self.axes
         return other
 
-    def measure_reach(self, x, responsibilities):
+    def measure_reach(self, x: np.ndarray, responsibilities: np.ndarray) -> None:
         """Find how far from their mean the rows of each component lie, as whitened.
 
         Parameters
@@ -328,7 +349,7 @@ class Gaussians:
             white = (x[owner == k] - self.means[k]) / scales[k] @ whitening[k].T
             self.reach[k] = np.linalg.norm(white, axis=1).max()
 
-    def log_joint(self, x):
+    def log_joint(self, x: np.ndarray) -> np.ndarray:
         """Log-densities of rows with each component, log p(k) + log N(x; k).
 
         Parameters
@@ -350,7 +371,7 @@ class Gaussians:
         log_joint += np.log(self.weights) - 0.5 * x.shape[1] * np.log(2 * np.pi)
         return log_joint
 
-    def are_flat(self):
+    def are_flat(self) -> bool:
         """Whether one has next to no variance in some direction, save `reg_covar`."""
         if self._are_flat is None:  # asked in every phase of a fit
             scales = self.scales()
@@ -360,20 +381,20 @@ class Gaussians:
             self._are_flat = not _are_positive_definite(rest)
         return self._are_flat
 
-    def are_positive_definite(self):
+    def are_positive_definite(self) -> bool:
         """Whether all covariances can be inverted."""
         return _are_positive_definite(self.covariances)
 
-    def are_small(self):
+    def are_small(self) -> bool:
         """Whether one is small beside the rows, whose columns have unit variance."""
         return self.scales().min() < SMALL
 
-    def need_float64(self):
+    def need_float64(self) -> bool:
         """Whether float32 cannot tell the rows of one from each other."""
         far = np.abs(self.means) > FARTHEST_MEAN * np.sqrt(self.sample_variances)
         return bool((far & (self.sample_variances > 0)).any())
 
-    def thickness(self):
+    def thickness(self) -> np.ndarray | None:
         """Return the standard deviations (K, D) that `reg_covar` has added.
 
         None where no component needs them: all vary in every direction.
@@ -383,14 +404,14 @@ class Gaussians:
         return np.sqrt(self._reg_covar) * self.scales()
 
     @property
-    def _reg_covar(self):
+    def _reg_covar(self) -> float:
         return 0.0 if self.shrinkage is None else self.shrinkage.reg_covar
 
-    def scales(self):
+    def scales(self) -> np.ndarray:
         """Return the columns' standard deviations (n_components, n_features)."""
         return np.sqrt(np.diagonal(self.covariances, axis1=1, axis2=2))
 
-    def whitening(self):
+    def whitening(self) -> np.ndarray:
         """Matrices W that whiten rows which `scales` has divided.
 
         They turn the components to their principal axes where these are known;
@@ -412,7 +433,7 @@ class Gaussians:
         return np.linalg.inv(np.linalg.cholesky(correlations))
 
 
-def least_strengths(n_rows, n_columns, n_components):
+def least_strengths(n_rows: int, n_columns: int, n_components: int) -> list[float]:
     """Least strengths of the shrinkage of Gaussians that flows may start from.
 
     Parameters
@@ -431,7 +452,7 @@ def least_strengths(n_rows, n_columns, n_components):
     return [LEAST_STRENGTH]
 
 
-def _are_positive_definite(matrices):
+def _are_positive_definite(matrices: np.ndarray) -> bool:
     """Tell by their factors, in a tenth of the time that eigenvalues take."""
     try:
         np.linalg.cholesky(matrices)
@@ -440,7 +461,9 @@ def _are_positive_definite(matrices):
     return True
 
 
-def _principal_axes(gaussians, x, shares):
+def _principal_axes(
+    gaussians: Gaussians, x: np.ndarray, shares: np.ndarray
+) -> np.ndarray:
     """Eigenvectors, the longest axis first, pointing where the rows are skewed to."""
     variances, vectors = np.linalg.eigh(gaussians.covariances)
     axes = vectors.transpose(0, 2, 1)[:, ::-1].copy()
@@ -452,17 +475,21 @@ def _principal_axes(gaussians, x, shares):
     return axes
 
 
-def component_weights(responsibilities, sample_weight):
+def component_weights(
+    responsibilities: np.ndarray, sample_weight: np.ndarray
+) -> np.ndarray:
     """Mixture weights of responsibilities (n, K): their weighted means."""
     return _weights(sample_weight @ responsibilities)
 
 
-def _weights(totals):
+def _weights(totals: np.ndarray) -> np.ndarray:
     weights = np.maximum(totals / totals.sum(), 1e-6)
     return weights / weights.sum()
 
 
-def _shares_of_components(sample_weight, responsibilities):
+def _shares_of_components(
+    sample_weight: np.ndarray, responsibilities: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Total weight of each component, and the rows' shares of it (n, K)."""
     shares = responsibilities * sample_weight[:, None]
     totals = shares.sum(0)
@@ -472,7 +499,9 @@ def _shares_of_components(sample_weight, responsibilities):
     return totals, shares
 
 
-def _moments(x, sample_weight, responsibilities):
+def _moments(
+    x: np.ndarray, sample_weight: np.ndarray, responsibilities: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     totals, shares = _shares_of_components(sample_weight, responsibilities)
     means = shares.T @ x
     covariances = np.empty((len(totals), x.shape[1], x.shape[1]))
@@ -495,7 +524,9 @@ def _shrink(totals, covariances, strength, diagonality, reg_covar):
     return shrunk
 
 
-def _added(reg_covar, shrunk, variances, pooled):
+def _added(
+    reg_covar: float, shrunk: np.ndarray, variances: np.ndarray, pooled: np.ndarray
+) -> np.ndarray:
     """Return what `reg_covar` adds to shrunk variances.
 
     In units of these; where a component's own variance is none, of the pooled one.
@@ -504,7 +535,7 @@ def _added(reg_covar, shrunk, variances, pooled):
     return reg_covar * np.where(unit > ROUNDING**2, unit, 1.0)
 
 
-def _sizes(totals, variances, pooled):
+def _sizes(totals: np.ndarray, variances: np.ndarray, pooled: np.ndarray) -> np.ndarray:
     """Mean ratios of variances (K, D) to pooled ones, as if some rows had ratio 1."""
     varies = pooled > ROUNDING**2
     if not varies.any():
@@ -513,7 +544,9 @@ def _sizes(totals, variances, pooled):
     return np.maximum(ratios, ROUNDING**2) ** (totals / (totals + ROWS_OF_POOLED_SIZE))
 
 
-def _blend(responsibilities, sample_weight, share):
+def _blend(
+    responsibilities: np.ndarray, sample_weight: np.ndarray, share: float
+) -> np.ndarray:
     """Give every row that share of all components, by their weights."""
     overall = np.average(responsibilities, axis=0, weights=sample_weight)
     return (1 - share) * responsibilities + share * overall
@@ -559,7 +592,13 @@ def _choose_shrinkages(x, sample_weight, responsibilities, reg_covar, leasts):
     return chosen
 
 
-def cross_validated_scores(x, sample_weight, responsibilities, grid, reg_covar):
+def cross_validated_scores(
+    x: np.ndarray,
+    sample_weight: np.ndarray,
+    responsibilities: np.ndarray,
+    grid: Sequence[tuple[float, float]],
+    reg_covar: float,
+) -> np.ndarray:
     """Mean log-densities of rows under Gaussians with moments of the others.
 
     Parameters
@@ -582,7 +621,9 @@ def cross_validated_scores(x, sample_weight, responsibilities, grid, reg_covar):
     return bounded_means(log_prob, sample_weight, x.shape[1])
 
 
-def bounded_means(log_prob, sample_weight, n_columns):
+def bounded_means(
+    log_prob: np.ndarray, sample_weight: np.ndarray, n_columns: int
+) -> np.ndarray:
     """Mean log-densities, of which no row decides.
 
     Parameters
@@ -604,13 +645,13 @@ def bounded_means(log_prob, sample_weight, n_columns):
     return np.maximum(log_prob, floor) @ sample_weight / sample_weight.sum()
 
 
-def _whole_rows(n_rows):
+def _whole_rows(n_rows: int) -> np.ndarray:
     """Share of each row that each fold holds out (N_FOLDS, n): every fifth row."""
     folds = np.arange(N_FOLDS)[:, None]
     return (np.arange(n_rows) % N_FOLDS == folds).astype(float)
 
 
-def _parts_of_rows(sample_weight):
+def _parts_of_rows(sample_weight: np.ndarray) -> np.ndarray:
     """Shares as `_whole_rows` gives them, save for rows that stand for many others.
 
     Where the table would be another one without such a row, it has a part in each fold,

@@ -1,5 +1,7 @@
 """Tree linkage that resists outliers."""
 
+from typing import Protocol, SupportsIndex
+
 import numpy as np
 
 __all__ = ["linkage_labels", "spanning_tree"]
@@ -7,7 +9,15 @@ __all__ = ["linkage_labels", "spanning_tree"]
 GINI_THRESHOLD = 0.3
 
 
-def spanning_tree(distances):
+class _Distances(Protocol):
+    """Distances between all rows, those of one at a time."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, row: SupportsIndex, /) -> np.ndarray: ...
+
+
+def spanning_tree(distances: _Distances) -> tuple[np.ndarray, np.ndarray]:
     """Find a minimum spanning tree by Prim's algorithm.
 
     Parameters
@@ -46,17 +56,17 @@ def spanning_tree(distances):
 class _ClusterSizes:
     """The sizes of clusters that merge, with their Gini index kept up to date."""
 
-    def __init__(self, n):
+    def __init__(self, n: int):
         self.n = n
         self.n_clusters = n
         self.counts = {1: n}
         self.sum_of_differences = 0
 
     @property
-    def gini(self):
+    def gini(self) -> float:
         return self.sum_of_differences / (max(self.n_clusters - 1, 1) * self.n)
 
-    def merge(self, a, b):
+    def merge(self, a: int, b: int) -> None:
         for size in (a, b):
             self.counts[size] -= 1
             if not self.counts[size]:
@@ -66,11 +76,11 @@ class _ClusterSizes:
         self.counts[a + b] = self.counts.get(a + b, 0) + 1
         self.n_clusters -= 1
 
-    def _differences_to(self, size):
+    def _differences_to(self, size: int) -> int:
         return sum(count * abs(s - size) for s, count in self.counts.items())
 
 
-def linkage_labels(distances, n_components):
+def linkage_labels(distances: np.ndarray, n_components: int) -> np.ndarray:
     """Single linkage that must merge a smallest cluster when sizes grow unequal.
 
     Parameters
@@ -97,7 +107,7 @@ def linkage_labels(distances, n_components):
     size = [1] * n
     sizes = _ClusterSizes(n)
 
-    def find(i):
+    def find(i: int) -> int:
         while parent[i] != i:
             parent[i] = parent[parent[i]]
             i = parent[i]

@@ -2,7 +2,7 @@
 
 import numpy as np
 from joblib import parallel_config
-from scipy.sparse import csr_array, diags_array
+from scipy.sparse import csr_array, dia_array, diags_array
 from scipy.spatial.distance import pdist, squareform
 from sklearn.neighbors import NearestNeighbors
 
@@ -29,7 +29,9 @@ ROWS_PARTITIONED = 256
 MAX_SEARCHED_ROWS = 10_000
 
 
-def draw_rows(sample_weight, size, random_state):
+def draw_rows(
+    sample_weight: np.ndarray, size: int, random_state: np.random.RandomState
+) -> np.ndarray:
     """Draw the indices of at most `size` different rows, heavy ones more likely."""
     n = len(sample_weight)
     if n <= size:
@@ -39,7 +41,7 @@ def draw_rows(sample_weight, size, random_state):
     return np.sort(np.argpartition(races, size)[:size])
 
 
-def nearest(x, queries, k):
+def nearest(x: np.ndarray, queries: np.ndarray | None, k: int) -> np.ndarray:
     """Find the rows of `x` nearest to each query: indices (m, k).
 
     Without queries, the rows nearest to each row, itself left out.
@@ -51,7 +53,7 @@ def nearest(x, queries, k):
         return index.fit(x).kneighbors(queries, return_distance=False)
 
 
-def nearest_others(x, k):
+def nearest_others(x: np.ndarray, k: int) -> np.ndarray:
     """Find every row's nearest other rows.
 
     Parameters
@@ -75,7 +77,7 @@ def nearest_others(x, k):
     return neighbors
 
 
-def one_hot(labels, n_components):
+def one_hot(labels: np.ndarray, n_components: int) -> np.ndarray:
     """Turn labels into responsibilities (n, K)."""
     responsibilities = np.zeros((len(labels), n_components))
     responsibilities[np.arange(len(labels)), labels] = 1.0
@@ -85,7 +87,12 @@ def one_hot(labels, n_components):
 class Landmarks:
     """The rows that graphs and linkages see, and the way back to all rows."""
 
-    def __init__(self, x, sample_weight, random_state):
+    def __init__(
+        self,
+        x: np.ndarray,
+        sample_weight: np.ndarray,
+        random_state: np.random.RandomState,
+    ):
         self.all_rows, self.all_weights = x, sample_weight
         self.index = draw_rows(sample_weight, MAX_GRAPH_ROWS, random_state)
         self.n = len(self.index)
@@ -105,9 +112,9 @@ class Landmarks:
         order = np.argsort(lengths, axis=1, kind="stable")
         self.neighbors = np.take_along_axis(near, order, axis=1)
         self.neighbor_distances = np.take_along_axis(lengths, order, axis=1)
-        self._voters = None
+        self._voters: np.ndarray | None = None
 
-    def spread(self, labels, n_components):
+    def spread(self, labels: np.ndarray, n_components: int) -> np.ndarray:
         """Carry labels of the landmarks to all rows: one-hot (n, K)."""
         if self.n == len(self.all_rows):
             return one_hot(labels, n_components)
@@ -122,7 +129,9 @@ class Landmarks:
         return one_hot(spread, n_components)
 
 
-def normalized_graph(distances, neighbors):
+def normalized_graph(
+    distances: np.ndarray, neighbors: np.ndarray
+) -> tuple[csr_array, dia_array]:
     """Symmetrically normalised graph of nearest neighbours with local scales.
 
     Parameters

@@ -60,7 +60,9 @@ class LabelGraph:
     array([0, 1])
     """
 
-    def __init__(self, x, classes, random_state):
+    def __init__(
+        self, x: np.ndarray, classes: np.ndarray, random_state: np.random.RandomState
+    ):
         known, unknown = np.flatnonzero(classes >= 0), np.flatnonzero(classes < 0)
         self.sample = np.concatenate(
             [
@@ -76,7 +78,7 @@ class LabelGraph:
         if len(self.rest):
             self._nearest = index.kneighbors(x[self.rest], 3, return_distance=False)
 
-    def spread(self, classes, n_classes):
+    def spread(self, classes: np.ndarray, n_classes: int) -> np.ndarray:
         """Spread some labels to all rows.
 
         Parameters
@@ -111,7 +113,7 @@ class LabelGraph:
         return shares
 
 
-def likeliest(shares):
+def likeliest(shares: np.ndarray) -> np.ndarray:
     """Give each row to its likeliest class: spread shares say little beyond that.
 
     Parameters

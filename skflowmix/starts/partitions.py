@@ -6,7 +6,7 @@ that fail on different data, and ranks the partitions they give.
 
 import warnings
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple, SupportsIndex
 
 import numpy as np
 from scipy.cluster.hierarchy import cut_tree, linkage
@@ -100,7 +100,13 @@ class Proposal:
 
 
 def propose_partitions(
-    x, sample_weight, n_components, init, random_state, n_init=1, column_scales=None
+    x: np.ndarray,
+    sample_weight: np.ndarray,
+    n_components: int | None,
+    init: Any,
+    random_state: np.random.RandomState,
+    n_init: int = 1,
+    column_scales: np.ndarray | None = None,
 ) -> list[Proposal]:
     """Partition the rows into `n_components` groups, in one or several ways.
 
@@ -171,7 +177,7 @@ def propose_partitions(
         ]
 
 
-def nearest_mean_responsibilities(x, means):
+def nearest_mean_responsibilities(x: np.ndarray, means: np.ndarray) -> np.ndarray:
     """Assign each row to its nearest mean.
 
     Parameters
@@ -187,7 +193,12 @@ def nearest_mean_responsibilities(x, means):
     return one_hot(nearest(means, x, 1)[:, 0], len(means))
 
 
-def rescale_columns(x, sample_weight, column_scales=None, left_out=None):
+def rescale_columns(
+    x: np.ndarray,
+    sample_weight: np.ndarray,
+    column_scales: np.ndarray | None = None,
+    left_out: np.ndarray | None = None,
+) -> np.ndarray:
     """Bring columns to a common scale: data units if plausible, else unit variance.
 
     Rows that are `left_out`, of shape (n,), do not count.
@@ -214,7 +225,12 @@ def rescale_columns(x, sample_weight, column_scales=None, left_out=None):
     return x / scale
 
 
-def without_repeats(x, sample_weight, column_scales, random_state):
+def without_repeats(
+    x: np.ndarray,
+    sample_weight: np.ndarray,
+    column_scales: np.ndarray | None,
+    random_state: np.random.RandomState,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Rows whose distances and densities tell clusters.
 
     Values that repeat in a column are spread by noise, columns have a common scale, and
@@ -239,7 +255,9 @@ def without_repeats(x, sample_weight, column_scales, random_state):
     return _drop_flat_directions(x, sample_weight), sample_weight, origin
 
 
-def _spread_repeats(x, sample_weight, random_state):
+def _spread_repeats(
+    x: np.ndarray, sample_weight: np.ndarray, random_state: np.random.RandomState
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Add noise to values that repeat: a cluster must not be one value of a column.
 
     A row of nothing else, which stands for many, makes several. Returns rows, weights
@@ -268,7 +286,7 @@ def _spread_repeats(x, sample_weight, random_state):
     return x + noise, sample_weight, origin
 
 
-def of_origins(responsibilities, origin):
+def of_origins(responsibilities: np.ndarray, origin: np.ndarray) -> np.ndarray:
     """Mean responsibilities of what came of each row, see `without_repeats`."""
     if len(origin) == origin.max() + 1:
         return responsibilities
@@ -277,7 +295,7 @@ def of_origins(responsibilities, origin):
     return totals / np.bincount(origin)[:, None]
 
 
-def _drop_flat_directions(x, sample_weight):
+def _drop_flat_directions(x: np.ndarray, sample_weight: np.ndarray) -> np.ndarray:
     """Leave out directions in which rows do not differ: a density there means nothing.
 
     Columns that are constant, copies or sums of others would decide how believable
@@ -368,7 +386,7 @@ class _Candidate(NamedTuple):
 def _ranked_candidates(x, sample_weight, n_components, random_state, n_best):
     landmarks = Landmarks(x, sample_weight, random_state)
     tree = SeparationTree(landmarks, n_components)
-    labels = spectral_labels(landmarks, tree, n_components, random_state)
+    labels: Any = spectral_labels(landmarks, tree, n_components, random_state)
     starts = {
         "spectral": split_to(labels, landmarks.x, n_components, random_state),
         "linkage": linkage_labels(landmarks.distances, n_components),
@@ -488,12 +506,12 @@ def _merging_labels(landmarks, n_components, n_groups, random_state):
         ]
     )
 
-    def cost(mass, scatter):
+    def cost(mass: np.ndarray, scatter: np.ndarray) -> np.ndarray:
         covariances = _lean(scatter / mass[:, None, None], mass, typical)
         log_det = np.linalg.slogdet(covariances)[1]
         return mass * (0.5 * log_det - np.log(mass))
 
-    def merged(k):
+    def merged(k: SupportsIndex) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Mass, mean and scatter of group k with each of the others."""
         total = mass + mass[k]
         between = means - means[k]
@@ -502,7 +520,7 @@ def _merging_labels(landmarks, n_components, n_groups, random_state):
         mean = (means * mass[:, None] + means[k] * mass[k]) / total[:, None]
         return total, mean, scatter + scatter[k] + factor * spread
 
-    def increase(k):
+    def increase(k: SupportsIndex) -> np.ndarray:
         total, _, joint = merged(k)
         return cost(total, joint) - own - own[k]
 
@@ -528,12 +546,12 @@ def _merging_labels(landmarks, n_components, n_groups, random_state):
     return split_to(labels, x, n_components, random_state)
 
 
-def _typical_variances(x, n_components):
+def _typical_variances(x: np.ndarray, n_components: int) -> np.ndarray:
     """Variances of one of so many clusters of equal size that fill the rows' space."""
     return np.var(x, axis=0) * n_components ** (-2 / x.shape[1])
 
 
-def _lean(covariances, mass, typical):
+def _lean(covariances: np.ndarray, mass: np.ndarray, typical: np.ndarray) -> np.ndarray:
     """Covariances of few rows lean towards a diagonal between theirs and typical."""
     n_features = len(typical)
     shrinkage = ((n_features + 1) / (mass + n_features + 1))[:, None]
@@ -544,7 +562,13 @@ def _lean(covariances, mass, typical):
     return leaning
 
 
-def expectation_maximisation(x, weight, responsibilities, shrinkage, max_iter=MAX_ITER):
+def expectation_maximisation(
+    x: np.ndarray,
+    weight: np.ndarray,
+    responsibilities: np.ndarray,
+    shrinkage: Shrinkage,
+    max_iter: int = MAX_ITER,
+) -> np.ndarray:
     """Fit a Gaussian mixture from a partition; returns responsibilities."""
     previous = -np.inf
     for _ in range(max_iter):

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 
@@ -54,7 +55,9 @@ TRAINING_BOUND = 1e8
 SCORING_BOUND = {np.dtype(np.float32): 1e13, np.dtype(np.float64): 1e120}
 
 
-def merge_identical_rows(X, sample_weight):
+def merge_identical_rows(
+    X: np.ndarray, sample_weight: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Merge identical rows into one row with the sum of their weights.
 
     The result depends neither on the order of the rows nor on whether a row is
@@ -101,7 +104,9 @@ def merge_identical_rows(X, sample_weight):
     return rows[first], weights / weights.mean(), inverse.ravel()
 
 
-def different_rows(X, kept, inverse):
+def different_rows(
+    X: np.ndarray, kept: np.ndarray, inverse: np.ndarray
+) -> tuple[np.ndarray, np.ndarray | slice]:
     """Rows to evaluate once, and where each row of X is among them.
 
     Parameters
@@ -129,7 +134,7 @@ def different_rows(X, kept, inverse):
     return X[np.unique(places, return_index=True)[1]], places
 
 
-def row_counts(weights):
+def row_counts(weights: np.ndarray) -> np.ndarray:
     """How many rows each distinct one stands for.
 
     The unit is the greatest common divisor of the weights, so that neither a common
@@ -158,7 +163,7 @@ def row_counts(weights):
     return np.ones(len(weights))
 
 
-def _denominator(ratio):
+def _denominator(ratio: float) -> int:
     """Of the first convergent of the continued fraction that is near enough."""
     before, denominator, rest = 0, 1, ratio
     while (
@@ -170,7 +175,9 @@ def _denominator(ratio):
     return denominator
 
 
-def repeat_widths(x, weights, largest):
+def repeat_widths(
+    x: np.ndarray, weights: np.ndarray, largest: float
+) -> np.ndarray | None:
     """How far the values that repeat in a column stand for values around them.
 
     A density of such values would be a spike. As far as half the distance within which
@@ -219,7 +226,7 @@ def repeat_widths(x, weights, largest):
     return widths if widths.any() else None
 
 
-def outside_spikes(x, weights):
+def outside_spikes(x: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Tell which values noise may move without smearing a spike of their column.
 
     Parameters
@@ -249,7 +256,9 @@ def outside_spikes(x, weights):
     return movable
 
 
-def column_space(x, weights, widths):
+def column_space(
+    x: np.ndarray, weights: np.ndarray, widths: np.ndarray
+) -> np.ndarray | None:
     """Find the plane that rows lie in: noise that leaves it would make it thick.
 
     Constant columns, copies, sums of others and a full set of indicators each make one.
@@ -281,7 +290,7 @@ def column_space(x, weights, widths):
     return projector / deviations[:, None] * deviations
 
 
-def count_directions(x, weights):
+def count_directions(x: np.ndarray, weights: np.ndarray) -> int:
     """Count the directions in which rows differ.
 
     Parameters
@@ -302,7 +311,7 @@ def count_directions(x, weights):
     return round(_projector_of(x, weights)[0].trace())
 
 
-def _projector_of(x, weights):
+def _projector_of(x: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Onto the directions in which rows differ, once columns have unit variance.
 
     Also returns the standard deviations of the columns, one for constant columns.
@@ -334,7 +343,7 @@ class Standardizer:
     limits: np.ndarray
 
     @classmethod
-    def fit(cls, X, weights):
+    def fit(cls, X: np.ndarray, weights: np.ndarray) -> Self:
         """Mean and standard deviation of the values that are not far.
 
         The outermost of these are pulled in, see `usual_interval`. A constant column
@@ -368,16 +377,16 @@ class Standardizer:
                 limits[:, j] = (low - center) / spread, (high - center) / spread
         return cls(location, scale, limits)
 
-    def far(self, x):
+    def far(self, x: np.ndarray) -> np.ndarray:
         """Tell which values of standardised rows are far, of shape (n, n_features)."""
         return (x < self.limits[0]) | (x > self.limits[1])
 
     @property
-    def log_scale(self):
+    def log_scale(self) -> float:
         """Sum of the logarithms of the scales, the log-Jacobian to subtract."""
         return float(np.log(self.scale).sum())
 
-    def transform(self, X, bound):
+    def transform(self, X: np.ndarray, bound: float) -> np.ndarray:
         """Columns in standard deviations from the location, within +-bound.
 
         Parameters
@@ -402,7 +411,7 @@ class Standardizer:
         halved[np.isnan(halved)] = 0.0
         return np.clip(halved, -bound, bound, out=halved)
 
-    def inverse_transform(self, x):
+    def inverse_transform(self, x: np.ndarray) -> np.ndarray:
         """Rows in data units, the inverse of `transform` within its bound.
 
         What no float can hold becomes the largest one.
@@ -416,7 +425,9 @@ class Standardizer:
         return rows
 
 
-def split_rows(n_rows, validation_fraction, random_state):
+def split_rows(
+    n_rows: int, validation_fraction: float, random_state: np.random.RandomState
+) -> tuple[np.ndarray, np.ndarray]:
     """Random indices for training and validation.
 
     With fewer than `MIN_HELD_OUT` rows to validate on, no row is held out.

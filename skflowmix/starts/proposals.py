@@ -1,5 +1,7 @@
 """First partitions where some rows lie far from the others."""
 
+from typing import Any
+
 import numpy as np
 
 from skflowmix.starts.cluster_count import count_clusters, path_of
@@ -12,7 +14,7 @@ from skflowmix.starts.partitions import (
     rescale_columns,
     without_repeats,
 )
-from skflowmix.starts.preprocessing import row_counts
+from skflowmix.starts.preprocessing import Standardizer, row_counts
 from skflowmix.starts.robust import are_codes, beyond_gaps, lone_heaps
 from skflowmix.starts.scores import (
     GAUSSIAN_TOLERANCE,
@@ -37,14 +39,14 @@ CLEARLY_LIKELIER = 0.05
 
 
 def propose_starts(
-    x,
-    sample_weight,
-    standardizer,
-    n_components,
-    init,
-    random_state,
-    n_init=1,
-):
+    x: np.ndarray,
+    sample_weight: np.ndarray,
+    standardizer: Standardizer,
+    n_components: int | Any,
+    init: Any,
+    random_state: np.random.RandomState,
+    n_init: int = 1,
+) -> list[np.ndarray]:
     """Propose first responsibilities, in which far rows do not decide.
 
     The bulk, rows without a far value, is partitioned by itself. Groups of far rows
@@ -66,7 +68,7 @@ def propose_starts(
         Responsibilities, the best first.
     """
 
-    def propose(index, n_parts):
+    def propose(index: np.ndarray, n_parts: int) -> list[np.ndarray]:
         proposals = propose_partitions(
             x[index],
             sample_weight[index],
@@ -100,8 +102,14 @@ def propose_starts(
 
 
 def count_starts(
-    x, sample_weight, standardizer, max_components, init, random_state, n_init=1
-):
+    x: np.ndarray,
+    sample_weight: np.ndarray,
+    standardizer: Standardizer,
+    max_components: int,
+    init: Any,
+    random_state: np.random.RandomState,
+    n_init: int = 1,
+) -> tuple[list[np.ndarray], list[dict[str, Any]]]:
     """Count the clusters, and start from them.
 
     Those of the bulk are counted by `count_clusters`; groups of far rows are clusters,
@@ -147,7 +155,13 @@ def count_starts(
     return _with_far_rows(x, bulk, groups, n_groups, parts), path
 
 
-def _with_far_rows(x, bulk, groups, n_groups, parts):
+def _with_far_rows(
+    x: np.ndarray,
+    bulk: np.ndarray,
+    groups: np.ndarray,
+    n_groups: int,
+    parts: list[np.ndarray],
+) -> list[np.ndarray]:
     """Extend partitions of the bulk to all rows.
 
     So many groups have components of their own; other far rows join that of the nearest
@@ -158,7 +172,9 @@ def _with_far_rows(x, bulk, groups, n_groups, parts):
     n_components = parts[0].shape[1] + n_groups
     pulled_in = np.clip(x, x[bulk].min(axis=0), x[bulk].max(axis=0))
     strays = np.flatnonzero(far & ((groups < 0) | (groups >= n_groups)))
-    owner = nearest(pulled_in[bulk], pulled_in[strays], 1)[:, 0] if len(strays) else []
+    owner: np.ndarray | list[int] = (
+        nearest(pulled_in[bulk], pulled_in[strays], 1)[:, 0] if len(strays) else []
+    )
     own = np.flatnonzero((groups >= 0) & (groups < n_groups))
     starts = []
     for part in parts:
@@ -171,12 +187,18 @@ def _with_far_rows(x, bulk, groups, n_groups, parts):
     return starts
 
 
-def _unusual_rows(x, sample_weight, counts, standardizer, random_state):
+def _unusual_rows(
+    x: np.ndarray,
+    sample_weight: np.ndarray,
+    counts: np.ndarray,
+    standardizer: Standardizer,
+    random_state: np.random.RandomState,
+) -> tuple[np.ndarray, np.ndarray]:
     """Rows with a value far from the others or in a heap, and groups among them.
 
     Groups have numbers from 0, the heaviest first; other rows have -1.
     """
-    far = standardizer.far(x).any(axis=1)
+    far: Any = standardizer.far(x).any(axis=1)
     for column in x.T:
         far |= beyond_gaps(column, counts)
     groups = far_groups(x, sample_weight, counts, far, random_state)
@@ -194,7 +216,13 @@ def _unusual_rows(x, sample_weight, counts, standardizer, random_state):
     return unusual, groups
 
 
-def _losses(x, counts, groups, standardizer, n_groups):
+def _losses(
+    x: np.ndarray,
+    counts: np.ndarray,
+    groups: np.ndarray,
+    standardizer: Standardizer,
+    n_groups: int,
+) -> np.ndarray:
     """Nats per row of the bulk that groups lose for want of a component.
 
     Far rows count in no moments of others. Codes lose nothing: they are no cluster.
@@ -209,7 +237,9 @@ def _losses(x, counts, groups, standardizer, n_groups):
     return LOSS_BOUND * x.shape[1] * losses / counts[groups < 0].sum()
 
 
-def _is_supported(landmarks, finer, coarser, loss):
+def _is_supported(
+    landmarks: Landmarks, finer: np.ndarray, coarser: np.ndarray, loss: float
+) -> bool:
     """Whether the bulk falls into the finer of two partitions.
 
     Either Gaussians are believed and likelier, clearly and by more than that loss, or

@@ -1,5 +1,7 @@
 """Which values of a column are far from the rest: a quarter of them may be."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 __all__ = [
@@ -42,7 +44,9 @@ GAP_WIDTHS, MAX_BEYOND = 1.5, 0.05
 MAX_HEAP, MIN_DISTINCT, MAX_HEAPS = 0.25, 0.95, 3
 
 
-def weighted_quantile(x, weights, levels):
+def weighted_quantile(
+    x: np.ndarray, weights: np.ndarray, levels: Sequence[float] | np.ndarray
+) -> np.ndarray:
     """Smallest value below which at least a share `levels` of the weight lies.
 
     Parameters
@@ -65,7 +69,9 @@ def weighted_quantile(x, weights, levels):
     return x[order[np.minimum(index, len(x) - 1)]]
 
 
-def _shortest_interval(values, weights, share):
+def _shortest_interval(
+    values: np.ndarray, weights: np.ndarray, share: float
+) -> tuple[float, float]:
     """Find the shortest interval that holds that share of the weight."""
     total = np.concatenate(([0.0], np.cumsum(weights)))
     needed = share * total[-1] * (1 - 1e-12)
@@ -76,7 +82,7 @@ def _shortest_interval(values, weights, share):
     return values[best], values[last[best]]
 
 
-def _core(values, weights):
+def _core(values: np.ndarray, weights: np.ndarray) -> tuple[float, float]:
     """Find the interval that holds the core, of distinct values in their order.
 
     A heap at one value would make it too short: there it is the heap and the core of
@@ -91,7 +97,9 @@ def _core(values, weights):
     return min(low, heap), max(high, heap)
 
 
-def usual_interval(column, weights):
+def usual_interval(
+    column: np.ndarray, weights: np.ndarray
+) -> tuple[float, float, float, float]:
     r"""Interval outside which the values of a column are far.
 
     The core [a, b] is the shortest interval that holds three quarters of the weight (of
@@ -127,12 +135,12 @@ def usual_interval(column, weights):
     return center - FARTHEST * spread, center + FARTHEST * spread, center, spread
 
 
-def are_codes(values):
+def are_codes(values: np.ndarray) -> bool:
     """Tell whether values repeat, as codes do: few of them are distinct."""
     return len(np.unique(values)) <= max(2, FEW_DISTINCT * len(values))
 
 
-def _ends_at_gaps(column, weights):
+def _ends_at_gaps(column: np.ndarray, weights: np.ndarray) -> tuple[float, float]:
     """Find the middles of the first wide gaps on both sides of the core."""
     values, index = np.unique(column, return_inverse=True)
     core_low, core_high = _core(values, np.bincount(index, weights))
@@ -154,7 +162,7 @@ def _ends_at_gaps(column, weights):
     return low, high
 
 
-def _winsorized_moments(column, weights):
+def _winsorized_moments(column: np.ndarray, weights: np.ndarray) -> tuple[float, float]:
     """Mean and standard deviation after pulling the outermost values in.
 
     Values further from the 0.5 % and 99.5 % quantiles (of few rows, the second smallest
@@ -176,7 +184,7 @@ def _winsorized_moments(column, weights):
     return low, 0.0
 
 
-def beyond_gaps(column, counts):
+def beyond_gaps(column: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """Tell which values of a column form a small group beyond a gap, on either side.
 
     Parameters
@@ -208,7 +216,7 @@ def beyond_gaps(column, counts):
     return found[index]
 
 
-def lone_heaps(column, counts):
+def lone_heaps(column: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """Give numbers to the few values that repeat where all others are distinct.
 
     Parameters
@@ -232,6 +240,6 @@ def lone_heaps(column, counts):
     return np.where(heavy, np.cumsum(heavy) - 1, -1)[index]
 
 
-def _is_group(sizes, weights, largest):
+def _is_group(sizes: np.ndarray, weights: np.ndarray, largest: float) -> np.ndarray:
     total = weights.sum()
     return (sizes >= max(MIN_ROWS, MIN_SHARE * total)) & (sizes <= largest * total)

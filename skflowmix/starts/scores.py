@@ -3,6 +3,7 @@
 import numpy as np
 
 from skflowmix.starts.gaussians import Shrinkage, bounded_means, cross_validated_scores
+from skflowmix.starts.knn import Landmarks
 
 __all__ = [
     "GAUSSIAN_TOLERANCE",
@@ -25,7 +26,9 @@ CUT_NEIGHBORS = 5
 SHORTEST = 1e-12
 
 
-def choose_shrinkage(landmarks, responsibilities):
+def choose_shrinkage(
+    landmarks: Landmarks, responsibilities: np.ndarray
+) -> tuple[Shrinkage, float]:
     """Shrinkage under which rows are likeliest to Gaussians of the others.
 
     Parameters
@@ -55,7 +58,9 @@ def choose_shrinkage(landmarks, responsibilities):
     return Shrinkage(strength, diagonality, 0.0, REG_COVAR), scores.max()
 
 
-def held_out_likelihood(landmarks, responsibilities, shrinkage):
+def held_out_likelihood(
+    landmarks: Landmarks, responsibilities: np.ndarray, shrinkage: Shrinkage
+) -> float:
     """Mean log-density of rows under Gaussians of the others.
 
     Parameters
@@ -77,7 +82,7 @@ def held_out_likelihood(landmarks, responsibilities, shrinkage):
     return likelihood
 
 
-def kernel_score(landmarks):
+def kernel_score(landmarks: Landmarks) -> float:
     """Mean leave-one-out log-density of a kernel estimate with local bandwidths.
 
     Parameters
@@ -114,7 +119,9 @@ def kernel_score(landmarks):
     return bounded_means(log_density, weight, n_features).max()
 
 
-def believed_or_cut(landmarks, responsibilities, gain):
+def believed_or_cut(
+    landmarks: Landmarks, responsibilities: np.ndarray, gain: float
+) -> float:
     """Say how believable a partition is, larger is better.
 
     A positive score is the gain, in nats per row, of one Gaussian per cluster over a
@@ -141,7 +148,7 @@ def believed_or_cut(landmarks, responsibilities, gain):
     return gain if gain > 0 else -largest_cut(landmarks, responsibilities)
 
 
-def largest_cut(landmarks, responsibilities):
+def largest_cut(landmarks: Landmarks, responsibilities: np.ndarray) -> float:
     """Share of nearest neighbours in other clusters, in the cluster with the largest.
 
     A pair of neighbours counts less the longer it is beside distances that are usual in

@@ -1,5 +1,7 @@
 """How far groups lie apart: a spanning tree in locally scaled distances, contacts."""
 
+from typing import Protocol, SupportsIndex
+
 import numpy as np
 
 from skflowmix.starts.genie import spanning_tree
@@ -13,6 +15,16 @@ LEAST_SHARE = 0.01
 LEAST_CLUSTER_SHARE = 0.1
 # A pair in which only one row is among the other's neighbours counts this much.
 ONE_WAY_WEIGHT = 0.1
+
+
+class _Landmarks(Protocol):
+    """Rows and their neighbours, see `knn.Landmarks`."""
+
+    n: int
+    weight: np.ndarray
+    distances: np.ndarray
+    neighbors: np.ndarray
+    neighbor_distances: np.ndarray
 
 
 class SeparationTree:
@@ -36,7 +48,7 @@ class SeparationTree:
     density estimates*, PAKDD 2013, for mutual reachability and the least size.
     """
 
-    def __init__(self, landmarks, n_components):
+    def __init__(self, landmarks: _Landmarks, n_components: int):
         n = landmarks.n
         k = min(SCALE_NEIGHBORS, max(2, n // 10), landmarks.neighbors.shape[1])
         scale = np.maximum(landmarks.neighbor_distances[:, k - 1], 1e-12)
@@ -48,7 +60,7 @@ class SeparationTree:
         self.splits, _ = self._splits(np.arange(n))
         self.branches = self.labels(n)
 
-    def labels(self, n_clusters, parts=None):
+    def labels(self, n_clusters: int, parts: np.ndarray | None = None) -> np.ndarray:
         """Cut the longest edges between groups that are large enough.
 
         Parameters
@@ -73,7 +85,7 @@ class SeparationTree:
         roots = [groups.find(part) for part in range(parts.max() + 1)]
         return np.unique(roots, return_inverse=True)[1][parts]
 
-    def separation(self, labels):
+    def separation(self, labels: np.ndarray) -> float:
         """Say how clearly a partition cuts at gaps and nowhere else.
 
         Parameters
@@ -96,7 +108,7 @@ class SeparationTree:
         joined = self.lengths[self.splits][ends[:, 0] == ends[:, 1]]
         return self.lengths[is_cut].min(initial=np.inf) / joined.max(initial=1.0)
 
-    def _splits(self, parts):
+    def _splits(self, parts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Numbers of the edges that join large groups, shortest first, and all edges.
 
         Edges are those between parts; numbers are among them.
@@ -116,13 +128,13 @@ class SeparationTree:
 class _Reachability:
     """Lengths of all edges, a row at a time: the matrix is large."""
 
-    def __init__(self, distances, scale):
+    def __init__(self, distances: np.ndarray, scale: np.ndarray):
         self.distances, self.scale = distances, scale
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.scale)
 
-    def __getitem__(self, row):
+    def __getitem__(self, row: SupportsIndex) -> np.ndarray:
         own = self.scale[row]
         lengths = np.maximum(np.maximum(self.distances[row], self.scale), own)
         return lengths / np.minimum(self.scale, own)
@@ -131,17 +143,17 @@ class _Reachability:
 class _Groups:
     """Groups that merge."""
 
-    def __init__(self, sizes):
+    def __init__(self, sizes: np.ndarray):
         self.sizes = list(sizes)
         self.parent = list(range(len(sizes)))
 
-    def find(self, i):
+    def find(self, i: int) -> int:
         while self.parent[i] != i:
             self.parent[i] = self.parent[self.parent[i]]
             i = self.parent[i]
         return i
 
-    def join(self, i, j):
+    def join(self, i: int, j: int) -> float | None:
         """Merge the groups of two members; returns the size of the smaller one."""
         i, j = self.find(i), self.find(j)
         if i == j:
@@ -152,7 +164,9 @@ class _Groups:
         return smaller
 
 
-def contact(landmarks, labels, n_groups, n_pairs):
+def contact(
+    landmarks: _Landmarks, labels: np.ndarray, n_groups: int, n_pairs: int
+) -> np.ndarray:
     """How densely each two groups touch: (n_groups, n_groups), from 0 to 1.
 
     Less where fewer than `n_pairs` neighbours meet.

@@ -1,17 +1,30 @@
 """Spectral clustering of a graph that may fall into parts."""
 
+from typing import Protocol
+
 import numpy as np
-from scipy.sparse import eye_array
+from scipy.sparse import csr_array, eye_array
 from scipy.sparse.csgraph import connected_components
 from scipy.sparse.linalg import ArpackError, eigsh
 from sklearn.cluster import KMeans
 
-from skflowmix.starts.knn import normalized_graph
+from skflowmix.starts.knn import Landmarks, normalized_graph
 
 __all__ = ["spectral_labels"]
 
 
-def spectral_labels(landmarks, tree, n_components, random_state):
+class _Tree(Protocol):
+    """Cuts rows at gaps, see `SeparationTree`."""
+
+    def labels(self, n_clusters: int, parts: np.ndarray, /) -> np.ndarray: ...
+
+
+def spectral_labels(
+    landmarks: Landmarks,
+    tree: _Tree,
+    n_components: int,
+    random_state: np.random.RandomState,
+) -> np.ndarray:
     """Normalised cut of the k-NN graph with locally scaled weights.
 
     Cuts between connected parts of the graph cost nothing. Where there are more parts
@@ -75,7 +88,9 @@ def spectral_labels(landmarks, tree, n_components, random_state):
     return labels
 
 
-def _smallest(graph, n_vectors, random_state):
+def _smallest(
+    graph: csr_array, n_vectors: int, random_state: np.random.RandomState
+) -> tuple[np.ndarray, np.ndarray]:
     """Smallest eigenvalues of a connected graph's Laplacian, and their vectors."""
     n = graph.shape[0]
     laplacian = eye_array(n) - graph

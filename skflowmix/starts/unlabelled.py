@@ -28,7 +28,7 @@ LARGEST_LOSS = 1.0
 TINY = 1e-12
 
 
-def label_folds(classes):
+def label_folds(classes: np.ndarray) -> list[np.ndarray]:
     """Divide labelled rows into folds, each class in turn.
 
     Parameters
@@ -51,7 +51,14 @@ def label_folds(classes):
     return [own for own in folds if len(own)]
 
 
-def spreading_helps(x, in_units, weights, classes, n_classes, random_state):
+def spreading_helps(
+    x: np.ndarray,
+    in_units: np.ndarray,
+    weights: np.ndarray,
+    classes: np.ndarray,
+    n_classes: int,
+    random_state: np.random.RandomState,
+) -> bool:
     """Tell whether rows without a label help labels to tell each other.
 
     They help where classes are clusters, and mislead where classes overlap: densities
@@ -94,12 +101,12 @@ def spreading_helps(x, in_units, weights, classes, n_classes, random_state):
     judges = np.concatenate(label_folds(classes))
     own, weights_of_judges = classes[judges], weights[judges]
 
-    def losses(rows):
+    def losses(rows: np.ndarray) -> list[np.ndarray]:
         graph = LabelGraph(in_units[rows], classes[rows], random_state)
         told = _tell(graph, x[rows], weights[rows], classes[rows], n_classes)
         return [_calibrated_losses(t, own, weights_of_judges) for t in told]
 
-    def gain(former, latter):
+    def gain(former: np.ndarray, latter: np.ndarray) -> float:
         return _in_standard_errors(former - latter, weights_of_judges)
 
     spread, gaussians = losses(np.arange(len(x)))
@@ -117,7 +124,13 @@ def spreading_helps(x, in_units, weights, classes, n_classes, random_state):
     )
 
 
-def _tell(graph, x, weights, classes, n_classes):
+def _tell(
+    graph: LabelGraph,
+    x: np.ndarray,
+    weights: np.ndarray,
+    classes: np.ndarray,
+    n_classes: int,
+) -> tuple[np.ndarray, np.ndarray]:
     """Logarithms of what other folds say of each label: spread, and by Gaussians."""
     every, spread, joint = np.arange(len(x)), [], []
     shares = likeliest(graph.spread(classes, n_classes))
@@ -133,12 +146,14 @@ def _tell(graph, x, weights, classes, n_classes):
     return np.log(np.maximum(np.concatenate(spread), TINY)), np.concatenate(joint)
 
 
-def _calibrated_losses(log_joint, classes, weights):
+def _calibrated_losses(
+    log_joint: np.ndarray, classes: np.ndarray, weights: np.ndarray
+) -> np.ndarray:
     temperature = calibration_temperature(log_joint, classes, weights)
     return label_losses(log_joint / temperature, classes)
 
 
-def _in_standard_errors(gains, weights):
+def _in_standard_errors(gains: np.ndarray, weights: np.ndarray) -> float:
     """Weighted mean, in standard errors."""
     mean = np.average(gains, weights=weights)
     error = np.linalg.norm(weights * (gains - mean)) / weights.sum()

@@ -63,10 +63,10 @@ class Batch:
         # Where these are a part of a batch: their places there, and its size.
         self.part, self.n_whole = slice(None), len(x)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.x)
 
-    def __getitem__(self, index) -> "Batch":
+    def __getitem__(self, index: Tensor | slice) -> "Batch":
         optional = (
             None if values is None else values[index] for values in self._optional
         )
@@ -88,7 +88,7 @@ class Batch:
         )
 
     @property
-    def _optional(self):
+    def _optional(self) -> tuple[Tensor | None, ...]:
         return (
             self.allowed,
             self.repeat_widths,
@@ -97,7 +97,14 @@ class Batch:
             self.thickness,
         )
 
-    def _of(self, x, weights, responsibilities, allowed, *others) -> "Batch":
+    def _of(
+        self,
+        x: Tensor,
+        weights: Tensor,
+        responsibilities: Tensor,
+        allowed: Tensor | None,
+        *others: Any,
+    ) -> "Batch":
         return Batch(x, weights, responsibilities, allowed, self.mean_weight, *others)
 
     def mask(self, values: Tensor, low: float = -math.inf) -> Tensor:

@@ -1,5 +1,8 @@
 """Components divided among several flows: a given number, or as held-out rows ask."""
 
+from collections.abc import Iterator, Sequence
+from typing import Any
+
 import numpy as np
 
 from skflowmix.model.groups import Groups
@@ -92,7 +95,9 @@ def divide_where_it_gains(
     return _divided(table, responsibilities, parts)
 
 
-def _rows_of_components(table, responsibilities):
+def _rows_of_components(
+    table: TrainingTable, responsibilities: np.ndarray
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Training rows of each component, far ones left out, and their weights."""
     shares = table.without_far(responsibilities)[table.train]
     for share in shares.T:
@@ -101,6 +106,10 @@ def _rows_of_components(table, responsibilities):
         yield rows, table.weights[rows] * share[own]
 
 
-def _divided(table, responsibilities, parts):
+def _divided(
+    table: TrainingTable,
+    responsibilities: np.ndarray,
+    parts: Sequence[Any],
+) -> tuple[np.ndarray, Groups]:
     divided, sizes = divide_rows(table.x, responsibilities, parts)
     return divided, Groups(sizes)

@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -128,12 +128,14 @@ def _expected_loss(
         In nats.
     """
 
-    def record(_logits, log_prob, log_prior):
+    def record(
+        _logits: Tensor, log_prob: Tensor, log_prior: Tensor
+    ) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor, ...]]]:
         q = log_q.softmax(0)  # exp is slow where it underflows
         shares = q * weights
         loss = log_q - log_prior - pairs.scatter(log_prob, len(weights))
 
-        def backward(grad):
+        def backward(grad: Tensor) -> tuple[Tensor, ...]:
             on_loss = shares * grad
             on_logits = on_loss * (loss - (q * loss).sum(0))
             on_log_p = on_loss.neg()

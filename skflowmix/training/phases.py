@@ -102,7 +102,7 @@ class ModelFit:
             self.start = [p.clone() for p in self.working.parameters()]
             self.log_prob_start = self.held_out_log_prob()
 
-    def _own_rows(self, index) -> Batch:
+    def _own_rows(self, index: np.ndarray) -> Batch:
         """Rows to train on, which count those that other processes hold."""
         like = self.working.weight_logits
         batch = self.own.batch(self.own_responsibilities, index, like)
@@ -110,7 +110,7 @@ class ModelFit:
             count_all_shards(batch, self.runtime.reducer)
         return batch
 
-    def let_move(self, batch: Batch, index) -> None:
+    def let_move(self, batch: Batch, index: np.ndarray) -> None:
         """Tell rows, by their numbers, which of their values noise may move."""
         batch.movable = torch.from_numpy(self.own.movable[index]).to(batch.x)
         thickness = self.gaussians.thickness()
@@ -205,7 +205,7 @@ class ModelFit:
         like = self.working.weight_logits
         thickness = self.gaussians.thickness() if settings.input_noise > 0 else None
 
-        def tensor(array):
+        def tensor(array: np.ndarray | None) -> Any:
             return None if array is None else torch.from_numpy(array).to(like)
 
         def prepare(rows: np.ndarray, weights: np.ndarray) -> Batch:
@@ -271,7 +271,7 @@ class ModelFit:
         reducer = self.runtime.reducer
         trainer = Trainer(objective, source, self.optimizer, config, reducer)
 
-        def on_epoch(record):
+        def on_epoch(record: dict[str, Any]) -> bool:
             self.history = self._history(former, phase, trainer)
             return monitor.epoch(
                 self.history[-1], lambda: self.candidate(self.held_out_log_prob())
@@ -284,7 +284,9 @@ class ModelFit:
         if phase == ELBO:
             self.converged = outcome.converged
 
-    def _history(self, former, phase, trainer):
+    def _history(
+        self, former: list[dict[str, Any]], phase: str, trainer: Trainer
+    ) -> list[dict[str, Any]]:
         records = trainer.outcome.history
         return [*former, *({"phase": phase, **record} for record in records)]
 
@@ -413,7 +415,7 @@ class ModelFit:
         table, former, before = self.table, self.gaussians, self.held_out_log_prob()
         moments = table.without_far(self.responsibilities)
 
-        def of_all_rows():
+        def of_all_rows() -> Gaussians:
             gaussians = former.refit(table.x, table.weights, moments)
             gaussians.measure_reach(table.x, moments)
             return gaussians
@@ -496,7 +498,7 @@ class ModelFit:
         gains = clearly_gains(self.held_out, self.held_out_log_prob(), other)
         return self._agreed(gains)
 
-    def _agreed(self, answer) -> bool:
+    def _agreed(self, answer: Any) -> bool:
         """Return what the first process says: last bits of others may differ."""
         return self.runtime.reducer.broadcast(bool(answer))
 

@@ -1,6 +1,7 @@
 """The rows of one fit, and what training needs to know of them."""
 
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -81,9 +82,9 @@ class TrainingTable:
         self.stream, self.numbers, self.inverse = stream, numbers, inverse
         self.standardizer = standardizer
         self.x = standardizer.transform(rows, TRAINING_BOUND)
-        self.far = standardizer.far(self.x).any(axis=1)
+        self.far: Any = standardizer.far(self.x).any(axis=1)
         if self.far.mean() > MOST_FAR:
-            self.far[:] = False
+            self.far[:] = False  # type: ignore[index]
         self.counts = row_counts(weights)
         n_counted = self.counts.sum() if stream is None else stream.n_counted
         self.n_counted = float(n_counted)

@@ -271,13 +271,13 @@ class Trainer:
         drawn = self.source.draw()
         kind = self.objective.begin_step(starts_epoch)
 
-        def differentiate(*drawn):
+        def differentiate(*drawn: Tensor) -> None:
             share = step_size / self.config.learning_rate
             loss = self.objective.loss(self.source.rows(*drawn), share)
             self.flat.differentiate(loss)
             self._total_loss += loss.detach()
 
-        def step(*drawn):
+        def step(*drawn: Tensor) -> None:
             differentiate(*drawn)
             self.optimizer.step(step_size)
 
