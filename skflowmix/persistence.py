@@ -17,8 +17,9 @@ from skflowmix.online import OnlineState
 from skflowmix.options import FlowMixtureOptions
 from skflowmix.outlier import FlowMixtureOutlierDetector
 from skflowmix.prediction import OF_CALLBACKS
-from skflowmix.starts.gaussians import Gaussians, Shrinkage
+from skflowmix.starts.gaussians import Gaussians
 from skflowmix.starts.preprocessing import Standardizer
+from skflowmix.starts.shrinkage import Shrinkage
 
 __all__ = ["load", "save"]
 

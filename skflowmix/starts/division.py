@@ -6,10 +6,11 @@ import numpy as np
 from scipy.special import logsumexp, softmax
 from sklearn.cluster import KMeans
 
-from skflowmix.starts.gaussians import LOSS_BOUND, Gaussians, Shrinkage
+from skflowmix.starts.gaussians import Gaussians
 from skflowmix.starts.knn import draw_rows, one_hot
 from skflowmix.starts.partitions import expectation_maximisation
 from skflowmix.starts.preprocessing import repeat_widths
+from skflowmix.starts.shrinkage import LOSS_BOUND, Shrinkage
 
 __all__ = ["LEAST_GAIN", "best_parts", "divide_rows", "fit_parts"]
 

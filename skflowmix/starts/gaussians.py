@@ -1,30 +1,22 @@
 """The Gaussians that components start from: moments, shrunk as the data asks."""
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol, Self
+from typing import Protocol, Self
 
 import numpy as np
-from scipy.linalg import lu_factor, lu_solve
-from scipy.linalg.lapack import dtrtrs
 
-from skflowmix.starts.preprocessing import row_counts
+from skflowmix.starts.shrinkage import (
+    ROUNDING,
+    Shrinkage,
+    blended,
+    choose_shrinkages,
+    log_joint_of,
+    moments,
+    shrink,
+    weights_of,
+)
 
-__all__ = [
-    "LOSS_BOUND",
-    "Gaussians",
-    "Shrinkage",
-    "bounded_means",
-    "component_weights",
-    "cross_validated_scores",
-    "least_strengths",
-]
-
-# Prior strengths per column, shares of the prior's correlations given up, and shares
-# of responsibility given to all components alike, among which cross-validation chooses.
-STRENGTHS = (1e-3, 0.02, 0.2, 1.0, 3.0, 10.0, 100.0)
-DIAGONALITIES = (0.0, 0.1, 0.3, 1.0)
-BLENDS = (0.0, 0.1, 0.3)
-N_FOLDS = 5
+__all__ = ["Gaussians", "component_weights", "least_strengths"]
 
 # The least strengths where flows follow: they bend a component back to its own shape,
 # and do it better from scales that are not too narrow for other rows. The greater one
@@ -39,32 +31,8 @@ SMALL_TABLE = 25_000
 FLAT = 3e-4
 SMALL = 0.01
 
-# Components of fewer rows have a prior whose size is nearer to the pooled covariance's
-# than to their own.
-ROWS_OF_POOLED_SIZE = 100
-
 # Means of so many of their component's standard deviations ask for float64.
 FARTHEST_MEAN = 1e4
-
-# Variances are due to rounding below the square of such a share of the values.
-ROUNDING = 1e-12
-
-# With less than this nothing is inverted by matrices of rows: it would be rounding.
-LEAST_REG_COVAR = 1e-9
-
-MAX_ROWS = 2000
-
-# Rows that repeat and weigh more than this are divided among the folds.
-HEAVY_SHARE = 0.05
-
-# Components are blended only where there are fewer rows per component and column, and
-# for a gain of so many nats per row.
-FEW_ROWS = 10
-BLEND_TOLERANCE = 0.02
-
-# In cross-validation no row counts for more than this below the median, in nats per
-# column.
-LOSS_BOUND = 10.0
 
 # No row counts for more than this in a skewness, in standard deviations.
 SKEW_BOUND = 4.0
@@ -79,15 +47,6 @@ class _Groups(Protocol):
     def are_single(self) -> bool: ...
 
     def sum(self, values: np.ndarray, /) -> np.ndarray: ...
-
-
-class Shrinkage(NamedTuple):
-    """How covariances are shrunk, see `Gaussians.fit`."""
-
-    strength: float
-    diagonality: float
-    blend: float
-    reg_covar: float
 
 
 class Gaussians:
@@ -258,12 +217,12 @@ class Gaussians:
             The fitted moments.
         """
         fits = []
-        for shrinkage in _choose_shrinkages(
+        for shrinkage in choose_shrinkages(
             x, sample_weight, responsibilities, reg_covar, least_strengths
         ):
             gaussians = cls.shrunk(x, sample_weight, responsibilities, shrinkage)
             if turned:
-                shares = _blend(responsibilities, sample_weight, shrinkage.blend)
+                shares = blended(responsibilities, sample_weight, shrinkage.blend)
                 gaussians.axes = _principal_axes(
                     gaussians, x, shares * sample_weight[:, None]
                 )
@@ -292,9 +251,9 @@ class Gaussians:
         gaussians : Gaussians
             The fitted moments.
         """
-        shares = _blend(responsibilities, sample_weight, shrinkage.blend)
-        totals, means, scatter = _moments(x, sample_weight, shares)
-        covariances = _shrink(
+        shares = blended(responsibilities, sample_weight, shrinkage.blend)
+        totals, means, scatter = moments(x, sample_weight, shares)
+        covariances = shrink(
             totals,
             scatter,
             shrinkage.strength,
@@ -304,7 +263,7 @@ class Gaussians:
         variances = np.diagonal(scatter, axis1=1, axis2=2)
         rounding = (ROUNDING * np.maximum(1, np.abs(means))) ** 2
         return cls(
-            _weights(totals),
+            weights_of(totals),
             means,
             covariances,
             shrinkage=shrinkage,
@@ -362,14 +321,7 @@ class Gaussians:
         log_joint : ndarray of shape (n_samples, n_components)
             In nats.
         """
-        log_joint = np.empty((len(x), len(self.weights)))
-        for k, factor in enumerate(np.linalg.cholesky(self.covariances)):
-            # SciPy's checks take several times as long where rows are few.
-            z, _ = dtrtrs(factor, (x - self.means[k]).T, lower=1)
-            log_det = np.log(factor.diagonal()).sum()
-            log_joint[:, k] = -0.5 * np.einsum("ij,ij->j", z, z) - log_det
-        log_joint += np.log(self.weights) - 0.5 * x.shape[1] * np.log(2 * np.pi)
-        return log_joint
+        return log_joint_of(self.weights, self.means, self.covariances, x)
 
     def are_flat(self) -> bool:
         """Whether one has next to no variance in some direction, save `reg_covar`."""
@@ -479,248 +431,4 @@ def component_weights(
     responsibilities: np.ndarray, sample_weight: np.ndarray
 ) -> np.ndarray:
     """Mixture weights of responsibilities (n, K): their weighted means."""
-    return _weights(sample_weight @ responsibilities)
-
-
-def _weights(totals: np.ndarray) -> np.ndarray:
-    weights = np.maximum(totals / totals.sum(), 1e-6)
-    return weights / weights.sum()
-
-
-def _shares_of_components(
-    sample_weight: np.ndarray, responsibilities: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Total weight of each component, and the rows' shares of it (n, K)."""
-    shares = responsibilities * sample_weight[:, None]
-    totals = shares.sum(0)
-    is_empty = totals <= 1e-10 * sample_weight.sum()
-    shares[:, is_empty] = sample_weight[:, None]
-    shares /= shares.sum(0)
-    return totals, shares
-
-
-def _moments(
-    x: np.ndarray, sample_weight: np.ndarray, responsibilities: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    totals, shares = _shares_of_components(sample_weight, responsibilities)
-    means = shares.T @ x
-    covariances = np.empty((len(totals), x.shape[1], x.shape[1]))
-    for k, mean in enumerate(means):
-        centered = x - mean
-        covariances[k] = (shares[:, k, None] * centered).T @ centered
-    return totals, means, covariances
-
-
-def _shrink(totals, covariances, strength, diagonality, reg_covar):
-    pooled = np.tensordot(totals / totals.sum(), covariances, axes=1)
-    prior = (1 - diagonality) * pooled + diagonality * np.diag(np.diag(pooled))
-    share = (strength / (totals + strength))[:, None, None]
-    variances = np.diagonal(covariances, axis1=1, axis2=2)
-    sizes = _sizes(totals, variances, np.diag(pooled))[:, None, None]
-    shrunk = (1 - share) * covariances + share * sizes * prior
-    diagonal = np.diagonal(shrunk, axis1=1, axis2=2)
-    added = _added(reg_covar, diagonal, variances, np.diag(pooled))
-    shrunk[:, *np.diag_indices(len(pooled))] += added
-    return shrunk
-
-
-def _added(
-    reg_covar: float, shrunk: np.ndarray, variances: np.ndarray, pooled: np.ndarray
-) -> np.ndarray:
-    """Return what `reg_covar` adds to shrunk variances.
-
-    In units of these; where a component's own variance is none, of the pooled one.
-    """
-    unit = np.where(variances > ROUNDING * pooled, shrunk, pooled)
-    return reg_covar * np.where(unit > ROUNDING**2, unit, 1.0)
-
-
-def _sizes(totals: np.ndarray, variances: np.ndarray, pooled: np.ndarray) -> np.ndarray:
-    """Mean ratios of variances (K, D) to pooled ones, as if some rows had ratio 1."""
-    varies = pooled > ROUNDING**2
-    if not varies.any():
-        return np.ones(len(totals))
-    ratios = np.mean(variances[:, varies] / pooled[varies], axis=1)
-    return np.maximum(ratios, ROUNDING**2) ** (totals / (totals + ROWS_OF_POOLED_SIZE))
-
-
-def _blend(
-    responsibilities: np.ndarray, sample_weight: np.ndarray, share: float
-) -> np.ndarray:
-    """Give every row that share of all components, by their weights."""
-    overall = np.average(responsibilities, axis=0, weights=sample_weight)
-    return (1 - share) * responsibilities + share * overall
-
-
-def _choose_shrinkages(x, sample_weight, responsibilities, reg_covar, leasts):
-    """For each least strength the shrinkage with the best cross-validated likelihood.
-
-    Rows come in a random order already (`merge_identical_rows`).
-    """
-    n_columns = x.shape[1]
-    n_rows = row_counts(sample_weight).sum()
-    strengths = [s for s in STRENGTHS if s >= min(leasts)]
-    grid = [(s * n_columns, a) for s in strengths for a in DIAGONALITIES]
-    if np.count_nonzero(_parts_of_rows(sample_weight)) < 2 * N_FOLDS:
-        return [Shrinkage(*grid[-1], 0.0, reg_covar)] * len(leasts)
-    few = n_rows < FEW_ROWS * n_columns * responsibilities.shape[1]
-    x, sample_weight = x[:MAX_ROWS], sample_weight[:MAX_ROWS]
-    responsibilities = responsibilities[:MAX_ROWS]
-    blends = BLENDS if few else BLENDS[:1]
-    log_probs = [
-        _cross_validate(
-            x,
-            sample_weight,
-            _blend(responsibilities, sample_weight, blend),
-            grid,
-            reg_covar,
-            _parts_of_rows(sample_weight),
-        )
-        for blend in blends
-    ]
-    chosen = []
-    for least in leasts:
-        first = sum(s < least for s in strengths) * len(DIAGONALITIES)
-        best = -np.inf
-        for blend, log_prob in zip(blends, log_probs, strict=True):
-            scores = bounded_means(log_prob[first:], sample_weight, n_columns)
-            if scores.max() > best + BLEND_TOLERANCE:
-                best = scores.max()
-                strength, diagonality = grid[first + int(np.argmax(scores))]
-                shrinkage = Shrinkage(strength, diagonality, blend, reg_covar)
-        chosen.append(shrinkage)
-    return chosen
-
-
-def cross_validated_scores(
-    x: np.ndarray,
-    sample_weight: np.ndarray,
-    responsibilities: np.ndarray,
-    grid: Sequence[tuple[float, float]],
-    reg_covar: float,
-) -> np.ndarray:
-    """Mean log-densities of rows under Gaussians with moments of the others.
-
-    Parameters
-    ----------
-    x, sample_weight, responsibilities, reg_covar
-        As for `Gaussians.fit`; rows in a random order.
-    grid : sequence of (float, float)
-        Strengths and diagonalities to compare.
-
-    Returns
-    -------
-    scores : ndarray of shape (n_settings,)
-        In nats per row, see `bounded_means`.
-    """
-    # A cluster that is one value must not be foretold by that value.
-    folds = _whole_rows(len(x))
-    log_prob = _cross_validate(
-        x, sample_weight, responsibilities, grid, reg_covar, folds
-    )
-    return bounded_means(log_prob, sample_weight, x.shape[1])
-
-
-def bounded_means(
-    log_prob: np.ndarray, sample_weight: np.ndarray, n_columns: int
-) -> np.ndarray:
-    """Mean log-densities, of which no row decides.
-
-    Parameters
-    ----------
-    log_prob : ndarray of shape (n_settings, n_samples)
-        In nats.
-    sample_weight : ndarray of shape (n_samples,)
-        Positive weights.
-    n_columns : int
-        Columns of the rows.
-
-    Returns
-    -------
-    means : ndarray of shape (n_settings,)
-        No row counts for more than `LOSS_BOUND` nats per column below the largest
-        median.
-    """
-    floor = np.median(log_prob, axis=1).max() - LOSS_BOUND * n_columns
-    return np.maximum(log_prob, floor) @ sample_weight / sample_weight.sum()
-
-
-def _whole_rows(n_rows: int) -> np.ndarray:
-    """Share of each row that each fold holds out (N_FOLDS, n): every fifth row."""
-    folds = np.arange(N_FOLDS)[:, None]
-    return (np.arange(n_rows) % N_FOLDS == folds).astype(float)
-
-
-def _parts_of_rows(sample_weight: np.ndarray) -> np.ndarray:
-    """Shares as `_whole_rows` gives them, save for rows that stand for many others.
-
-    Where the table would be another one without such a row, it has a part in each fold,
-    as it would have if it were not merged.
-    """
-    shares = _whole_rows(len(sample_weight))
-    heavy = sample_weight > HEAVY_SHARE * sample_weight.sum()
-    shares[:, heavy & (row_counts(sample_weight) >= N_FOLDS)] = 1 / N_FOLDS
-    return shares
-
-
-def _cross_validate(x, sample_weight, responsibilities, grid, reg_covar, folds):
-    """Log-densities of the mixture, one row for each setting, one column for each x."""
-    log_prob = np.zeros((len(grid), len(x)))
-    by_rows = len(x) < x.shape[1] and reg_covar > LEAST_REG_COVAR
-    log_joints = _log_joints_by_rows if by_rows else _log_joints
-    for shares in folds:
-        held_out, seen = shares > 0, shares < 1
-        fold = x[seen], (sample_weight * (1 - shares))[seen], responsibilities[seen]
-        for i, log_joint in enumerate(log_joints(*fold, x[held_out], grid, reg_covar)):
-            mixture = np.logaddexp.reduce(log_joint, axis=1)
-            log_prob[i, held_out] += shares[held_out] * mixture
-    return log_prob
-
-
-def _log_joints(x, sample_weight, responsibilities, new, grid, reg_covar):
-    """Log-densities of new rows with each component (n_new, K), for each setting."""
-    totals, means, covariances = _moments(x, sample_weight, responsibilities)
-    for strength, diagonality in grid:
-        shrunk = _shrink(totals, covariances, strength, diagonality, reg_covar)
-        yield Gaussians(_weights(totals), means, shrunk).log_joint(new)
-
-
-def _log_joints_by_rows(x, sample_weight, responsibilities, new, grid, reg_covar):
-    r"""`_log_joints` where rows are fewer than columns, by matrices of rows.
-
-    A covariance is :math:`\Delta + A^T M A` then, with :math:`\Delta` diagonal and the
-    rows A, so that by the identities of Woodbury and Sylvester only
-    :math:`I + A \Delta^{-1} A^T M` has to be inverted.
-    """
-    totals, shares = _shares_of_components(sample_weight, responsibilities)
-    center = np.average(x, axis=0, weights=sample_weight)
-    rows, new = x - center, new - center
-    weights = _weights(totals)
-    scatters = [np.diag(own) - np.outer(own, own) for own in shares.T]
-    pooled = np.tensordot(totals / totals.sum(), scatters, axes=1)
-    variances = np.stack([np.einsum("ij,ij->j", rows, s @ rows) for s in scatters])
-    of_all = totals / totals.sum() @ variances
-    sizes = _sizes(totals, variances, of_all)
-    both = np.concatenate((rows, new))
-    for strength, diagonality in grid:
-        log_joint = np.empty((len(new), len(weights)))
-        for k, own in enumerate(shares.T):
-            share = strength / (totals[k] + strength)
-            prior = share * sizes[k]
-            middle = (1 - share) * scatters[k] + prior * (1 - diagonality) * pooled
-            diagonal = prior * diagonality * of_all
-            shrunk = (1 - share) * variances[k] + prior * of_all
-            diagonal += _added(reg_covar, shrunk, variances[k], of_all)
-            products = (both / diagonal) @ both.T
-            among, across = products[: len(x), : len(x)], products[len(x) :, : len(x)]
-            inner = lu_factor(np.eye(len(x)) + among @ middle)
-            # Products of what lies between the new rows and the mean.
-            to_rows = across - own @ among
-            squares = products.diagonal()[len(x) :] - across @ own - to_rows @ own
-            squares -= np.einsum(
-                "ij,ji->i", to_rows @ middle, lu_solve(inner, to_rows.T)
-            )
-            log_det = np.log(np.abs(inner[0].diagonal())).sum()
-            log_det += np.log(diagonal).sum()
-            log_joint[:, k] = np.log(weights[k]) - 0.5 * (squares + log_det)
-        yield log_joint - 0.5 * x.shape[1] * np.log(2 * np.pi)
+    return weights_of(sample_weight @ responsibilities)

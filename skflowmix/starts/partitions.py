@@ -6,7 +6,7 @@ that fail on different data, and ranks the partitions they give.
 
 import warnings
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, SupportsIndex
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.cluster.hierarchy import cut_tree, linkage
@@ -22,7 +22,7 @@ from skflowmix.starts.clusterer import (
     split_to,
     weighted_rows,
 )
-from skflowmix.starts.gaussians import Gaussians, Shrinkage
+from skflowmix.starts.gaussians import Gaussians
 from skflowmix.starts.genie import linkage_labels
 from skflowmix.starts.knn import (
     MAX_GRAPH_ROWS,
@@ -32,6 +32,7 @@ from skflowmix.starts.knn import (
     nearest_others,
     one_hot,
 )
+from skflowmix.starts.merging import merging_labels
 from skflowmix.starts.preprocessing import column_space, repeat_widths, row_counts
 from skflowmix.starts.scores import (
     REG_COVAR,
@@ -41,6 +42,7 @@ from skflowmix.starts.scores import (
     kernel_score,
 )
 from skflowmix.starts.separation import SeparationTree
+from skflowmix.starts.shrinkage import Shrinkage
 from skflowmix.starts.spectral import spectral_labels
 
 INIT_METHODS = (
@@ -154,6 +156,13 @@ def propose_partitions(
         return [Proposal(name, np.eye(n, n_components))]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        if not isinstance(init, str):
+            x = rescale_columns(x, sample_weight, column_scales)
+            responsibilities = from_clusterer(
+                x, sample_weight, n_components, init, random_state
+            )
+            return [Proposal(name, responsibilities)]
+        assert n_components is not None  # a clusterer alone finds it
         if name == "auto":
             x, sample_weight, origin = without_repeats(
                 x, sample_weight, column_scales, random_state
@@ -166,11 +175,6 @@ def propose_partitions(
                 for p in proposals
             ]
         x = rescale_columns(x, sample_weight, column_scales)
-        if not isinstance(init, str):
-            responsibilities = from_clusterer(
-                x, sample_weight, n_components, init, random_state
-            )
-            return [Proposal(name, responsibilities)]
         return [
             Proposal(name, _METHODS[name](x, sample_weight, n_components, random_state))
             for _ in range(1 if name == "linkage" else n_init)
@@ -314,7 +318,12 @@ def _drop_flat_directions(x: np.ndarray, sample_weight: np.ndarray) -> np.ndarra
     return x @ axes[:, differ]
 
 
-def _kmeans(x, sample_weight, n_components, random_state):
+def _kmeans(
+    x: np.ndarray,
+    sample_weight: np.ndarray,
+    n_components: int,
+    random_state: np.random.RandomState,
+) -> np.ndarray:
     rows = draw_rows(sample_weight, MAX_MODEL_ROWS, random_state)
     weight = np.ones(len(rows)) if len(rows) < len(x) else sample_weight
     model = KMeans(n_components, n_init=3, random_state=random_state)
@@ -322,13 +331,23 @@ def _kmeans(x, sample_weight, n_components, random_state):
     return nearest_mean_responsibilities(x, model.cluster_centers_)
 
 
-def _random_rows(x, sample_weight, n_components, random_state):
+def _random_rows(
+    x: np.ndarray,
+    sample_weight: np.ndarray,
+    n_components: int,
+    random_state: np.random.RandomState,
+) -> np.ndarray:
     share = sample_weight / sample_weight.sum()
     means = x[random_state.choice(len(x), n_components, replace=False, p=share)]
     return nearest_mean_responsibilities(x, means)
 
 
-def _kmeans_seeding(x, sample_weight, n_components, random_state):
+def _kmeans_seeding(
+    x: np.ndarray,
+    sample_weight: np.ndarray,
+    n_components: int,
+    random_state: np.random.RandomState,
+) -> np.ndarray:
     rows = draw_rows(sample_weight, MAX_MODEL_ROWS, random_state)
     weight = np.ones(len(rows)) if len(rows) < len(x) else sample_weight
     centers, _ = kmeans_plusplus(
@@ -337,18 +356,33 @@ def _kmeans_seeding(x, sample_weight, n_components, random_state):
     return nearest_mean_responsibilities(x, centers)
 
 
-def _gmm(x, sample_weight, n_components, random_state):
+def _gmm(
+    x: np.ndarray,
+    sample_weight: np.ndarray,
+    n_components: int,
+    random_state: np.random.RandomState,
+) -> np.ndarray:
     rows = weighted_rows(x, sample_weight, MAX_MODEL_ROWS, random_state)
     model = GaussianMixture(n_components, reg_covar=1e-6, random_state=random_state)
     return model.fit(rows).predict_proba(x)
 
 
-def _random(x, sample_weight, n_components, random_state):
+def _random(
+    x: np.ndarray,
+    sample_weight: np.ndarray,
+    n_components: int,
+    random_state: np.random.RandomState,
+) -> np.ndarray:
     responsibilities = random_state.uniform(size=(len(x), n_components))
     return responsibilities / responsibilities.sum(axis=1, keepdims=True)
 
 
-def _spectral(x, sample_weight, n_components, random_state):
+def _spectral(
+    x: np.ndarray,
+    sample_weight: np.ndarray,
+    n_components: int,
+    random_state: np.random.RandomState,
+) -> np.ndarray:
     landmarks = Landmarks(x, sample_weight, random_state)
     tree = SeparationTree(landmarks, n_components)
     labels = spectral_labels(landmarks, tree, n_components, random_state)
@@ -356,7 +390,12 @@ def _spectral(x, sample_weight, n_components, random_state):
     return landmarks.spread(labels, n_components)
 
 
-def _linkage(x, sample_weight, n_components, random_state):
+def _linkage(
+    x: np.ndarray,
+    sample_weight: np.ndarray,
+    n_components: int,
+    random_state: np.random.RandomState,
+) -> np.ndarray:
     landmarks = Landmarks(x, sample_weight, random_state)
     return landmarks.spread(
         linkage_labels(landmarks.distances, n_components), n_components
@@ -383,7 +422,13 @@ class _Candidate(NamedTuple):
     likelihood: float
 
 
-def _ranked_candidates(x, sample_weight, n_components, random_state, n_best):
+def _ranked_candidates(
+    x: np.ndarray,
+    sample_weight: np.ndarray,
+    n_components: int,
+    random_state: np.random.RandomState,
+    n_best: int,
+) -> list[Proposal]:
     landmarks = Landmarks(x, sample_weight, random_state)
     tree = SeparationTree(landmarks, n_components)
     labels: Any = spectral_labels(landmarks, tree, n_components, random_state)
@@ -396,7 +441,7 @@ def _ranked_candidates(x, sample_weight, n_components, random_state, n_best):
     most = landmarks.n // max(GROUP_ROWS, x.shape[1] + 1)
     n_groups = min(max(4 * n_components, MIN_GROUPS), most)
     if n_groups > n_components:
-        starts["merging"] = _merging_labels(
+        starts["merging"] = merging_labels(
             landmarks, n_components, n_groups, random_state
         )
     labels = tree.labels(n_components)
@@ -441,7 +486,12 @@ def _ranked_candidates(x, sample_weight, n_components, random_state, n_best):
     return proposals
 
 
-def _ranking(labels, gains, scores, separations):
+def _ranking(
+    labels: list[np.ndarray],
+    gains: np.ndarray,
+    scores: np.ndarray,
+    separations: np.ndarray,
+) -> np.ndarray:
     """Numbers of partitions, the best one first.
 
     Several may cut no neighbours apart, or only outliers between clusters: those that
@@ -463,7 +513,9 @@ def _ranking(labels, gains, scores, separations):
     return np.lexsort((-separations, -scores, -agreement))
 
 
-def _kmeans_labels(landmarks, n_components, random_state):
+def _kmeans_labels(
+    landmarks: Landmarks, n_components: int, random_state: np.random.RandomState
+) -> np.ndarray:
     """K-means, begun with Ward's clusters where these end nearer to their means."""
     x, weight = landmarks.x, landmarks.weight
     pairs = squareform(landmarks.distances, checks=False)
@@ -477,89 +529,6 @@ def _kmeans_labels(landmarks, n_components, random_state):
     for model in models:
         model.fit(x, sample_weight=weight)
     return min(models, key=lambda model: model.inertia_).labels_
-
-
-def _merging_labels(landmarks, n_components, n_groups, random_state):
-    """Merge k-means groups as long as one Gaussian describes two of them best.
-
-    Likelihoods do not depend on the columns' scales, as distances do, and find groups
-    of very different sizes.
-
-    References
-    ----------
-    C. Fraley, *Algorithms for model-based Gaussian hierarchical clustering*, SIAM
-    Journal on Scientific Computing 20, 1998, the criterion of unequal covariances.
-    """
-    x, weight = landmarks.x, landmarks.weight
-    model = KMeans(n_groups, n_init=1, random_state=random_state)
-    labels = model.fit_predict(x, sample_weight=weight)
-    labels = np.unique(labels, return_inverse=True)[1]
-    typical = _typical_variances(x, n_components)
-    hard = one_hot(labels, labels.max() + 1)
-    mass = weight @ hard
-    means = (hard * weight[:, None]).T @ x / mass[:, None]
-    centred = x - means[labels]
-    scatter = np.stack(
-        [
-            (weight[rows, None] * centred[rows]).T @ centred[rows]
-            for rows in (labels == k for k in range(len(mass)))
-        ]
-    )
-
-    def cost(mass: np.ndarray, scatter: np.ndarray) -> np.ndarray:
-        covariances = _lean(scatter / mass[:, None, None], mass, typical)
-        log_det = np.linalg.slogdet(covariances)[1]
-        return mass * (0.5 * log_det - np.log(mass))
-
-    def merged(k: SupportsIndex) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Mass, mean and scatter of group k with each of the others."""
-        total = mass + mass[k]
-        between = means - means[k]
-        spread = np.einsum("gi,gj->gij", between, between)
-        factor = (mass * mass[k] / total)[:, None, None]
-        mean = (means * mass[:, None] + means[k] * mass[k]) / total[:, None]
-        return total, mean, scatter + scatter[k] + factor * spread
-
-    def increase(k: SupportsIndex) -> np.ndarray:
-        total, _, joint = merged(k)
-        return cost(total, joint) - own - own[k]
-
-    own = cost(mass, scatter)
-    increases = np.stack([increase(k) for k in range(len(mass))])
-    np.fill_diagonal(increases, np.inf)
-    n_left = len(mass)
-    while n_left > n_components:
-        i, j = np.unravel_index(increases.argmin(), increases.shape)
-        labels[labels == j] = i
-        total, mean, joint = merged(i)
-        mass[i], means[i], scatter[i] = total[j], mean[j], joint[j]
-        gone = np.isinf(increases).all(1)
-        gone[j] = True
-        own[i] = cost(mass[i : i + 1], scatter[i : i + 1])[0]
-        increases[i] = increase(i)
-        increases[i, i] = np.inf
-        increases[i, gone] = np.inf
-        increases[:, i] = increases[i]
-        increases[j], increases[:, j] = np.inf, np.inf
-        n_left -= 1
-    labels = np.unique(labels, return_inverse=True)[1]
-    return split_to(labels, x, n_components, random_state)
-
-
-def _typical_variances(x: np.ndarray, n_components: int) -> np.ndarray:
-    """Variances of one of so many clusters of equal size that fill the rows' space."""
-    return np.var(x, axis=0) * n_components ** (-2 / x.shape[1])
-
-
-def _lean(covariances: np.ndarray, mass: np.ndarray, typical: np.ndarray) -> np.ndarray:
-    """Covariances of few rows lean towards a diagonal between theirs and typical."""
-    n_features = len(typical)
-    shrinkage = ((n_features + 1) / (mass + n_features + 1))[:, None]
-    diagonals = np.diagonal(covariances, axis1=1, axis2=2)
-    target = shrinkage * (0.5 * diagonals + 0.05 * typical) + 1e-4
-    leaning = (1.0 - shrinkage[:, :, None]) * covariances
-    leaning[:, *np.diag_indices(n_features)] += target
-    return leaning
 
 
 def expectation_maximisation(
@@ -582,7 +551,12 @@ def expectation_maximisation(
     return responsibilities
 
 
-def _posterior(landmarks, responsibilities, shrinkage, random_state):
+def _posterior(
+    landmarks: Landmarks,
+    responsibilities: np.ndarray,
+    shrinkage: Shrinkage,
+    random_state: np.random.RandomState,
+) -> np.ndarray:
     """Responsibilities of all rows under Gaussians that began with the landmarks."""
     x, weight = landmarks.all_rows, landmarks.all_weights
     data = landmarks.x, landmarks.weight

@@ -6,7 +6,6 @@ import numpy as np
 
 from skflowmix.starts.cluster_count import count_clusters, path_of
 from skflowmix.starts.far_groups import far_groups
-from skflowmix.starts.gaussians import LOSS_BOUND
 from skflowmix.starts.knn import Landmarks, nearest, one_hot
 from skflowmix.starts.partitions import (
     of_origins,
@@ -22,6 +21,7 @@ from skflowmix.starts.scores import (
     kernel_score,
 )
 from skflowmix.starts.separation import contact
+from skflowmix.starts.shrinkage import LOSS_BOUND
 
 __all__ = ["count_starts", "propose_starts"]
 

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from skflowmix.starts.gaussians import Shrinkage, bounded_means, cross_validated_scores
 from skflowmix.starts.knn import Landmarks
+from skflowmix.starts.shrinkage import Shrinkage, bounded_means, cross_validated_scores
 
 __all__ = [
     "GAUSSIAN_TOLERANCE",

@@ -19,13 +19,15 @@ from skflowmix.model.components import WIDE
 from skflowmix.model.flows import FLOWS
 from skflowmix.model.mixture import LEAST_LOG_POSTERIOR, MixtureModule, elbo_terms
 from skflowmix.model.pairs import AllPairs, Support
-from skflowmix.starts import gaussians as gaussians_module
+from skflowmix.starts import shrinkage as shrinkage_module
 from skflowmix.starts.gaussians import (
+    FLAT,
+    Gaussians,
+)
+from skflowmix.starts.shrinkage import (
     BLENDS,
     DIAGONALITIES,
-    FLAT,
     STRENGTHS,
-    Gaussians,
     Shrinkage,
     cross_validated_scores,
 )
@@ -369,7 +371,7 @@ def test_rows_fewer_than_columns_are_scored_by_matrices_of_rows(
     grid = list(itertools.product([1.0, 10.0, 500.0], DIAGONALITIES))
     data = x, weights, shares, grid, reg_covar
     by_rows = cross_validated_scores(*data)
-    monkeypatch.setattr(gaussians_module, "LEAST_REG_COVAR", math.inf)
+    monkeypatch.setattr(shrinkage_module, "LEAST_REG_COVAR", math.inf)
     np.testing.assert_allclose(by_rows, cross_validated_scores(*data), rtol=1e-6)
 
 
