@@ -1,6 +1,8 @@
 """Pages of the documentation: they name all that is public, and link what exists."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -54,6 +56,20 @@ def test_every_page_is_in_a_table_of_contents():
             listed |= {re.sub(r".*<(.*)>", r"\1", line) for line in lines}
     assert pages - listed == {"index"}
     assert listed - pages == {"auto_examples/index"}
+
+
+def test_tables_of_benchmarks_are_those_of_the_results_that_are_kept():
+    code = "import published; print(published.page(), end='')"
+    made = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT / "benchmarks",
+        capture_output=True,
+        text=True,
+        check=True,
+        encoding="utf-8",
+    )
+    page = (DOCS / "benchmarks.md").read_text(encoding="utf-8")
+    assert made.stdout == page, "run python benchmarks/published.py"
 
 
 def test_the_citation_is_of_this_version():
