@@ -102,8 +102,8 @@ SECTIONS = (
         "First partitions",
         "partitions.json",
         "partitions.py --fit",
-        "Adjusted Rand index on made groups of 41 shapes: of the first proposal, of the "
-        "best one, and what training changes.",
+        "Adjusted Rand index on made groups of 41 shapes: of the first proposal, of "
+        "the best one, and what training changes.",
         lambda data: partitions.report(data["records"]),
     ),
     Section(
