@@ -35,11 +35,14 @@ from skflowmix.starts.knn import (
 from skflowmix.starts.merging import merging_labels
 from skflowmix.starts.preprocessing import column_space, repeat_widths, row_counts
 from skflowmix.starts.scores import (
+    CLEAR_SEPARATION,
     REG_COVAR,
     believed_or_cut,
     choose_shrinkage,
     held_out_likelihood,
     kernel_score,
+    largest_cut,
+    ranking,
 )
 from skflowmix.starts.separation import SeparationTree
 from skflowmix.starts.shrinkage import Shrinkage
@@ -71,12 +74,6 @@ MAX_MORE_ITER = 20
 # column: smaller widths get none, as values so near to each other make no cluster.
 REPEAT_NOISE = 0.8
 SMALLEST_REPEAT_WIDTH, LARGEST_REPEAT_WIDTH = 0.15, 1.0
-# A partition whose gaps are so many times as long as those within its clusters is
-# clearly separated, if its `largest_cut` is no larger than this.
-CLEAR_SEPARATION = 2.0
-MAX_CUT = 0.02
-# Gaussians that differ by less, in nats per row, are as likely.
-AS_LIKELY = 0.005
 # Of so large a share of the weight, rows that repeat could be a cluster, however near.
 HEAVY_ROW = 0.02
 
@@ -468,9 +465,15 @@ def _ranked_candidates(
     )
     labels = [candidate.responsibilities.argmax(axis=1) for candidate in candidates]
     separations = np.array([tree.separation(own) for own in labels])
+    cuts = np.array(
+        [
+            largest_cut(landmarks, candidate.responsibilities, by_density=False)
+            for candidate in candidates
+        ]
+    )
     kept: list[np.ndarray] = []
     proposals: list[Proposal] = []
-    for i in _ranking(labels, gains, scores, separations):
+    for i in ranking(labels, gains, scores, separations, cuts):
         name, found = candidates[i].name, candidates[i].responsibilities
         if any(adjusted_rand_score(labels[i], k) > SAME_PARTITION_ARI for k in kept):
             continue
@@ -484,33 +487,6 @@ def _ranked_candidates(
         if len(proposals) == n_best:
             break
     return proposals
-
-
-def _ranking(
-    labels: list[np.ndarray],
-    gains: np.ndarray,
-    scores: np.ndarray,
-    separations: np.ndarray,
-) -> np.ndarray:
-    """Numbers of partitions, the best one first.
-
-    Several may cut no neighbours apart, or only outliers between clusters: those that
-    are separated most come first. Where all cut many, clusters overlap, and the
-    likeliest Gaussians come first. Of Gaussians that are as likely, those that agree
-    most with the other partitions do.
-    """
-    is_clear = (scores > -MAX_CUT) & (separations > CLEAR_SEPARATION)
-    scores = np.where(is_clear, np.maximum(scores, 0.0), scores)
-    if scores.max() < -MAX_CUT:
-        scores = gains
-    order = np.lexsort((-separations, -scores))
-    best = order[0]
-    if scores[best] <= 0 or is_clear[best]:
-        return order
-    agreement = np.full(len(gains), -1.0)
-    for i in np.flatnonzero(gains > gains[best] - AS_LIKELY):
-        agreement[i] = np.mean([adjusted_rand_score(labels[i], own) for own in labels])
-    return np.lexsort((-separations, -scores, -agreement))
 
 
 def _kmeans_labels(

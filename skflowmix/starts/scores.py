@@ -1,11 +1,13 @@
 """What speaks for a partition of the rows: Gaussians, or nearest neighbours."""
 
 import numpy as np
+from sklearn.metrics import adjusted_rand_score
 
 from skflowmix.starts.knn import Landmarks
 from skflowmix.starts.shrinkage import Shrinkage, bounded_means, cross_validated_scores
 
 __all__ = [
+    "CLEAR_SEPARATION",
     "GAUSSIAN_TOLERANCE",
     "REG_COVAR",
     "believed_or_cut",
@@ -13,6 +15,7 @@ __all__ = [
     "held_out_likelihood",
     "kernel_score",
     "largest_cut",
+    "ranking",
 ]
 
 # Among these, strengths per column, cross-validation chooses a shrinkage.
@@ -24,6 +27,14 @@ GAUSSIAN_TOLERANCE = 0.02
 # Neighbours of a row that a partition may cut off, and the least distance that divides.
 CUT_NEIGHBORS = 5
 SHORTEST = 1e-12
+# A partition whose gaps are so many times as long as those within its clusters is
+# clearly separated, if its `largest_cut` of all pairs alike is no larger than this.
+CLEAR_SEPARATION = 2.0
+MAX_CLEAR_CUT = 0.05
+# Clusters overlap where every partition has a larger one by density.
+MAX_CUT = 0.02
+# Gaussians that differ by less, in nats per row, are as likely.
+AS_LIKELY = 0.005
 
 
 def choose_shrinkage(
@@ -148,13 +159,10 @@ def believed_or_cut(
     return gain if gain > 0 else -largest_cut(landmarks, responsibilities)
 
 
-def largest_cut(landmarks: Landmarks, responsibilities: np.ndarray) -> float:
+def largest_cut(
+    landmarks: Landmarks, responsibilities: np.ndarray, *, by_density: bool = True
+) -> float:
     """Share of nearest neighbours in other clusters, in the cluster with the largest.
-
-    A pair of neighbours counts less the longer it is beside distances that are usual in
-    the denser one of their clusters: by the square of that ratio, a density in two
-    columns. Rows of noise between clusters have neighbours on both sides, while a cut
-    through a cluster parts rows that are near to each other.
 
     Parameters
     ----------
@@ -162,6 +170,12 @@ def largest_cut(landmarks: Landmarks, responsibilities: np.ndarray) -> float:
         The rows.
     responsibilities : ndarray of shape (n, K)
         The partition.
+    by_density : bool, default=True
+        A pair of neighbours counts less the longer it is beside distances that are
+        usual in the denser one of their clusters: by the square of that ratio, a
+        density in two columns. Rows of noise between clusters have neighbours on both
+        sides, while a cut through a cluster parts rows that are near to each other. A
+        cluster of outliers is cut off cheaply, though, where all pairs alike show it.
 
     Returns
     -------
@@ -170,18 +184,66 @@ def largest_cut(landmarks: Landmarks, responsibilities: np.ndarray) -> float:
     """
     labels, n_clusters = responsibilities.argmax(axis=1), responsibilities.shape[1]
     near = min(CUT_NEIGHBORS, landmarks.neighbors.shape[1])
-    lengths = np.maximum(landmarks.neighbor_distances[:, :near], SHORTEST)
     neighbors = labels[landmarks.neighbors[:, :near]]
-    usual = np.full(n_clusters, np.inf)
-    for cluster in range(n_clusters):
-        own = lengths[labels == cluster, -1]
-        if len(own):
-            usual[cluster] = np.median(own)
-    denser = np.minimum(usual[labels][:, None], usual[neighbors])
-    counts = np.minimum(denser / lengths, 1.0) ** 2
-    counts *= landmarks.weight[:, None]
-    of_pairs = counts.sum(axis=1)
+    counts = np.repeat(landmarks.weight[:, None], near, axis=1)
+    if by_density:
+        lengths = np.maximum(landmarks.neighbor_distances[:, :near], SHORTEST)
+        usual = np.full(n_clusters, np.inf)
+        for cluster in range(n_clusters):
+            own = lengths[labels == cluster, -1]
+            if len(own):
+                usual[cluster] = np.median(own)
+        denser = np.minimum(usual[labels][:, None], usual[neighbors])
+        counts *= np.minimum(denser / lengths, 1.0) ** 2
     cut = np.sum(counts, axis=1, where=neighbors != labels[:, None])
-    total = np.bincount(labels, of_pairs, n_clusters)
+    total = np.bincount(labels, counts.sum(axis=1), n_clusters)
     cut = np.bincount(labels, cut, n_clusters)
-    return np.divide(cut, total, out=np.ones(n_clusters), where=total > 0).max()
+    share = np.divide(cut, total, out=np.ones(n_clusters), where=total > 0)
+    return float(share.max())
+
+
+def ranking(
+    labels: list[np.ndarray],
+    gains: np.ndarray,
+    scores: np.ndarray,
+    separations: np.ndarray,
+    cuts: np.ndarray,
+) -> np.ndarray:
+    """Numbers of partitions, the best one first.
+
+    Several may cut no neighbours apart, or only outliers between clusters: those that
+    are separated most come first. Where all cut many, clusters overlap, and the
+    likeliest Gaussians come first. Of Gaussians that are as likely, those that agree
+    most with the other partitions do.
+
+    Parameters
+    ----------
+    labels : list of ndarray of shape (n,)
+        The partitions.
+    gains : ndarray of shape (n_partitions,)
+        Of their Gaussians over a kernel estimate, in nats per row.
+    scores : ndarray of shape (n_partitions,)
+        What `believed_or_cut` says.
+    separations : ndarray of shape (n_partitions,)
+        See `skflowmix.starts.separation.SeparationTree`.
+    cuts : ndarray of shape (n_partitions,)
+        Each `largest_cut`, of all pairs alike.
+
+    Returns
+    -------
+    order : ndarray of shape (n_partitions,)
+        Numbers of the partitions.
+    """
+    is_clear = (scores > 0) | (cuts < MAX_CLEAR_CUT)
+    is_clear &= separations > CLEAR_SEPARATION
+    scores = np.where(is_clear, np.maximum(scores, 0.0), scores)
+    if scores.max() < -MAX_CUT:
+        scores = gains
+    order = np.lexsort((-separations, -scores))
+    best = order[0]
+    if scores[best] <= 0 or is_clear[best]:
+        return order
+    agreement = np.full(len(gains), -1.0)
+    for i in np.flatnonzero(gains > gains[best] - AS_LIKELY):
+        agreement[i] = np.mean([adjusted_rand_score(labels[i], own) for own in labels])
+    return np.lexsort((-separations, -scores, -agreement))

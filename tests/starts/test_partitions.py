@@ -15,7 +15,6 @@ from skflowmix.starts import partitions as initialization
 from skflowmix.starts.knn import Landmarks
 from skflowmix.starts.partitions import (
     INIT_METHODS,
-    _ranking,
     nearest_mean_responsibilities,
     propose_partitions,
     rescale_columns,
@@ -25,6 +24,7 @@ from skflowmix.starts.scores import (
     choose_shrinkage,
     kernel_score,
     largest_cut,
+    ranking,
 )
 from skflowmix.starts.separation import SeparationTree
 from skflowmix.starts.spectral import spectral_labels
@@ -303,6 +303,18 @@ def test_noise_between_clusters_does_not_cut_one_apart(seed):
     assert adjusted_rand_score(labels, found) > 0.95
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_outliers_around_clusters_are_none(seed):
+    rng = np.random.default_rng(seed)
+    angle = rng.uniform(0, 2 * np.pi, 500)
+    radius = 2 + 0.1 * rng.normal(size=500)
+    ring = radius[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    blob, far = 0.35 * rng.normal(size=(500, 2)), 6 * rng.normal(size=(30, 2))
+    x, labels = np.concatenate([ring, blob, far]), np.repeat([0, 1], 500)
+    found = propose(x, 2, "auto")[0].responsibilities[:1000].argmax(axis=1)
+    assert adjusted_rand_score(labels, found) > 0.95
+
+
 def test_pairs_of_neighbours_count_by_the_density_about_them():
     """A group of 40 rows at distances of 1, and one of 40 at distances of 10."""
     x = np.concatenate([np.arange(40.0), 60 + 10 * np.arange(40.0)])[:, None]
@@ -320,14 +332,14 @@ def test_ranking_of_overlapping_clusters_and_of_gaussians_as_likely():
     halves = np.repeat([0, 1], 50)
     others = np.tile([0, 1], 50)
     shifted = np.roll(halves, 3)
-    labels, apart = [others, halves, shifted], np.ones(3)
+    labels, apart = [others, halves, shifted], (np.ones(3), np.ones(3))
     gains = np.array([-0.5, -0.9, -0.7])
-    assert _ranking(labels, gains, np.array([-0.3, -0.03, -0.2]), apart)[0] == 0
-    assert _ranking(labels, gains, np.array([-0.3, -0.01, -0.2]), apart)[0] == 1
+    assert ranking(labels, gains, np.array([-0.3, -0.03, -0.2]), *apart)[0] == 0
+    assert ranking(labels, gains, np.array([-0.3, -0.01, -0.2]), *apart)[0] == 1
     gains = np.array([0.302, 0.3, 0.28])
-    assert _ranking(labels, gains, gains + 0.02, apart).tolist() == [1, 0, 2]
+    assert ranking(labels, gains, gains + 0.02, *apart).tolist() == [1, 0, 2]
     gains = np.array([0.31, 0.3, 0.28])
-    assert _ranking(labels, gains, gains + 0.02, apart).tolist() == [0, 1, 2]
+    assert ranking(labels, gains, gains + 0.02, *apart).tolist() == [0, 1, 2]
 
 
 def test_gaussians_are_not_believed_by_the_rows_that_they_were_fitted_to():
