@@ -165,6 +165,15 @@ def limited_threads(number: int | None) -> Iterator[None]:
             torch.set_num_threads(before)
 
 
+def _take_one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+# A forked child has none of the threads that OpenMP believes in, and waits for them.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_take_one_thread)
+
+
 def rows_per_chunk(floats_per_row: int, device: torch.device) -> int:
     """Rows that an evaluation with so much working memory takes at a time."""
     return int(np.clip(CHUNK_FLOATS[device.type] // floats_per_row, 16, 65536))

@@ -61,20 +61,26 @@ def attributes_of_model(
     of_flows = module.log_weights.detach().exp().numpy()
     components = gaussians.of_groups(groups, of_flows)
     weights = groups.sum(of_flows[None])[0]
+    # In one layout: that of an array counts in hashes, and a pickle changes it.
     with np.errstate(over="ignore"):
         covariances, of_each = (
-            own.covariances * scale[:, None] * scale for own in (components, gaussians)
+            np.ascontiguousarray(own.covariances * scale[:, None] * scale)
+            for own in (components, gaussians)
         )
+    means, means_of_each = (
+        np.ascontiguousarray(standardizer.inverse_transform(own.means))
+        for own in (components, gaussians)
+    )
     return {
         "module_": module,
         "n_components_": len(weights),
         "n_components_in_use_": int(np.count_nonzero(weights * n_counted >= 1)),
         "weights_": weights,
-        "means_": standardizer.inverse_transform(components.means),
+        "means_": means,
         "covariances_": covariances,
         "n_flows_": len(of_flows),
         "flow_components_": groups.of_flow,
         "flow_weights_": of_flows,
-        "flow_means_": standardizer.inverse_transform(gaussians.means),
+        "flow_means_": means_of_each,
         "flow_covariances_": of_each,
     }

@@ -169,6 +169,7 @@ class Checkpoint:
         digest = hashlib.sha256(repr(sorted(first.items())).encode())
         digest.update(key.tobytes())
         self.digest = digest.hexdigest()
+        self.names = [OF_FIT]
 
     @staticmethod
     def _open(
@@ -209,16 +210,16 @@ class Checkpoint:
 
     def journal(self, i: int) -> FileJournal:
         """Return the journal of a restart."""
-        path = self.folder / OF_RESTART.format(i)
-        return FileJournal(path, self.digest, self.reducer)
+        name = OF_RESTART.format(i)
+        self.names.append(name)
+        return FileJournal(self.folder / name, self.digest, self.reducer)
 
     def remove(self) -> None:
         """Delete the files of a fit that has ended, and the folder if it can be."""
         if self.reducer.rank > 0:
             return
-        names = [OF_FIT, OF_RESTART.format("*")]
         # A kill in the middle of a write leaves a temporary file.
-        for name in [*names, *(f".{name}.*" for name in names)]:
+        for name in [*self.names, *(f".{name}.*" for name in self.names)]:
             for path in self.folder.glob(name):
                 with suppress(OSError):
                     path.unlink(missing_ok=True)

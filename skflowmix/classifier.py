@@ -32,7 +32,7 @@ from skflowmix.initialization import LabelStart, unlabelled_rows_help
 from skflowmix.model.flows import FlowFamily
 from skflowmix.model.groups import Groups
 from skflowmix.monitor import begin_fit, shown_to_callbacks
-from skflowmix.options import FlowMixtureOptions, OptionsMixin
+from skflowmix.options import FlowMixtureOptions, NameOptions, OptionsMixin
 from skflowmix.parameter_checks import check_model, check_weights
 from skflowmix.prediction import all_or_none
 from skflowmix.starts.class_probabilities import log_proba_with_noise
@@ -213,7 +213,7 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
             Interval(Real, 0, 1, closed="both"),
         ],
         **shared_constraints(),
-        "init_params": [StrOptions(set(INIT_METHODS)), HasMethods("fit_predict")],
+        "init_params": [NameOptions(set(INIT_METHODS)), HasMethods("fit_predict")],
     }
 
     _auto_options: ClassVar[dict] = {

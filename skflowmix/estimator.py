@@ -1,5 +1,6 @@
 """`FlowMixture`: the scikit-learn face of the variational mixture of flows."""
 
+import copy
 import os
 import warnings
 from collections.abc import Callable, Sequence
@@ -40,7 +41,7 @@ from skflowmix.monitor import (
     shown_to_callbacks,
 )
 from skflowmix.online import learn
-from skflowmix.options import FlowMixtureOptions, OptionsMixin
+from skflowmix.options import FlowMixtureOptions, NameOptions, OptionsMixin
 from skflowmix.parameter_checks import (
     check_model,
     check_responsibilities,
@@ -336,7 +337,7 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
         "n_transforms": [Interval(Integral, 0, None, closed="left")],
         "hidden_units": ["array-like", Interval(Integral, 1, None, closed="left")],
         "init_params": [
-            StrOptions(set(INIT_METHODS)),
+            NameOptions(set(INIT_METHODS)),
             HasMethods("fit_predict"),
             "array-like",
         ],
@@ -522,6 +523,8 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
             X = check_rows(self, X, dtype=[np.float64, np.float32], fitted=True)
         sample_weight = check_weights(sample_weight, X, n_positive=1)
         settings, device = self._settings(), resolve_device(self.device)
+        # A call that fails draws no seed.
+        seeds = copy.deepcopy(self._sample_seeds)
         with limited_threads(settings.threads_to_train(*X.shape)):
             module, state = learn(
                 self.module_,
@@ -531,7 +534,7 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
                 settings,
                 self._online,
                 device,
-                np.random.RandomState(self._sample_seeds.next()),
+                np.random.RandomState(seeds.next()),
             )
         kept = np.flatnonzero(sample_weight)[:SUMMED_UP]
         bounds, weights = (
@@ -553,6 +556,7 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
             lower_bound_=elbo - self._log_scale,
             elbo_gap_=log_prob - elbo,
             _online=state,
+            _sample_seeds=seeds,
         )
 
     def _fit(

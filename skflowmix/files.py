@@ -20,6 +20,9 @@ __all__ = ["ModelFileError", "read_file", "write_file"]
 
 FORMAT_VERSION = 1
 
+# A header of the safetensors format is no longer.
+MAX_HEADER = 100_000_000
+
 # Kinds of arrays that a file can hold.
 ARRAY_KINDS = "biuf"
 
@@ -155,6 +158,36 @@ def _mode_of(path: Path) -> int:
     return 0o666 & ~mask
 
 
+def _in_one_order(saved: bytes) -> bytes:
+    """Return a safetensors file whose metadata are sorted: their order is random."""
+    end = 8 + int.from_bytes(saved[:8], "little")
+    header = json.loads(saved[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + saved[end:]
+
+
+def _read_whole(path: Path) -> tuple[bytes, dict[str, Any]]:
+    """Read a safetensors file and its header, if it is as long as that says."""
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        start = file.read(8)
+        length = int.from_bytes(start, "little")
+        if not 0 < length <= min(size - 8, MAX_HEADER):
+            raise ValueError(f"a header of {length} bytes")
+        text = file.read(length)
+        header = json.loads(text)
+        ends = [
+            entry["data_offsets"][1]
+            for name, entry in header.items()
+            if name != "__metadata__"
+        ]
+        if 8 + length + max(ends, default=0) != size:
+            raise ValueError(f"{size} bytes")
+        return start + text + file.read(), header
+
+
 def write_file(
     path: str | os.PathLike[str],
     kind: str,
@@ -200,7 +233,7 @@ def write_file(
     descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:
-            file.write(save_tensors(arrays, metadata))
+            file.write(_in_one_order(save_tensors(arrays, metadata)))
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, _mode_of(path))
@@ -237,11 +270,10 @@ def read_file(
     OSError
         If the file cannot be read.
     """
-    raw = Path(path).read_bytes()
     try:
+        raw, entries = _read_whole(Path(path))
         arrays = load_tensors(raw)
-        length = int.from_bytes(raw[:8], "little")
-        metadata = json.loads(raw[8 : 8 + length])["__metadata__"]
+        metadata = entries["__metadata__"]
         header, checksum = metadata["skflowmix"], metadata["checksum"]
         description = json.loads(header)
         version = description["format_version"]

@@ -11,7 +11,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 
 from skflowmix.training.settings import FitSettings
 
-__all__ = ["FlowMixtureOptions", "OptionsMixin"]
+__all__ = ["FlowMixtureOptions", "NameOptions", "OptionsMixin"]
 
 
 # Parameters of `GaussianMixture` that mean nothing here.
@@ -19,6 +19,13 @@ MEANINGLESS = {
     "covariance_type": "components are flows, whose shape is not restricted.",
     "precisions_init": "components start from the covariances of their first rows.",
 }
+
+
+class NameOptions(StrOptions):
+    """Names to choose from, which messages give in one order."""
+
+    def __str__(self) -> str:
+        return f"a str among {{{', '.join(map(repr, sorted(self.options)))}}}"
 
 
 class FlowMixtureOptions(BaseEstimator):
@@ -142,7 +149,7 @@ class FlowMixtureOptions(BaseEstimator):
             StrOptions({"auto"}),
             Interval(Real, 0.0, None, closed="left"),
         ],
-        "dtype": [StrOptions({"float32", "float64"})],
+        "dtype": [NameOptions({"float32", "float64"})],
         "n_threads": [
             StrOptions({"auto"}),
             Interval(Integral, 1, None, closed="left"),

@@ -2,13 +2,19 @@
 
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 
+from joblib import wrap_non_picklable_objects
 from joblib.parallel import get_active_backend
 from sklearn.utils.parallel import Parallel, delayed
 
 from skflowmix.training.runtime import Candidate
 
 __all__ = ["fit_restarts"]
+
+
+def _call(restart: Callable[[], Candidate]) -> Candidate:
+    return restart()
 
 
 def fit_restarts(
@@ -43,8 +49,14 @@ def fit_restarts(
             if candidates[-1].stopped:
                 break
         return candidates
+    backend = get_active_backend()[0]
+    if type(backend).__name__ == "MultiprocessingBackend":
+        # The standard library's pickle knows no functions within others.
+        restarts = [
+            partial(_call, wrap_non_picklable_objects(restart)) for restart in restarts
+        ]
     # Not every joblib backend hands over a fit before all are done.
-    as_done = get_active_backend()[0].supports_return_generator
+    as_done = backend.supports_return_generator
     trained = Parallel(n_jobs, return_as="generator" if as_done else "list")(
         delayed(restart)() for restart in restarts
     )

@@ -10,6 +10,8 @@ import numpy as np
 from sklearn.base import clone
 from sklearn.metrics import adjusted_rand_score, roc_auc_score
 
+from skflowmix.array_api import to_numpy
+
 __all__ = [
     "adjusted_rand_scorer",
     "log_likelihood_scorer",
@@ -127,24 +129,43 @@ def log_likelihood_scorer(estimator: Any, X: Any, y: Any = None) -> float:
     >>> bool(log_likelihood_scorer(FlowMixture(n_transforms=0).fit(X), X) < 0)
     True
     """
-    rows = np.array(X, dtype=np.float64)
     random_state = np.random.RandomState(0)
-    for column in rows.T:
-        values = np.unique(column)
-        noise = random_state.uniform(-0.5, 0.5, len(column))
-        if len(values) > 1 and len(column) >= ROWS_PER_VALUE * len(values):
-            column += np.diff(values).min() * noise
-    if hasattr(X, "columns"):
-        rows = _like(X, rows)
-    return float(np.mean(np.asarray(estimator.score_samples(rows))))
+    scores = estimator.score_samples(_dequantized_table(X, random_state))
+    return float(np.mean(np.asarray(to_numpy(scores))))
 
 
-def _like(table: Any, rows: np.ndarray) -> Any:
-    """Put rows under the names of a table's columns, of pandas or polars."""
-    columns = list(table.columns)
-    if hasattr(table, "to_pandas"):
-        return type(table)(rows, schema=columns)
-    return type(table)(rows, columns=columns)
+def _dequantized_table(X: Any, random_state: np.random.RandomState) -> Any:
+    """Return a table of the same kind; columns that hold no numbers are left alone."""
+    if not hasattr(X, "columns"):
+        rows = np.array(to_numpy(X))
+        if rows.dtype.kind in "biuf":
+            rows = rows.astype(np.float64)
+        for j, column in enumerate(rows.T):
+            rows[:, j] = _dequantized(column, random_state)
+        return rows
+    columns = {
+        name: _dequantized(X[name].to_numpy(), random_state) for name in X.columns
+    }
+    if hasattr(X, "to_pandas"):
+        return X.with_columns(**{n: type(X[n])(n, own) for n, own in columns.items()})
+    table = X.copy()
+    for name, column in columns.items():
+        table[name] = column
+    return table
+
+
+def _dequantized(column: np.ndarray, random_state: np.random.RandomState) -> np.ndarray:
+    """Add noise to a column of numbers that repeat; missing ones stay missing."""
+    noise = random_state.uniform(-0.5, 0.5, len(column))
+    try:
+        numbers = np.asarray(column, dtype=np.float64)
+    except (TypeError, ValueError):
+        return column
+    finite = numbers[np.isfinite(numbers)]
+    values = np.unique(finite)
+    if len(values) > 1 and len(finite) >= ROWS_PER_VALUE * len(values):
+        return numbers + np.diff(values).min() * noise
+    return numbers
 
 
 def adjusted_rand_scorer(estimator: Any, X: Any, y: Any) -> float:

@@ -220,3 +220,11 @@ def test_a_killed_process_goes_on(tmp_path):
             os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
     assert start(str(folder)).communicate()[0] == expected
+
+
+def test_other_files_in_the_folder_are_kept(tmp_path):
+    own = tmp_path / "restart-best.safetensors", tmp_path / "restart-7.safetensors"
+    for path in own:
+        path.write_text("mine")
+    make(FlowMixture, n_components=2, **NETWORKS).fit(moons(), checkpoint=tmp_path)
+    assert sorted(tmp_path.iterdir()) == sorted(own)

@@ -1,15 +1,24 @@
 """Details that users of scikit-learn expect: labels, tensors, messages, scorers."""
 
+import re
+
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from joblib import parallel_config
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn import config_context
+from sklearn.base import clone
 from sklearn.cluster import KMeans
+from sklearn.compose import make_column_transformer
 from sklearn.datasets import make_blobs
+from sklearn.impute import SimpleImputer
 from sklearn.metrics import adjusted_rand_score, roc_auc_score
 from sklearn.mixture import GaussianMixture
 from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder
 from small_models import make, moons, small
 
 from skflowmix import (
@@ -301,3 +310,35 @@ def test_setting_an_option_leaves_a_shared_object_alone():
     one.set_params(options__n_iter_init=3)
     assert options.n_iter_init == other.options.n_iter_init == 1
     assert one.options.n_iter_init == 3
+
+
+def test_log_likelihood_of_tables_with_missing_values_and_words():
+    rng = np.random.default_rng(0)
+    X = np.column_stack([rng.poisson(4, 300), rng.normal(size=300)]).astype(float)
+    model = make_pipeline(SimpleImputer(), small(2, n_transforms=0)).fit(X)
+    holed = X.copy()
+    holed[5, 0] = np.nan
+    score = log_likelihood_scorer(model, X)
+    assert log_likelihood_scorer(model, holed) == pytest.approx(score, abs=0.05)
+    words = pd.DataFrame(X, columns=["a", "b"])
+    words["c"] = np.where(X[:, 1] > 0, "u", "v")
+    encoder = make_column_transformer((OneHotEncoder(), ["c"]), remainder="passthrough")
+    model = make_pipeline(encoder, small(2, n_transforms=0))
+    assert np.isfinite(log_likelihood_scorer(model.fit(words), words))
+
+
+def test_names_to_choose_from_are_told_in_one_order():
+    with pytest.raises(ValueError, match="'auto', 'gmm', 'k-means") as told:
+        small(init_params="foo").fit(moons())
+    names = re.findall("'([^']*)'", str(told.value).split("among")[1].split("}")[0])
+    assert names == sorted(names)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["multiprocessing", "threading", "loky"])
+def test_restarts_are_the_same_on_all_backends(backend):
+    model = small(2, n_init=2, n_jobs=2, n_transforms=0)
+    alone = clone(model).set_params(n_jobs=1).fit(moons())
+    with parallel_config(backend):
+        model.fit(moons())
+    assert_array_equal(model.score_samples(moons()), alone.score_samples(moons()))

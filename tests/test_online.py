@@ -7,11 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from numpy.testing import assert_array_equal
 from sklearn import config_context
 from sklearn.base import clone
 from small_models import answers, moons, small
 
 import skflowmix
+from skflowmix import estimator
 from skflowmix._arrays import torch_generator
 from skflowmix.fitting import Problem
 from skflowmix.online import learn
@@ -205,3 +207,18 @@ def test_components_of_several_flows_go_on():
     ]
     np.testing.assert_allclose(model.means_, means)
     assert model.predict_proba(PARTS[0]).shape == (100, 2)
+
+
+def test_a_call_that_fails_draws_no_seed(fitted, monkeypatch):
+    model, other = copy.deepcopy(fitted), copy.deepcopy(fitted)
+
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(estimator, "learn", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        model.partial_fit(moons())
+    monkeypatch.undo()
+    assert_array_equal(
+        *(m.partial_fit(moons()).score_samples(moons()) for m in (model, other))
+    )

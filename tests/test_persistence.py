@@ -1,6 +1,7 @@
 """Models as files: the same after a round trip, refused where anything was changed."""
 
 import os
+import pickle
 import sys
 from pathlib import Path
 
@@ -273,3 +274,33 @@ def test_files_of_all_versions_of_the_format_are_read(version, name):
             assert_array_equal(answer, expected)
         else:
             assert_allclose(answer, expected, rtol=1e-6)
+
+
+def test_equal_models_have_equal_files(tmp_path):
+    """The order of a file's metadata is not left to chance."""
+    model = small(2).fit(moons())
+    contents = set()
+    for i in range(6):
+        skflowmix.save(model, tmp_path / f"{i}")
+        contents.add((tmp_path / f"{i}").read_bytes())
+    assert len(contents) == 1
+
+
+def test_attributes_have_one_layout_in_memory():
+    model = small(2, n_flows_per_component=2).fit(moons())
+    assert joblib.hash(pickle.loads(pickle.dumps(model))) == joblib.hash(model)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="files with holes")
+def test_a_file_is_not_read_beyond_what_its_header_says(tmp_path):
+    """Here the rest would not fit in memory."""
+    path = tmp_path / "model"
+    skflowmix.save(small(2, n_transforms=0).fit(moons()), path)
+    with path.open("r+b") as file:
+        file.truncate(2**38)
+    empty = tmp_path / "empty"
+    with empty.open("wb") as file:
+        file.truncate(2**38)
+    for name in (path, empty):
+        with pytest.raises(ModelFileError, match="damaged"):
+            skflowmix.load(name)

@@ -1,5 +1,8 @@
 """Threads of torch and of BLAS in a fit, and after it."""
 
+import os
+import subprocess
+import sys
 import threading
 from types import SimpleNamespace
 
@@ -98,3 +101,32 @@ def test_the_last_of_several_threads_restores_what_they_have_in_common(monkeypat
     leave.set()
     thread.join()
     assert pool.n_threads == 2
+
+
+FORK = """
+import os, signal, sys
+import numpy as np, torch
+from skflowmix import FlowMixture
+torch.set_num_threads(2)
+X = np.random.default_rng(0).normal(size=(20_000, 6))
+model = FlowMixture(2, max_iter=1, random_state=0).fit(X[:300])
+expected = model.score_samples(X)
+child = os.fork()
+if child == 0:
+    signal.alarm(60)
+    equal = np.array_equal(model.score_samples(X[:50]), expected[:50])
+    model.sample(5)
+    os._exit(0 if equal and torch.get_num_threads() == 1 else 1)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="systems with fork")
+def test_a_forked_child_answers():
+    """OpenMP would have it wait for threads that it does not have."""
+    environment = os.environ | {"OMP_NUM_THREADS": "2"}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", FORK], env=environment, timeout=300
+    )
+    assert done.returncode == 0
