@@ -42,6 +42,7 @@ from skflowmix.validation import (
     check_rows,
     column_of_labels,
     is_unlabelled,
+    known_labels,
     warn_of_codes,
 )
 
@@ -275,8 +276,8 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
         X : array-like of shape (n_samples, n_features)
             Training rows.
         y : array-like of shape (n_samples,)
-            Their labels, -1 for unlabelled rows, or NaN, None or NA. To mark rows among
-            string labels by -1, use an array of dtype object.
+            Their labels, -1 for unlabelled rows, or NaN, None, NA or NaT. To mark rows
+            among string labels by -1, use an array of dtype object.
         sample_weight : array-like of shape (n_samples,), default=None
             Non-negative weights. A weight of zero leaves the row out; an integer
             weight equals repeating the row.
@@ -582,11 +583,13 @@ def _number_classes(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     unlabelled = is_unlabelled(y)
     if unlabelled.all():
         raise ValueError(
-            "No row has a label: y is -1, the mark of unlabelled rows, wherever "
-            "sample_weight is positive. To cluster without labels use FlowMixture."
+            "No row has a label: y is missing or -1, the mark of unlabelled rows, "
+            "wherever sample_weight is positive. To cluster without labels use "
+            "FlowMixture."
         )
-    check_classification_targets(y[~unlabelled])
-    classes, known = np.unique(y[~unlabelled], return_inverse=True)
+    labels = known_labels(y, unlabelled)
+    check_classification_targets(labels)
+    classes, known = np.unique(labels, return_inverse=True)
     if len(classes) == 1 and unlabelled.any():
         warnings.warn(
             f"All labels are {classes[0]}: -1 marks rows without a label. If it is a "

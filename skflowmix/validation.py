@@ -19,6 +19,7 @@ __all__ = [
     "column_of_labels",
     "find_codes",
     "is_unlabelled",
+    "known_labels",
     "rows_not_finite",
     "warn_of_codes",
 ]
@@ -156,7 +157,7 @@ def _are_numbers(column: Any) -> bool:
 
 
 def column_of_labels(y: Any) -> Any:
-    """Return labels as an array in which missing ones (NaN, None, NA) are -1.
+    """Return labels as an array in which missing ones (NaN, None, NA, NaT) are -1.
 
     Parameters
     ----------
@@ -166,15 +167,19 @@ def column_of_labels(y: Any) -> Any:
     Returns
     -------
     y : array-like of shape (n_samples,)
-        As given where none is missing.
+        As given where none is missing. Among dates those that are missing stay NaT.
     """
     y = to_numpy(y)
     if y is None:
         return y
     if isinstance(y, np.ma.MaskedArray):
+        if y.dtype.kind in "mM":
+            return np.where(np.ma.getmaskarray(y), np.array("NaT", y.dtype), y.data)
         missing, values = np.ma.getmaskarray(y), np.asarray(y.data, dtype=object)
     else:
         values = np.asarray(y)
+        if values.dtype.kind == "b":
+            return values  # scikit-learn would make floats of pandas' "boolean"
         if values.dtype.kind not in "Of":
             return y
         values = values.astype(object)
@@ -185,7 +190,7 @@ def column_of_labels(y: Any) -> Any:
     values = values.copy()
     values[missing] = UNLABELLED
     as_numbers = np.array(values.tolist())
-    has_booleans = any(isinstance(v, (bool, np.bool_)) for v in values.ravel())
+    has_booleans = any(_is_boolean(v) for v in values.ravel())
     is_numeric = as_numbers.dtype.kind in "iuf" and not has_booleans
     return as_numbers if is_numeric else values
 
@@ -194,6 +199,31 @@ def _is_missing(value: Any) -> bool:
     if value is None or type(value).__name__ in ("NAType", "NaTType"):
         return True
     return isinstance(value, (float, np.floating)) and value != value
+
+
+def _is_boolean(value: Any) -> bool:
+    return isinstance(value, (bool, np.bool_))
+
+
+def known_labels(y: np.ndarray, unlabelled: np.ndarray) -> np.ndarray:
+    """Labels of the rows that have one; booleans, which may be objects, as booleans.
+
+    Parameters
+    ----------
+    y : ndarray of shape (n_samples,)
+        Labels, from `column_of_labels`.
+    unlabelled : ndarray of shape (n_samples,), bool
+        From `is_unlabelled`.
+
+    Returns
+    -------
+    known : ndarray
+        In the order of the rows.
+    """
+    known = y[~unlabelled]
+    if known.dtype == object and all(_is_boolean(v) for v in known):
+        return known.astype(bool)
+    return known
 
 
 def is_unlabelled(y: Any) -> np.ndarray:
@@ -207,7 +237,7 @@ def is_unlabelled(y: Any) -> np.ndarray:
     Returns
     -------
     unlabelled : ndarray of shape (n_samples,), bool
-        True for -1.
+        True for -1, and among dates for NaT.
 
     Raises
     ------
@@ -221,6 +251,8 @@ def is_unlabelled(y: Any) -> np.ndarray:
             "y holds the string '-1'. To mark unlabelled rows among string labels, "
             "give y as an array with dtype=object and the number -1 in it."
         )
+    if y.dtype.kind in "mM":
+        return np.isnat(y)
     # A comparison with -1 is not defined for arrays of strings.
     if y.dtype.kind not in "iufO":
         return np.zeros(len(y), dtype=bool)

@@ -57,6 +57,8 @@ def missing_labels():
     pandas = pytest.importorskip("pandas")
     words = np.array(["no", "yes"], dtype=object)[TRUE]
     masked = np.ma.array(TRUE, mask=GONE)
+    days = np.array(["2020-01-01", "2021-01-01"], dtype="datetime64[D]")[TRUE]
+    with_nat = np.where(GONE, np.datetime64("NaT"), days)
     return {
         "NaN": np.where(GONE, np.nan, TRUE),
         "None": np.where(GONE, None, TRUE.astype(object)),
@@ -66,6 +68,14 @@ def missing_labels():
         "words": pandas.Series(words).mask(GONE),
         "categories": pandas.Series(pandas.Categorical(words)).mask(GONE),
         "string dtype": pandas.Series(words, dtype="string").mask(GONE),
+        "booleans": np.where(GONE, None, TRUE.astype(bool)),
+        "marked booleans": np.where(GONE, -1, TRUE.astype(bool).astype(object)),
+        "masked booleans": np.ma.array(TRUE.astype(bool), mask=GONE),
+        "boolean": pandas.Series(TRUE.astype(bool), dtype="boolean").mask(GONE),
+        "NaT": with_nat,
+        "masked dates": np.ma.array(days, mask=GONE),
+        "durations": with_nat - days[0],
+        "pandas dates": pandas.Series(with_nat),
     }
 
 
@@ -78,6 +88,14 @@ FORMS = (
     "words",
     "categories",
     "string dtype",
+    "booleans",
+    "marked booleans",
+    "masked booleans",
+    "boolean",
+    "NaT",
+    "masked dates",
+    "durations",
+    "pandas dates",
 )
 
 
@@ -88,6 +106,39 @@ def test_labels_may_be_missing_in_any_form(form):
     assert_array_equal(model.predict_proba(moons()), expected.predict_proba(moons()))
     assert len(model.classes_) == 2
     assert model.score(moons(), y) == expected.score(moons(), MARKED)
+
+
+def test_boolean_labels_are_boolean_classes():
+    pandas = pytest.importorskip("pandas")
+    booleans = TRUE.astype(bool)
+    for y in (
+        booleans,
+        booleans.astype(object),
+        pandas.Series(booleans, dtype="boolean"),
+        *(missing_labels()[form] for form in FORMS if "boolean" in form),
+    ):
+        model = classifier().fit(moons(), y)
+        assert model.classes_.tolist() == [False, True]
+        assert model.classes_.dtype == model.predict(moons()).dtype == bool
+        _, drawn = model.sample(5, y=True, random_state=0)
+        assert drawn.all()
+
+
+def test_labels_of_polars_may_be_missing():
+    polars = pytest.importorskip("polars")
+    for form in ("booleans", "NaT"):
+        y = missing_labels()[form]
+        model = classifier().fit(moons(), polars.Series(y.tolist()))
+        expected = classifier().fit(moons(), y)
+        assert_array_equal(model.classes_, expected.classes_)
+        assert model.classes_.dtype == expected.classes_.dtype
+        proba = model.predict_proba(moons())
+        assert_array_equal(proba, expected.predict_proba(moons()))
+
+
+def test_dates_that_are_all_missing_are_no_labels():
+    with pytest.raises(ValueError, match="No row has a label"):
+        classifier().fit(moons(), np.full(len(TRUE), np.datetime64("NaT")))
 
 
 def test_score_leaves_out_rows_without_a_label():
