@@ -92,6 +92,7 @@ def check_rows(
     """
     X = to_numpy(X)
     _refuse_masked(estimator, X)
+    _refuse_dates(X)
     try:
         with config_context(assume_finite=fitted and get_config()["assume_finite"]):
             return validate_data(
@@ -108,13 +109,7 @@ def check_rows(
             columns = _columns_without_numbers(X)
             if not columns:
                 raise
-            many = "s" if len(columns) > 1 else ""
-            raise type(error)(
-                f"{error}\nX holds what is no number in column{many} "
-                f"{_listed(columns, ', ')}. Encode text and categories "
-                "(sklearn.preprocessing.OneHotEncoder, in a ColumnTransformer), turn "
-                "dates into numbers, or leave these columns out."
-            ) from error
+            raise type(error)(f"{error}\n{_no_numbers_in(columns)}") from error
         rows = check_array(X, dtype=dtype, ensure_all_finite=False)
         lines = [str(error)]
         for kind, entries in (("NaN", np.isnan(rows)), ("Infinity", np.isinf(rows))):
@@ -127,13 +122,58 @@ def check_rows(
         raise ValueError("\n".join(lines)) from error
 
 
+def _refuse_dates(X: Any) -> None:
+    """Refuse dates and durations, which NumPy would take for numbers."""
+    if _holds_dates(X):
+        columns = _columns_without_numbers(X)
+        if columns:
+            raise ValueError(_no_numbers_in(columns))
+
+
+def _holds_dates(X: Any) -> bool:
+    if isinstance(X, list | tuple):
+        try:
+            X = np.asarray(X)
+        except (TypeError, ValueError):  # scikit-learn says what is wrong
+            return False
+    if hasattr(X, "shape") and hasattr(X, "columns"):
+        return any(_is_of_dates(dtype) for dtype in getattr(X, "dtypes", ()))
+    dtype = getattr(X, "dtype", None)
+    if getattr(dtype, "kind", "") == "O":
+        return _has_dates_of_numpy(np.asarray(X))
+    return _is_of_dates(dtype)
+
+
+def _is_of_dates(dtype: Any) -> bool:
+    """Tell whether a dtype, of NumPy, pandas or polars, is one of dates or times."""
+    if hasattr(dtype, "is_temporal"):
+        return bool(dtype.is_temporal())
+    of_categories = getattr(getattr(dtype, "categories", None), "dtype", None)
+    return "M" in (getattr(d, "kind", "").upper() for d in (dtype, of_categories))
+
+
+def _has_dates_of_numpy(values: np.ndarray) -> bool:
+    return any(isinstance(v, (np.datetime64, np.timedelta64)) for v in values.flat)
+
+
+def _no_numbers_in(columns: list[str]) -> str:
+    many = "s" if len(columns) > 1 else ""
+    return (
+        f"X holds what is no number in column{many} {_listed(columns, ', ')}. Encode "
+        "text and categories (sklearn.preprocessing.OneHotEncoder, in a "
+        "ColumnTransformer), turn dates into numbers, or leave these columns out."
+    )
+
+
 def _columns_without_numbers(X: Any) -> list[str]:
     """Names or numbers of the columns of a table that hold no numbers."""
     if hasattr(X, "columns"):
         names = [repr(str(name)) for name in X.columns]
         columns = [X[name] for name in X.columns]
     else:
-        table = np.asarray(X, dtype=object)
+        table = np.asarray(X)
+        if table.dtype.kind not in "mM":
+            table = np.asarray(X, dtype=object)
         if table.ndim != 2:
             return []
         names = [str(j) for j in range(table.shape[1])]
@@ -147,7 +187,8 @@ def _columns_without_numbers(X: Any) -> list[str]:
 
 def _are_numbers(column: Any) -> bool:
     values = np.asarray(column)
-    if values.dtype.kind in "mM":
+    is_of_objects = values.dtype == object
+    if _is_of_dates(values.dtype) or (is_of_objects and _has_dates_of_numpy(values)):
         return False
     try:
         values.astype(np.float64)

@@ -184,6 +184,10 @@ def test_tensors_give_tensors_under_dispatch(dtype):
                 tensor = getattr(model, name)(X)
                 assert isinstance(tensor, torch.Tensor)
                 assert_array_equal(tensor.numpy(), answer)
+            if hasattr(model, "fit_predict"):
+                tensor = model.fit_predict(X)
+                assert isinstance(tensor, torch.Tensor)
+                assert_array_equal(tensor.numpy(), answers["predict"])
 
 
 # Messages.
@@ -213,6 +217,45 @@ def test_columns_without_numbers_are_named():
     rows[3, 1] = "unknown"
     with pytest.raises(ValueError, match="no number in column 1"):
         FlowMixture().fit(rows)
+
+
+def dates_in_rows():
+    pandas, polars = pytest.importorskip("pandas"), pytest.importorskip("polars")
+    left = moons()[:, 0]
+    days = np.datetime64("2020-01-01", "us") + np.arange(len(left))
+    spans = days - days[0]
+    mixed = np.c_[left.astype(object), left.astype(object)]
+    mixed[:, 1] = list(spans)
+    in_a_zone = pandas.DatetimeIndex(days, tz="UTC")
+    two_days = {"day": days, "night": days}
+    return [
+        (polars.DataFrame({"left": left, "day": days}), "column 'day'"),
+        (polars.DataFrame({"left": left, "day": days.astype("M8[D]")}), "column 'day'"),
+        (polars.DataFrame({"left": left, "span": spans}), "column 'span'"),
+        (polars.DataFrame(two_days), "columns 'day', 'night'"),
+        (pandas.DataFrame(two_days), "columns 'day', 'night'"),
+        (pandas.DataFrame({"span": spans, "other": spans}), "columns 'span', 'other'"),
+        (pandas.DataFrame({"day": days}).astype("category"), "column 'day'"),
+        (pandas.DataFrame({"day": in_a_zone}), "column 'day'"),
+        (np.c_[days, days], "columns 0, 1"),
+        (np.c_[spans, spans], "columns 0, 1"),
+        (np.ma.array(np.c_[days, days]), "columns 0, 1"),
+        (mixed, "column 1"),
+        (mixed.tolist(), "column 1"),
+        (np.c_[days, days].astype("M8[ns]"), "columns 0, 1"),
+    ]
+
+
+def test_dates_are_no_numbers():
+    fitted = FlowMixture(n_transforms=0).fit(moons())
+    for X, where in dates_in_rows():
+        for model in each_estimator():
+            with pytest.raises(ValueError, match=f"no number in {where}\\."):
+                model.fit(X, TRUE)
+        with pytest.raises(ValueError, match=f"no number in {where}\\."):
+            fitted.score_samples(X)
+    with pytest.raises(ValueError, match="Expected 2D array"):
+        fitted.fit(np.arange(20).astype("M8[s]"))
 
 
 def test_a_warning_where_flows_are_not_trained():
