@@ -19,6 +19,7 @@ from skflowmix._arrays import (
     numpy_generator,
     resolve_device,
 )
+from skflowmix.array_api import in_kind, to_numpy
 from skflowmix.attributes import attributes_of_fit, attributes_of_model
 from skflowmix.checkpoints import Checkpoint
 from skflowmix.distributed import active_reducer, rows_of_all
@@ -643,6 +644,7 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
             n_components, self.max_components, init, self.n_init, weights
         )
 
+    @in_kind
     def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
         """Fit the mixture and return the component of every row.
 
@@ -663,8 +665,9 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
         self.fit(X, y, sample_weight=sample_weight)
         if hasattr(self, "labels_"):
             return self.labels_
-        parts = range(0, X.shape[0], PREDICTED_ROWS)
-        return np.concatenate([self.predict(X[i : i + PREDICTED_ROWS]) for i in parts])
+        X, size = to_numpy(X), PREDICTED_ROWS
+        parts = [self.predict(X[i : i + size]) for i in range(0, X.shape[0], size)]
+        return np.concatenate(parts)
 
     def __getattr__(self, name: str) -> Any:
         message = f"{type(self).__name__!r} object has no attribute {name!r}"
