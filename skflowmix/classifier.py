@@ -33,7 +33,7 @@ from skflowmix.model.flows import FlowFamily
 from skflowmix.model.groups import Groups
 from skflowmix.monitor import begin_fit, shown_to_callbacks
 from skflowmix.options import FlowMixtureOptions, OptionsMixin
-from skflowmix.parameter_checks import check_model, check_weights
+from skflowmix.parameter_checks import check_checkpoint, check_model, check_weights
 from skflowmix.prediction import all_or_none
 from skflowmix.starts.class_probabilities import log_proba_with_noise
 from skflowmix.starts.partitions import INIT_METHODS
@@ -313,6 +313,7 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
         seen = shown_to_callbacks(X, y, sample_weight)
         reducer, y = rows_of_one(self), column_of_labels(y)
         with reducer.together():
+            check_checkpoint(checkpoint)
             X, y = check_rows(self, X, y, dtype=[np.float64, np.float32], fitted=False)
             sample_weight = check_weights(sample_weight, X)
             kept = sample_weight > 0
@@ -568,14 +569,23 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
         check_is_fitted(self)
         flows = None
         if y is not None:
-            (numbers,) = np.nonzero(self.classes_ == y)
-            if len(numbers) != 1:
-                raise ValueError(
-                    f"y must be one of the classes {self.classes_.tolist()}, got {y!r}."
-                )
-            flows = np.flatnonzero(self._groups.of_flow == numbers[0])
+            flows = np.flatnonzero(self._groups.of_flow == self._number_of(y))
         X, component = self.mixture_._sample(n_samples, flows, random_state)
         return X, self.classes_[self._groups.of_flow[component]]
+
+    def _number_of(self, label: Any) -> int:
+        """Position of a label in `classes_`."""
+        numbers = np.empty(0, dtype=int)
+        try:
+            if np.ndim(label) == 0:
+                numbers = np.flatnonzero(self.classes_ == label)
+        except (TypeError, ValueError):  # what compares with NA is neither
+            pass
+        if len(numbers) != 1:
+            raise ValueError(
+                f"y must be one of the classes {self.classes_.tolist()}, got {label!r}."
+            )
+        return int(numbers[0])
 
 
 def _number_classes(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -14,11 +14,7 @@ from sklearn.callback import CallbackSupportMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 
-from skflowmix._arrays import (
-    limited_threads,
-    numpy_generator,
-    resolve_device,
-)
+from skflowmix._arrays import limited_threads, numpy_generator, resolve_device
 from skflowmix.array_api import in_kind, to_numpy
 from skflowmix.attributes import attributes_of_fit, attributes_of_model
 from skflowmix.checkpoints import Checkpoint
@@ -43,6 +39,7 @@ from skflowmix.monitor import (
 from skflowmix.online import learn
 from skflowmix.options import FlowMixtureOptions, OptionsMixin
 from skflowmix.parameter_checks import (
+    check_checkpoint,
     check_model,
     check_responsibilities,
     check_start,
@@ -566,6 +563,7 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
         seen = shown_to_callbacks(X, y, sample_weight)
         reducer = active_reducer()
         with reducer.together():
+            check_checkpoint(checkpoint)
             own = state_problem(
                 self,
                 X,

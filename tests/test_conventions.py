@@ -219,6 +219,60 @@ def test_columns_without_numbers_are_named():
         FlowMixture().fit(rows)
 
 
+@pytest.mark.parametrize(
+    "cls", [FlowMixture, FlowMixtureClassifier, FlowMixtureOutlierDetector]
+)
+def test_setting_what_is_no_parameter_says_why(cls):
+    with pytest.raises(ValueError, match="has no covariance_type: components are"):
+        cls().set_params(covariance_type="full")
+    with pytest.raises(ValueError, match="has no precisions_init: components start"):
+        cls().set_params(precisions_init=np.eye(2))
+    where = r"options=FlowMixtureOptions\(batch_size=64\), or set options__batch_size"
+    with pytest.raises(ValueError, match=where):
+        cls().set_params(batch_size=64)
+    with pytest.raises(ValueError, match="Invalid parameter 'nonsense'"):
+        cls().set_params(nonsense=1)
+    search = GridSearchCV(cls(), {"covariance_type": ["full"]}, scoring=len)
+    with pytest.raises(ValueError, match="has no covariance_type"):
+        search.fit(moons(), TRUE)
+    changed = cls(options=FlowMixtureOptions()).set_params(options__batch_size=64)
+    assert changed.options.batch_size == 64
+
+
+@pytest.mark.parametrize("checkpoint", [5, True, b"x", ["a"], {}])
+def test_a_checkpoint_is_a_path(checkpoint):
+    for model in each_estimator():
+        with pytest.raises(TypeError, match="checkpoint must be the path of a folder"):
+            model.fit(moons(), TRUE, checkpoint=checkpoint)
+
+
+@pytest.mark.parametrize(
+    "sample_weight", ["x", b"x", ["a"] * len(TRUE), np.full(len(TRUE), "a"), {}]
+)
+def test_weights_are_named_where_they_are_no_numbers(sample_weight):
+    for model in each_estimator():
+        with pytest.raises(ValueError, match="sample_weight must hold a number"):
+            model.fit(moons(), TRUE, sample_weight=sample_weight)
+
+
+@pytest.mark.parametrize("seed", ["x", -1, 2**32, 0.5, [1]])
+def test_the_seed_of_samples_is_named(seed):
+    for model in (FlowMixture(n_transforms=0), classifier(n_transforms=0)):
+        model.fit(moons(), TRUE)
+        with pytest.raises(ValueError, match="random_state must be an int from 0"):
+            model.sample(2, random_state=seed)
+
+
+def test_the_class_of_samples_is_one_label():
+    pandas = pytest.importorskip("pandas")
+    for y in (TRUE, TRUE.astype(bool), np.array(["no", "yes"])[TRUE]):
+        model = classifier(n_transforms=0).fit(moons(), y)
+        many = [y[:3], y[:2], y[:1], y[:2].tolist(), pandas.Series(y[:2]), [[], [1]]]
+        for label in (*many, pandas.NA, np.nan, "maybe", {}):
+            with pytest.raises(ValueError, match="y must be one of the classes"):
+                model.sample(2, y=label)
+
+
 def dates_in_rows():
     pandas, polars = pytest.importorskip("pandas"), pytest.importorskip("polars")
     left = moons()[:, 0]
