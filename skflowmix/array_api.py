@@ -48,7 +48,7 @@ def in_kind(method: _Method) -> _Method:
         if (
             xp is None
             or not isinstance(answer, np.ndarray)
-            or answer.dtype.kind in "OUS"
+            or answer.dtype.kind in "OUSmM"
         ):
             return answer
         return xp.asarray(answer, device=device(X))

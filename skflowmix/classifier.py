@@ -33,7 +33,7 @@ from skflowmix.model.flows import FlowFamily
 from skflowmix.model.groups import Groups
 from skflowmix.monitor import begin_fit, shown_to_callbacks
 from skflowmix.options import FlowMixtureOptions, NameOptions, OptionsMixin
-from skflowmix.parameter_checks import check_model, check_weights
+from skflowmix.parameter_checks import check_checkpoint, check_model, check_weights
 from skflowmix.prediction import all_or_none
 from skflowmix.starts.class_probabilities import log_proba_with_noise
 from skflowmix.starts.partitions import INIT_METHODS
@@ -42,6 +42,7 @@ from skflowmix.validation import (
     check_rows,
     column_of_labels,
     is_unlabelled,
+    known_labels,
     warn_of_codes,
 )
 
@@ -275,8 +276,8 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
         X : array-like of shape (n_samples, n_features)
             Training rows.
         y : array-like of shape (n_samples,)
-            Their labels, -1 for unlabelled rows, or NaN, None or NA. To mark rows among
-            string labels by -1, use an array of dtype object.
+            Their labels, -1 for unlabelled rows, or NaN, None, NA or NaT. To mark rows
+            among string labels by -1, use an array of dtype object.
         sample_weight : array-like of shape (n_samples,), default=None
             Non-negative weights. A weight of zero leaves the row out; an integer
             weight equals repeating the row.
@@ -312,6 +313,7 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
         seen = shown_to_callbacks(X, y, sample_weight)
         reducer, y = rows_of_one(self), column_of_labels(y)
         with reducer.together():
+            check_checkpoint(checkpoint)
             X, y = check_rows(self, X, y, dtype=[np.float64, np.float32], fitted=False)
             sample_weight = check_weights(sample_weight, X)
             kept = sample_weight > 0
@@ -567,14 +569,23 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
         check_is_fitted(self)
         flows = None
         if y is not None:
-            (numbers,) = np.nonzero(self.classes_ == y)
-            if len(numbers) != 1:
-                raise ValueError(
-                    f"y must be one of the classes {self.classes_.tolist()}, got {y!r}."
-                )
-            flows = np.flatnonzero(self._groups.of_flow == numbers[0])
+            flows = np.flatnonzero(self._groups.of_flow == self._number_of(y))
         X, component = self.mixture_._sample(n_samples, flows, random_state)
         return X, self.classes_[self._groups.of_flow[component]]
+
+    def _number_of(self, label: Any) -> int:
+        """Position of a label in `classes_`."""
+        numbers = np.empty(0, dtype=int)
+        try:
+            if np.ndim(label) == 0:
+                numbers = np.flatnonzero(self.classes_ == label)
+        except (TypeError, ValueError):  # what compares with NA is neither
+            pass
+        if len(numbers) != 1:
+            raise ValueError(
+                f"y must be one of the classes {self.classes_.tolist()}, got {label!r}."
+            )
+        return int(numbers[0])
 
 
 def _number_classes(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -582,11 +593,13 @@ def _number_classes(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     unlabelled = is_unlabelled(y)
     if unlabelled.all():
         raise ValueError(
-            "No row has a label: y is -1, the mark of unlabelled rows, wherever "
-            "sample_weight is positive. To cluster without labels use FlowMixture."
+            "No row has a label: y is missing or -1, the mark of unlabelled rows, "
+            "wherever sample_weight is positive. To cluster without labels use "
+            "FlowMixture."
         )
-    check_classification_targets(y[~unlabelled])
-    classes, known = np.unique(y[~unlabelled], return_inverse=True)
+    labels = known_labels(y, unlabelled)
+    check_classification_targets(labels)
+    classes, known = np.unique(labels, return_inverse=True)
     if len(classes) == 1 and unlabelled.any():
         warnings.warn(
             f"All labels are {classes[0]}: -1 marks rows without a label. If it is a "

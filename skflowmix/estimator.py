@@ -15,11 +15,8 @@ from sklearn.callback import CallbackSupportMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 
-from skflowmix._arrays import (
-    limited_threads,
-    numpy_generator,
-    resolve_device,
-)
+from skflowmix._arrays import limited_threads, numpy_generator, resolve_device
+from skflowmix.array_api import in_kind, to_numpy
 from skflowmix.attributes import attributes_of_fit, attributes_of_model
 from skflowmix.checkpoints import Checkpoint
 from skflowmix.distributed import active_reducer, rows_of_all
@@ -43,6 +40,7 @@ from skflowmix.monitor import (
 from skflowmix.online import learn
 from skflowmix.options import FlowMixtureOptions, NameOptions, OptionsMixin
 from skflowmix.parameter_checks import (
+    check_checkpoint,
     check_model,
     check_responsibilities,
     check_start,
@@ -569,6 +567,7 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
         seen = shown_to_callbacks(X, y, sample_weight)
         reducer = active_reducer()
         with reducer.together():
+            check_checkpoint(checkpoint)
             own = state_problem(
                 self,
                 X,
@@ -647,6 +646,7 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
             n_components, self.max_components, init, self.n_init, weights
         )
 
+    @in_kind
     def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
         """Fit the mixture and return the component of every row.
 
@@ -667,8 +667,9 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
         self.fit(X, y, sample_weight=sample_weight)
         if hasattr(self, "labels_"):
             return self.labels_
-        parts = range(0, X.shape[0], PREDICTED_ROWS)
-        return np.concatenate([self.predict(X[i : i + PREDICTED_ROWS]) for i in parts])
+        X, size = to_numpy(X), PREDICTED_ROWS
+        parts = [self.predict(X[i : i + size]) for i in range(0, X.shape[0], size)]
+        return np.concatenate(parts)
 
     def __getattr__(self, name: str) -> Any:
         message = f"{type(self).__name__!r} object has no attribute {name!r}"

@@ -16,8 +16,8 @@ __all__ = ["FlowMixtureOptions", "NameOptions", "OptionsMixin"]
 
 # Parameters of `GaussianMixture` that mean nothing here.
 MEANINGLESS = {
-    "covariance_type": "components are flows, whose shape is not restricted.",
-    "precisions_init": "components start from the covariances of their first rows.",
+    "covariance_type": "components are flows, whose shape is not restricted",
+    "precisions_init": "components start from the covariances of their first rows",
 }
 
 
@@ -240,15 +240,22 @@ class OptionsMixin(BaseEstimator):
 
     def __new__(cls, *args: Any, **parameters: Any) -> Self:
         """Say where a parameter has gone, or why there is none."""
-        for name in parameters:
-            if name in MEANINGLESS:
-                raise TypeError(f"{cls.__name__} has no {name}: {MEANINGLESS[name]}")
-            if name in FlowMixtureOptions._parameter_constraints:
-                raise TypeError(
-                    f"{name} is an option: give {cls.__name__} "
-                    f"options=FlowMixtureOptions({name}={parameters[name]!r})."
-                )
+        for name, value in parameters.items():
+            if reason := cls._why_no_parameter(name, value):
+                raise TypeError(f"{reason}.")
         return super().__new__(cls)
+
+    @classmethod
+    def _why_no_parameter(cls, name: str, value: Any) -> str | None:
+        """Reason for which a parameter of that name is somewhere else, or nowhere."""
+        if name in MEANINGLESS:
+            return f"{cls.__name__} has no {name}: {MEANINGLESS[name]}"
+        if name in FlowMixtureOptions._parameter_constraints:
+            return (
+                f"{name} is an option: give {cls.__name__} "
+                f"options=FlowMixtureOptions({name}={value!r})"
+            )
+        return None
 
     def set_params(self, **params: Any) -> Self:
         """Set parameters, those of `options` as ``options__name``.
@@ -263,6 +270,10 @@ class OptionsMixin(BaseEstimator):
         self : estimator
             The same estimator.
         """
+        for name, value in params.items():
+            if reason := self._why_no_parameter(name, value):
+                hint = f", or set options__{name} where it has options"
+                raise ValueError(f"{reason}{'' if name in MEANINGLESS else hint}.")
         nested = [name for name in params if name.startswith("options__")]
         if nested and params.get("options", self.options) is None:
             raise ValueError(

@@ -1,5 +1,7 @@
 """Checks of parameters that need the data, or more than one parameter."""
 
+import os
+import re
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
@@ -13,6 +15,7 @@ from skflowmix.array_api import to_numpy
 from skflowmix.model.flows import FLOWS, family_of
 
 __all__ = [
+    "check_checkpoint",
     "check_model",
     "check_responsibilities",
     "check_start",
@@ -21,11 +24,27 @@ __all__ = [
 ]
 
 
+def check_checkpoint(checkpoint: Any) -> None:
+    """Check that what `fit` was given for checkpoints may name a folder."""
+    if checkpoint is not None and not isinstance(checkpoint, (str, os.PathLike)):
+        raise TypeError(
+            "checkpoint must be the path of a folder, a str or path-like, or None, got "
+            f"{checkpoint!r}."
+        )
+
+
 def check_weights(sample_weight: Any, X: Any, n_positive: int = 2) -> np.ndarray:
     """Weights over a power of two, which is exact, so that no sum overflows."""
-    sample_weight = _check_sample_weight(
-        sample_weight, X, dtype=np.float64, ensure_non_negative=True
-    )
+    try:
+        sample_weight = _check_sample_weight(
+            sample_weight, X, dtype=np.float64, ensure_non_negative=True
+        )
+    except (TypeError, ValueError) as error:
+        if re.search("sample.weight", str(error), re.IGNORECASE):
+            raise
+        raise ValueError(
+            f"sample_weight must hold a number for every row: {error}"
+        ) from error
     largest = sample_weight.max()
     if not np.isfinite(largest):  # a scalar is not checked above
         raise ValueError("sample_weight must be finite.")

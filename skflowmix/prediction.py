@@ -271,7 +271,13 @@ class FittedMethods(BaseEstimator):
         n_samples = int(n_samples)
         if random_state is None:
             random_state = self._sample_seeds.next()
-        random_state = check_random_state(random_state)
+        try:
+            random_state = check_random_state(random_state)
+        except ValueError as error:
+            raise ValueError(
+                "random_state must be an int from 0 to 2**32 - 1, a RandomState or "
+                f"None, got {random_state!r}."
+            ) from error
         if flows is None:
             flows = np.arange(self.module_.n_components)
         if len(flows) == 1:

@@ -19,6 +19,7 @@ __all__ = [
     "column_of_labels",
     "find_codes",
     "is_unlabelled",
+    "known_labels",
     "rows_not_finite",
     "warn_of_codes",
 ]
@@ -91,6 +92,7 @@ def check_rows(
     """
     X = to_numpy(X)
     _refuse_masked(estimator, X)
+    _refuse_dates(X)
     try:
         with config_context(assume_finite=fitted and get_config()["assume_finite"]):
             return validate_data(
@@ -107,13 +109,7 @@ def check_rows(
             columns = _columns_without_numbers(X)
             if not columns:
                 raise
-            many = "s" if len(columns) > 1 else ""
-            raise type(error)(
-                f"{error}\nX holds what is no number in column{many} "
-                f"{_listed(columns, ', ')}. Encode text and categories "
-                "(sklearn.preprocessing.OneHotEncoder, in a ColumnTransformer), turn "
-                "dates into numbers, or leave these columns out."
-            ) from error
+            raise type(error)(f"{error}\n{_no_numbers_in(columns)}") from error
         rows = check_array(X, dtype=dtype, ensure_all_finite=False)
         lines = [str(error)]
         for kind, entries in (("NaN", np.isnan(rows)), ("Infinity", np.isinf(rows))):
@@ -126,13 +122,58 @@ def check_rows(
         raise ValueError("\n".join(lines)) from error
 
 
+def _refuse_dates(X: Any) -> None:
+    """Refuse dates and durations, which NumPy would take for numbers."""
+    if _holds_dates(X):
+        columns = _columns_without_numbers(X)
+        if columns:
+            raise ValueError(_no_numbers_in(columns))
+
+
+def _holds_dates(X: Any) -> bool:
+    if isinstance(X, list | tuple):
+        try:
+            X = np.asarray(X)
+        except (TypeError, ValueError):  # scikit-learn says what is wrong
+            return False
+    if hasattr(X, "shape") and hasattr(X, "columns"):
+        return any(_is_of_dates(dtype) for dtype in getattr(X, "dtypes", ()))
+    dtype = getattr(X, "dtype", None)
+    if getattr(dtype, "kind", "") == "O":
+        return _has_dates_of_numpy(np.asarray(X))
+    return _is_of_dates(dtype)
+
+
+def _is_of_dates(dtype: Any) -> bool:
+    """Tell whether a dtype, of NumPy, pandas or polars, is one of dates or times."""
+    if hasattr(dtype, "is_temporal"):
+        return bool(dtype.is_temporal())
+    of_categories = getattr(getattr(dtype, "categories", None), "dtype", None)
+    return "M" in (getattr(d, "kind", "").upper() for d in (dtype, of_categories))
+
+
+def _has_dates_of_numpy(values: np.ndarray) -> bool:
+    return any(isinstance(v, (np.datetime64, np.timedelta64)) for v in values.flat)
+
+
+def _no_numbers_in(columns: list[str]) -> str:
+    many = "s" if len(columns) > 1 else ""
+    return (
+        f"X holds what is no number in column{many} {_listed(columns, ', ')}. Encode "
+        "text and categories (sklearn.preprocessing.OneHotEncoder, in a "
+        "ColumnTransformer), turn dates into numbers, or leave these columns out."
+    )
+
+
 def _columns_without_numbers(X: Any) -> list[str]:
     """Names or numbers of the columns of a table that hold no numbers."""
     if hasattr(X, "columns"):
         names = [repr(str(name)) for name in X.columns]
         columns = [X[name] for name in X.columns]
     else:
-        table = np.asarray(X, dtype=object)
+        table = np.asarray(X)
+        if table.dtype.kind not in "mM":
+            table = np.asarray(X, dtype=object)
         if table.ndim != 2:
             return []
         names = [str(j) for j in range(table.shape[1])]
@@ -146,7 +187,8 @@ def _columns_without_numbers(X: Any) -> list[str]:
 
 def _are_numbers(column: Any) -> bool:
     values = np.asarray(column)
-    if values.dtype.kind in "mM":
+    is_of_objects = values.dtype == object
+    if _is_of_dates(values.dtype) or (is_of_objects and _has_dates_of_numpy(values)):
         return False
     try:
         values.astype(np.float64)
@@ -156,7 +198,7 @@ def _are_numbers(column: Any) -> bool:
 
 
 def column_of_labels(y: Any) -> Any:
-    """Return labels as an array in which missing ones (NaN, None, NA) are -1.
+    """Return labels as an array in which missing ones (NaN, None, NA, NaT) are -1.
 
     Parameters
     ----------
@@ -166,15 +208,19 @@ def column_of_labels(y: Any) -> Any:
     Returns
     -------
     y : array-like of shape (n_samples,)
-        As given where none is missing.
+        As given where none is missing. Among dates those that are missing stay NaT.
     """
     y = to_numpy(y)
     if y is None:
         return y
     if isinstance(y, np.ma.MaskedArray):
+        if y.dtype.kind in "mM":
+            return np.where(np.ma.getmaskarray(y), np.array("NaT", y.dtype), y.data)
         missing, values = np.ma.getmaskarray(y), np.asarray(y.data, dtype=object)
     else:
         values = np.asarray(y)
+        if values.dtype.kind == "b":
+            return values  # scikit-learn would make floats of pandas' "boolean"
         if values.dtype.kind not in "Of":
             return y
         values = values.astype(object)
@@ -185,7 +231,7 @@ def column_of_labels(y: Any) -> Any:
     values = values.copy()
     values[missing] = UNLABELLED
     as_numbers = np.array(values.tolist())
-    has_booleans = any(isinstance(v, (bool, np.bool_)) for v in values.ravel())
+    has_booleans = any(_is_boolean(v) for v in values.ravel())
     is_numeric = as_numbers.dtype.kind in "iuf" and not has_booleans
     return as_numbers if is_numeric else values
 
@@ -194,6 +240,31 @@ def _is_missing(value: Any) -> bool:
     if value is None or type(value).__name__ in ("NAType", "NaTType"):
         return True
     return isinstance(value, (float, np.floating)) and value != value
+
+
+def _is_boolean(value: Any) -> bool:
+    return isinstance(value, (bool, np.bool_))
+
+
+def known_labels(y: np.ndarray, unlabelled: np.ndarray) -> np.ndarray:
+    """Labels of the rows that have one; booleans, which may be objects, as booleans.
+
+    Parameters
+    ----------
+    y : ndarray of shape (n_samples,)
+        Labels, from `column_of_labels`.
+    unlabelled : ndarray of shape (n_samples,), bool
+        From `is_unlabelled`.
+
+    Returns
+    -------
+    known : ndarray
+        In the order of the rows.
+    """
+    known = y[~unlabelled]
+    if known.dtype == object and all(_is_boolean(v) for v in known):
+        return known.astype(bool)
+    return known
 
 
 def is_unlabelled(y: Any) -> np.ndarray:
@@ -207,7 +278,7 @@ def is_unlabelled(y: Any) -> np.ndarray:
     Returns
     -------
     unlabelled : ndarray of shape (n_samples,), bool
-        True for -1.
+        True for -1, and among dates for NaT.
 
     Raises
     ------
@@ -221,6 +292,8 @@ def is_unlabelled(y: Any) -> np.ndarray:
             "y holds the string '-1'. To mark unlabelled rows among string labels, "
             "give y as an array with dtype=object and the number -1 in it."
         )
+    if y.dtype.kind in "mM":
+        return np.isnat(y)
     # A comparison with -1 is not defined for arrays of strings.
     if y.dtype.kind not in "iufO":
         return np.zeros(len(y), dtype=bool)

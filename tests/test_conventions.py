@@ -66,6 +66,8 @@ def missing_labels():
     pandas = pytest.importorskip("pandas")
     words = np.array(["no", "yes"], dtype=object)[TRUE]
     masked = np.ma.array(TRUE, mask=GONE)
+    days = np.array(["2020-01-01", "2021-01-01"], dtype="datetime64[D]")[TRUE]
+    with_nat = np.where(GONE, np.datetime64("NaT"), days)
     return {
         "NaN": np.where(GONE, np.nan, TRUE),
         "None": np.where(GONE, None, TRUE.astype(object)),
@@ -75,6 +77,14 @@ def missing_labels():
         "words": pandas.Series(words).mask(GONE),
         "categories": pandas.Series(pandas.Categorical(words)).mask(GONE),
         "string dtype": pandas.Series(words, dtype="string").mask(GONE),
+        "booleans": np.where(GONE, None, TRUE.astype(bool)),
+        "marked booleans": np.where(GONE, -1, TRUE.astype(bool).astype(object)),
+        "masked booleans": np.ma.array(TRUE.astype(bool), mask=GONE),
+        "boolean": pandas.Series(TRUE.astype(bool), dtype="boolean").mask(GONE),
+        "NaT": with_nat,
+        "masked dates": np.ma.array(days, mask=GONE),
+        "durations": with_nat - days[0],
+        "pandas dates": pandas.Series(with_nat),
     }
 
 
@@ -87,6 +97,14 @@ FORMS = (
     "words",
     "categories",
     "string dtype",
+    "booleans",
+    "marked booleans",
+    "masked booleans",
+    "boolean",
+    "NaT",
+    "masked dates",
+    "durations",
+    "pandas dates",
 )
 
 
@@ -97,6 +115,39 @@ def test_labels_may_be_missing_in_any_form(form):
     assert_array_equal(model.predict_proba(moons()), expected.predict_proba(moons()))
     assert len(model.classes_) == 2
     assert model.score(moons(), y) == expected.score(moons(), MARKED)
+
+
+def test_boolean_labels_are_boolean_classes():
+    pandas = pytest.importorskip("pandas")
+    booleans = TRUE.astype(bool)
+    for y in (
+        booleans,
+        booleans.astype(object),
+        pandas.Series(booleans, dtype="boolean"),
+        *(missing_labels()[form] for form in FORMS if "boolean" in form),
+    ):
+        model = classifier().fit(moons(), y)
+        assert model.classes_.tolist() == [False, True]
+        assert model.classes_.dtype == model.predict(moons()).dtype == bool
+        _, drawn = model.sample(5, y=True, random_state=0)
+        assert drawn.all()
+
+
+def test_labels_of_polars_may_be_missing():
+    polars = pytest.importorskip("polars")
+    for form in ("booleans", "NaT"):
+        y = missing_labels()[form]
+        model = classifier().fit(moons(), polars.Series(y.tolist()))
+        expected = classifier().fit(moons(), y)
+        assert_array_equal(model.classes_, expected.classes_)
+        assert model.classes_.dtype == expected.classes_.dtype
+        proba = model.predict_proba(moons())
+        assert_array_equal(proba, expected.predict_proba(moons()))
+
+
+def test_dates_that_are_all_missing_are_no_labels():
+    with pytest.raises(ValueError, match="No row has a label"):
+        classifier().fit(moons(), np.full(len(TRUE), np.datetime64("NaT")))
 
 
 def test_score_leaves_out_rows_without_a_label():
@@ -142,6 +193,10 @@ def test_tensors_give_tensors_under_dispatch(dtype):
                 tensor = getattr(model, name)(X)
                 assert isinstance(tensor, torch.Tensor)
                 assert_array_equal(tensor.numpy(), answer)
+            if hasattr(model, "fit_predict"):
+                tensor = model.fit_predict(X)
+                assert isinstance(tensor, torch.Tensor)
+                assert_array_equal(tensor.numpy(), answers["predict"])
 
 
 # Messages.
@@ -171,6 +226,99 @@ def test_columns_without_numbers_are_named():
     rows[3, 1] = "unknown"
     with pytest.raises(ValueError, match="no number in column 1"):
         FlowMixture().fit(rows)
+
+
+@pytest.mark.parametrize(
+    "cls", [FlowMixture, FlowMixtureClassifier, FlowMixtureOutlierDetector]
+)
+def test_setting_what_is_no_parameter_says_why(cls):
+    with pytest.raises(ValueError, match="has no covariance_type: components are"):
+        cls().set_params(covariance_type="full")
+    with pytest.raises(ValueError, match="has no precisions_init: components start"):
+        cls().set_params(precisions_init=np.eye(2))
+    where = r"options=FlowMixtureOptions\(batch_size=64\), or set options__batch_size"
+    with pytest.raises(ValueError, match=where):
+        cls().set_params(batch_size=64)
+    with pytest.raises(ValueError, match="Invalid parameter 'nonsense'"):
+        cls().set_params(nonsense=1)
+    search = GridSearchCV(cls(), {"covariance_type": ["full"]}, scoring=len)
+    with pytest.raises(ValueError, match="has no covariance_type"):
+        search.fit(moons(), TRUE)
+    changed = cls(options=FlowMixtureOptions()).set_params(options__batch_size=64)
+    assert changed.options.batch_size == 64
+
+
+@pytest.mark.parametrize("checkpoint", [5, True, b"x", ["a"], {}])
+def test_a_checkpoint_is_a_path(checkpoint):
+    for model in each_estimator():
+        with pytest.raises(TypeError, match="checkpoint must be the path of a folder"):
+            model.fit(moons(), TRUE, checkpoint=checkpoint)
+
+
+@pytest.mark.parametrize(
+    "sample_weight", ["x", b"x", ["a"] * len(TRUE), np.full(len(TRUE), "a"), {}]
+)
+def test_weights_are_named_where_they_are_no_numbers(sample_weight):
+    for model in each_estimator():
+        with pytest.raises(ValueError, match="sample_weight must hold a number"):
+            model.fit(moons(), TRUE, sample_weight=sample_weight)
+
+
+@pytest.mark.parametrize("seed", ["x", -1, 2**32, 0.5, [1]])
+def test_the_seed_of_samples_is_named(seed):
+    for model in (FlowMixture(n_transforms=0), classifier(n_transforms=0)):
+        model.fit(moons(), TRUE)
+        with pytest.raises(ValueError, match="random_state must be an int from 0"):
+            model.sample(2, random_state=seed)
+
+
+def test_the_class_of_samples_is_one_label():
+    pandas = pytest.importorskip("pandas")
+    for y in (TRUE, TRUE.astype(bool), np.array(["no", "yes"])[TRUE]):
+        model = classifier(n_transforms=0).fit(moons(), y)
+        many = [y[:3], y[:2], y[:1], y[:2].tolist(), pandas.Series(y[:2]), [[], [1]]]
+        for label in (*many, pandas.NA, np.nan, "maybe", {}):
+            with pytest.raises(ValueError, match="y must be one of the classes"):
+                model.sample(2, y=label)
+
+
+def dates_in_rows():
+    pandas, polars = pytest.importorskip("pandas"), pytest.importorskip("polars")
+    left = moons()[:, 0]
+    days = np.datetime64("2020-01-01", "us") + np.arange(len(left))
+    spans = days - days[0]
+    mixed = np.c_[left.astype(object), left.astype(object)]
+    mixed[:, 1] = list(spans)
+    in_a_zone = pandas.DatetimeIndex(days, tz="UTC")
+    two_days = {"day": days, "night": days}
+    return [
+        (polars.DataFrame({"left": left, "day": days}), "column 'day'"),
+        (polars.DataFrame({"left": left, "day": days.astype("M8[D]")}), "column 'day'"),
+        (polars.DataFrame({"left": left, "span": spans}), "column 'span'"),
+        (polars.DataFrame(two_days), "columns 'day', 'night'"),
+        (pandas.DataFrame(two_days), "columns 'day', 'night'"),
+        (pandas.DataFrame({"span": spans, "other": spans}), "columns 'span', 'other'"),
+        (pandas.DataFrame({"day": days}).astype("category"), "column 'day'"),
+        (pandas.DataFrame({"day": in_a_zone}), "column 'day'"),
+        (np.c_[days, days], "columns 0, 1"),
+        (np.c_[spans, spans], "columns 0, 1"),
+        (np.ma.array(np.c_[days, days]), "columns 0, 1"),
+        (mixed, "column 1"),
+        (mixed.tolist(), "column 1"),
+        (np.c_[days, days].astype("M8[ns]"), "columns 0, 1"),
+    ]
+
+
+def test_dates_are_no_numbers():
+    fitted = FlowMixture(n_transforms=0).fit(moons())
+    for X, where in dates_in_rows():
+        for model in each_estimator():
+            with pytest.raises(ValueError, match=f"no number in {where}\\."):
+                model.fit(X, TRUE)
+        with pytest.raises(ValueError, match=f"no number in {where}\\."):
+            fitted.score_samples(X)
+    with pytest.raises(ValueError, match="Expected 2D array"):
+        fitted.fit(np.arange(20).astype("M8[s]"))
 
 
 def test_a_warning_where_flows_are_not_trained():
