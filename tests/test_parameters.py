@@ -246,8 +246,9 @@ def excuse(model, X, y=None, sample_weight=None):
 
 
 def has_unsigned_count(model):
-    names = ("n_components", "n_components_per_class")
-    return any(isinstance(getattr(model, n, 0), np.unsignedinteger) for n in names)
+    values = {**vars(model.options), **vars(model)}
+    names = ("n_components", "n_components_per_class", "n_common_transforms")
+    return any(isinstance(values.get(name), np.unsignedinteger) for name in names)
 
 
 def has_weights_without_a_floor(model):
