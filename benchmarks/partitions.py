@@ -92,7 +92,7 @@ def report(records):
         first, best = (
             np.array([r[n] for r in own.values()]) for n in ("score", "best")
         )
-        changes = ""
+        changes = "not measured"
         if all("trained" in r for r in own.values()):
             gains = np.array([r["trained"] for r in own.values()]) - first
             changes = f"{gains.mean():+.3f}, lower by .03 on {(gains < -0.03).sum()}"

@@ -605,7 +605,7 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
         """Where the components start, checked against the rows."""
         n_rows, n_features = problem.X.shape
         n_kept = int(problem.kept.sum())
-        n_components = None if self.n_components == "auto" else self.n_components
+        n_components = None if self.n_components == "auto" else int(self.n_components)
         weights = means = shares = None
         if self.weights_init is not None:
             weights = check_start("weights_init", self.weights_init, (n_components,))

@@ -351,11 +351,7 @@ class _Restart:
             for gaussians in fits:
                 np.linalg.cholesky(gaussians.covariances)
         except np.linalg.LinAlgError as error:
-            raise ValueError(
-                "A component's covariance is not positive definite with reg_covar="
-                f"{settings.reg_covar}: its rows are too few or lie in a plane. "
-                "Increase reg_covar."
-            ) from error
+            raise _too_flat(settings) from error
         for gaussians in fits:
             gaussians.weights = component_weights(responsibilities, table.weights)
         plain, *starts = fits
@@ -508,11 +504,22 @@ def _weighted(
     settings: FitSettings,
 ) -> np.ndarray:
     """Responsibilities under Gaussians of first shares, with given weights."""
-    gaussians = Gaussians.fit(
-        table.x, table.weights, table.without_far(shares), settings.reg_covar
+    try:
+        gaussians = Gaussians.fit(
+            table.x, table.weights, table.without_far(shares), settings.reg_covar
+        )
+        gaussians.weights = weights
+        return softmax(gaussians.log_joint(table.x), axis=1)
+    except np.linalg.LinAlgError as error:
+        raise _too_flat(settings) from error
+
+
+def _too_flat(settings: FitSettings) -> ValueError:
+    return ValueError(
+        "A component's covariance is not positive definite with reg_covar="
+        f"{settings.reg_covar}: its rows are too few or lie in a plane. Increase "
+        "reg_covar."
     )
-    gaussians.weights = weights
-    return softmax(gaussians.log_joint(table.x), axis=1)
 
 
 @dataclass

@@ -307,6 +307,10 @@ class OptionsMixin(BaseEstimator):
         for name in ("n_init", "n_flows_per_component"):
             if values[name] is None:
                 values[name] = 1
+        for name, value in values.items():
+            # Unsigned ones of NumPy overflow, and spoil the type of what they touch.
+            if isinstance(value, np.integer):
+                values[name] = int(value)
         if values["n_shared_transforms"] > values["n_transforms"]:
             raise ValueError(
                 "n_shared_transforms must be at most n_transforms="

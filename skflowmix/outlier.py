@@ -25,7 +25,7 @@ from skflowmix.fitting import FittedMixture, Problem
 from skflowmix.initialization import ProposedStart
 from skflowmix.model.flows import FlowFamily
 from skflowmix.monitor import begin_fit, shown_to_callbacks
-from skflowmix.options import FlowMixtureOptions, OptionsMixin
+from skflowmix.options import FlowMixtureOptions, NameOptions, OptionsMixin
 from skflowmix.parameter_checks import check_checkpoint, check_model, check_weights
 from skflowmix.prediction import all_or_none
 from skflowmix.starts.partitions import INIT_METHODS
@@ -212,7 +212,7 @@ class FlowMixtureOutlierDetector(OutlierMixin, CallbackSupportMixin, OptionsMixi
             Interval(Real, 0, 0.5, closed="right"),
         ],
         **shared_constraints(),
-        "init_params": [StrOptions(set(INIT_METHODS)), HasMethods("fit_predict")],
+        "init_params": [NameOptions(set(INIT_METHODS)), HasMethods("fit_predict")],
     }
 
     _auto_options: ClassVar[dict] = {

@@ -28,7 +28,7 @@ class Groups:
     """
 
     def __init__(self, sizes: Sequence[int] | np.ndarray):
-        self.sizes = np.asarray(sizes)
+        self.sizes = np.asarray(sizes, dtype=np.int64)
         self.n_groups, self.n_flows = len(self.sizes), int(self.sizes.sum())
         self.of_flow = np.repeat(np.arange(self.n_groups), self.sizes)
         self._first = np.concatenate([[0], np.cumsum(self.sizes)[:-1]])
