@@ -33,7 +33,11 @@ from skflowmix.model.flows import FlowFamily
 from skflowmix.model.groups import Groups
 from skflowmix.monitor import begin_fit, shown_to_callbacks
 from skflowmix.options import FlowMixtureOptions, NameOptions, OptionsMixin
-from skflowmix.parameter_checks import check_checkpoint, check_model, check_weights
+from skflowmix.parameter_checks import (
+    check_clusterer_and_checkpoint,
+    check_model,
+    check_weights,
+)
 from skflowmix.prediction import all_or_none
 from skflowmix.starts.class_probabilities import log_proba_with_noise
 from skflowmix.starts.partitions import INIT_METHODS
@@ -313,7 +317,7 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
         seen = shown_to_callbacks(X, y, sample_weight)
         reducer, y = rows_of_one(self), column_of_labels(y)
         with reducer.together():
-            check_checkpoint(checkpoint)
+            check_clusterer_and_checkpoint(self.init_params, checkpoint)
             X, y = check_rows(self, X, y, dtype=[np.float64, np.float32], fitted=False)
             sample_weight = check_weights(sample_weight, X)
             kept = sample_weight > 0

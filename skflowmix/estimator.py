@@ -40,7 +40,7 @@ from skflowmix.monitor import (
 from skflowmix.online import learn
 from skflowmix.options import FlowMixtureOptions, NameOptions, OptionsMixin
 from skflowmix.parameter_checks import (
-    check_checkpoint,
+    check_clusterer_and_checkpoint,
     check_model,
     check_responsibilities,
     check_start,
@@ -567,7 +567,7 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
         seen = shown_to_callbacks(X, y, sample_weight)
         reducer = active_reducer()
         with reducer.together():
-            check_checkpoint(checkpoint)
+            check_clusterer_and_checkpoint(self.init_params, checkpoint)
             own = state_problem(
                 self,
                 X,
@@ -617,11 +617,6 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
             means = check_start("means_init", self.means_init, shape)
             n_components = len(means)
         init = self.init_params
-        if isinstance(init, type):
-            raise ValueError(
-                "init_params must be an instance of a clusterer, got the class "
-                f"{init.__name__}."
-            )
         if means is None and not _is_method(init):
             if problem.shard is not None:
                 raise ValueError(

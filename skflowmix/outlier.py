@@ -26,7 +26,11 @@ from skflowmix.initialization import ProposedStart
 from skflowmix.model.flows import FlowFamily
 from skflowmix.monitor import begin_fit, shown_to_callbacks
 from skflowmix.options import FlowMixtureOptions, NameOptions, OptionsMixin
-from skflowmix.parameter_checks import check_checkpoint, check_model, check_weights
+from skflowmix.parameter_checks import (
+    check_clusterer_and_checkpoint,
+    check_model,
+    check_weights,
+)
 from skflowmix.prediction import all_or_none
 from skflowmix.starts.partitions import INIT_METHODS
 from skflowmix.starts.robust import weighted_quantile
@@ -304,7 +308,7 @@ class FlowMixtureOutlierDetector(OutlierMixin, CallbackSupportMixin, OptionsMixi
         seen = shown_to_callbacks(X, y, sample_weight)
         reducer = rows_of_one(self)
         with reducer.together():
-            check_checkpoint(checkpoint)
+            check_clusterer_and_checkpoint(self.init_params, checkpoint)
             X = check_rows(self, X, dtype=np.float64, fitted=False)
             if y is None:
                 seen["y"] = np.zeros(len(X), dtype=int)

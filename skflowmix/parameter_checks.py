@@ -15,7 +15,7 @@ from skflowmix.array_api import to_numpy
 from skflowmix.model.flows import FLOWS, family_of
 
 __all__ = [
-    "check_checkpoint",
+    "check_clusterer_and_checkpoint",
     "check_model",
     "check_responsibilities",
     "check_start",
@@ -24,8 +24,13 @@ __all__ = [
 ]
 
 
-def check_checkpoint(checkpoint: Any) -> None:
-    """Check that what `fit` was given for checkpoints may name a folder."""
+def check_clusterer_and_checkpoint(init_params: Any, checkpoint: Any) -> None:
+    """Check that a clusterer is no class, and that a checkpoint may name a folder."""
+    if isinstance(init_params, type):
+        raise ValueError(
+            "init_params must be an instance of a clusterer, got the class "
+            f"{init_params.__name__}."
+        )
     if checkpoint is not None and not isinstance(checkpoint, (str, os.PathLike)):
         raise TypeError(
             "checkpoint must be the path of a folder, a str or path-like, or None, got "

@@ -491,8 +491,6 @@ def invalid_fits(draw):
 
 
 def is_refused_without_a_name(cls, name, value):
-    if name == "init_params":
-        return isinstance(value, type) and cls is not FlowMixture
     if name not in ("sample_weight", "y"):
         return False
     try:
