@@ -46,6 +46,10 @@ __all__ = ["FittedMixture", "Problem", "Start", "Watcher", "fit_mixture"]
 # Rows of a large table on which its bound is reported.
 SUMMED_UP = 16_384
 
+# Standard deviations of a component, of standardised rows: float32 would not hold the
+# square of what divides by a smaller one.
+LEAST_SCALE = 1e-18
+
 
 class Problem:
     """What a mixture is fitted to.
@@ -349,7 +353,9 @@ class _Restart:
                 turned=settings.n_shared_transforms > 0,
             )
             for gaussians in fits:
-                np.linalg.cholesky(gaussians.covariances)
+                factors = np.linalg.cholesky(gaussians.covariances)
+                if np.diagonal(factors, axis1=1, axis2=2).min() < LEAST_SCALE:
+                    raise np.linalg.LinAlgError("too narrow for float32")
         except np.linalg.LinAlgError as error:
             raise _too_flat(settings) from error
         for gaussians in fits:

@@ -488,3 +488,10 @@ def test_the_model_of_the_paper_fits_in_sixteen_gib(monkeypatch):
     parameters = {"flow": "maf", "n_transforms": 5, "hidden_units": (200,)}
     model = FlowMixture(5, options=options, **parameters)
     check_model(model, model._settings(), 5, 30_596, 784)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_floor_that_no_float_can_divide_by_is_named(dtype):
+    X = np.full((20, 2), 0.5, dtype=dtype)
+    with pytest.raises(ValueError, match="Increase reg_covar"):
+        FlowMixture(1, reg_covar=1e-300, n_transforms=0).fit(X)
