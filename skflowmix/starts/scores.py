@@ -27,6 +27,8 @@ GAUSSIAN_TOLERANCE = 0.02
 # Neighbours of a row that a partition may cut off, and the least distance that divides.
 CUT_NEIGHBORS = 5
 SHORTEST = 1e-12
+# Clusters of a smaller share of an average one have few rows.
+LEAST_SHARE = 0.1
 # A partition whose gaps are so many times as long as those within its clusters is
 # clearly separated, if its `largest_cut` of all pairs alike is no larger than this.
 CLEAR_SEPARATION = 2.0
@@ -194,7 +196,10 @@ def largest_cut(
             if len(own):
                 usual[cluster] = np.median(own)
         denser = np.minimum(usual[labels][:, None], usual[neighbors])
-        counts *= np.minimum(denser / lengths, 1.0) ** 2
+        # A few far rows have no usual distances: all their pairs count.
+        rows = np.bincount(labels, minlength=n_clusters)
+        few = rows < max(2 * CUT_NEIGHBORS, LEAST_SHARE * len(labels) / n_clusters)
+        counts *= np.where(few[labels][:, None], 1.0, denser / lengths).clip(max=1) ** 2
     cut = np.sum(counts, axis=1, where=neighbors != labels[:, None])
     total = np.bincount(labels, counts.sum(axis=1), n_clusters)
     cut = np.bincount(labels, cut, n_clusters)
