@@ -328,6 +328,15 @@ def test_pairs_of_neighbours_count_by_the_density_about_them():
     assert largest_cut(landmarks, np.eye(3)[np.arange(80) // 40]) == 1.0
 
 
+def test_a_few_far_rows_are_no_cluster_that_is_cut_off_cheaply():
+    rng = np.random.default_rng(0)
+    x = np.concatenate([rng.normal(size=(200, 2)), 20 + 10 * rng.normal(size=(4, 2))])
+    landmarks = Landmarks(x, np.ones(204), None)
+    few = np.eye(2)[(np.arange(204) >= 200).astype(int)]
+    halves = np.eye(2)[(x[:, 0] > 0).astype(int)]
+    assert largest_cut(landmarks, few) > 0.2 > largest_cut(landmarks, halves)
+
+
 def test_ranking_of_overlapping_clusters_and_of_gaussians_as_likely():
     halves = np.repeat([0, 1], 50)
     others = np.tile([0, 1], 50)
