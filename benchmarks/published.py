@@ -12,9 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import counts
 import fits
-import labels
 import numpy as np
 import partitions
 import quality
@@ -87,12 +85,9 @@ def parts_of_fits(data):
     return "\n\n".join(parts)
 
 
-def shares_of_labels(data):
-    """A table for each share of labels."""
-    shares = sorted({float(key.split("/")[0]) for key in data["records"]})
-    return "\n".join(
-        line for share in shares for line in [*labels.summarize(data["records"], share)]
-    )
+def partition_table(data):
+    """Means of the collections."""
+    return partitions.report(data["records"])
 
 
 SECTIONS = (
@@ -107,10 +102,18 @@ SECTIONS = (
     Section(
         "First partitions",
         "partitions.json",
-        "partitions.py --seeds 3",
-        "Adjusted Rand index on made groups of 41 shapes: of the first proposal, and "
-        "of the best one.",
-        lambda data: partitions.report(data["records"]),
+        "partitions.py --data DIR --keel KEEL --seeds 3",
+        "Adjusted Rand index with the true number of clusters, of the first proposal "
+        "and of the best one: made groups of 41 shapes, the sets above, and tables of "
+        "classes, which need not be clusters.",
+        partition_table,
+    ),
+    Section(
+        "First partitions and training",
+        "partitions_fit.json",
+        "partitions.py --fit",
+        "The same of the made groups, and by how much the trained model differs.",
+        partition_table,
     ),
     Section(
         "Density",
@@ -121,34 +124,11 @@ SECTIONS = (
         quality_tables,
     ),
     Section(
-        "Anomalies",
-        "anomalies.json",
-        "quality.py --data DIR --tasks anomaly --models ours detector gmm iforest lof",
-        "Area under the ROC curve; models are fitted to contaminated rows, or to half "
-        "of the normal ones.",
-        quality_tables,
-    ),
-    Section(
         "Hard tables",
         "hard_tables.json",
         "hard_tables.py",
         "Codes for missing values, far groups, ties, and scores far from the data.",
         parts_of_hard_tables,
-    ),
-    Section(
-        "The number of clusters",
-        "counts.json",
-        "counts.py",
-        '`n_components="auto"` and others on made groups.',
-        lambda data: counts.report(data["records"]),
-    ),
-    Section(
-        "Rows without a label",
-        "labels.json",
-        "labels.py --data DIR --keel KEEL",
-        "`alone` is the same classifier of the labelled rows; of the tables those are "
-        "shown where the two differ in some seed.",
-        shares_of_labels,
     ),
     Section(
         "Time",

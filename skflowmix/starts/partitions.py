@@ -122,7 +122,7 @@ def propose_partitions(
         `n_clusters` is set to K. ``"auto"`` spreads values that repeat in a column by
         noise as wide as they are apart, then ranks spectral clustering, tree linkage,
         and Gaussian mixtures started from these, from k-means and from merged groups,
-        by `believed_or_cut`.
+        by `skflowmix.starts.scores.ranking`.
     random_state : RandomState
         The only source of randomness.
     n_init : int, default=1

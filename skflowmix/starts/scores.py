@@ -176,8 +176,8 @@ def largest_cut(
         A pair of neighbours counts less the longer it is beside distances that are
         usual in the denser one of their clusters: by the square of that ratio, a
         density in two columns. Rows of noise between clusters have neighbours on both
-        sides, while a cut through a cluster parts rows that are near to each other. A
-        cluster of outliers is cut off cheaply, though, where all pairs alike show it.
+        sides, while a cut through a cluster parts rows that are near to each other. Of
+        clusters of few rows, which may be outliers, all pairs count alike.
 
     Returns
     -------
@@ -196,7 +196,7 @@ def largest_cut(
             if len(own):
                 usual[cluster] = np.median(own)
         denser = np.minimum(usual[labels][:, None], usual[neighbors])
-        # A few far rows have no usual distances: all their pairs count.
+        # Outliers are far from everything: their pairs would hardly count.
         rows = np.bincount(labels, minlength=n_clusters)
         few = rows < max(2 * CUT_NEIGHBORS, LEAST_SHARE * len(labels) / n_clusters)
         counts *= np.where(few[labels][:, None], 1.0, denser / lengths).clip(max=1) ** 2

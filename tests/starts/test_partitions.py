@@ -290,27 +290,20 @@ def test_score_prefers_the_truth_and_punishes_empty_clusters():
     assert truth > cut > empty
 
 
+@pytest.mark.parametrize("kind", ["noise", "outliers"])
 @pytest.mark.parametrize("seed", range(3))
-def test_noise_between_clusters_does_not_cut_one_apart(seed):
+def test_rows_of_no_cluster_do_not_decide(kind, seed):
+    """Noise between a ring and a blob, or outliers around them."""
     rng = np.random.default_rng(seed)
     angle = rng.uniform(0, 2 * np.pi, 500)
     radius = 2 + 0.1 * rng.normal(size=500)
     ring = radius[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1)
     blob = 0.35 * rng.normal(size=(500, 2))
-    noise = rng.uniform(-2.3, 2.3, size=(60, 2))
-    x, labels = np.concatenate([ring, blob, noise]), np.repeat([0, 1], 500)
-    found = propose(x, 2, "auto")[0].responsibilities[:1000].argmax(axis=1)
-    assert adjusted_rand_score(labels, found) > 0.95
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_outliers_around_clusters_are_none(seed):
-    rng = np.random.default_rng(seed)
-    angle = rng.uniform(0, 2 * np.pi, 500)
-    radius = 2 + 0.1 * rng.normal(size=500)
-    ring = radius[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1)
-    blob, far = 0.35 * rng.normal(size=(500, 2)), 6 * rng.normal(size=(30, 2))
-    x, labels = np.concatenate([ring, blob, far]), np.repeat([0, 1], 500)
+    others = {
+        "noise": rng.uniform(-2.3, 2.3, size=(60, 2)),
+        "outliers": 6 * rng.normal(size=(30, 2)),
+    }
+    x, labels = np.concatenate([ring, blob, others[kind]]), np.repeat([0, 1], 500)
     found = propose(x, 2, "auto")[0].responsibilities[:1000].argmax(axis=1)
     assert adjusted_rand_score(labels, found) > 0.95
 
