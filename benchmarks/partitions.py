@@ -128,7 +128,8 @@ def main() -> None:
                 if results.has(key) or (args.sets and name not in args.sets):
                     continue
                 X, y = draw(seed)
-                if 1 < X.shape[1] <= MAX_COLUMNS and len(np.unique(y[y >= 0])) > 1:
+                has_columns = X.ndim == 2 and 1 < X.shape[1] <= MAX_COLUMNS
+                if has_columns and len(np.unique(y[y >= 0])) > 1:
                     record = measure(np.asarray(X, dtype=float), y, seed, args.fit)
                     results.add(key, record, environment())
                     print(key, record, flush=True)
