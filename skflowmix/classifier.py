@@ -264,6 +264,7 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
         self.verbose_interval = verbose_interval
         self.options = options
 
+    @all_or_none
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(
         self,
@@ -302,8 +303,7 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
             If no row has a label, or the data or a parameter is not what it should
             be.
         """
-        with all_or_none(self):
-            fitted = self._fit(X, y, sample_weight, checkpoint)
+        fitted = self._fit(X, y, sample_weight, checkpoint)
         warn_unless_converged(self, fitted)
         return self
 
@@ -608,7 +608,7 @@ def _number_classes(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         warnings.warn(
             f"All labels are {classes[0]}: -1 marks rows without a label. If it is a "
             "class, give it another name.",
-            stacklevel=5,
+            stacklevel=6,
         )
     numbers = np.full(len(y), UNLABELLED)
     numbers[~unlabelled] = known

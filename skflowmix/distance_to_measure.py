@@ -95,7 +95,7 @@ class NeighborDensity:
         weights = weights[:MAX_ROWS]
         rows = standardizer.transform(rows[:MAX_ROWS], TRAINING_BOUND)
         least = min(MIN_NEIGHBORS, len(rows)) * weights.mean()
-        mass = max(share * weights.sum(), least)
+        mass = float(max(share * weights.sum(), least))
         n_directions = max(1, count_directions(rows, weights))
         return cls(standardizer, rows, weights, mass, n_directions)
 

@@ -406,6 +406,7 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
         self.max_components = max_components
         self.options = options
 
+    @all_or_none
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(
         self,
@@ -454,11 +455,11 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
         MemoryError
             If the model cannot fit in memory.
         """
-        with all_or_none(self):
-            fitted = self._fit(X, y, sample_weight, checkpoint)
+        fitted = self._fit(X, y, sample_weight, checkpoint)
         warn_unless_converged(self, fitted)
         return self
 
+    @all_or_none
     @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """Go on learning from rows as they come.
@@ -494,16 +495,15 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
         FloatingPointError
             If training diverges; the estimator is left as it was.
         """
-        with all_or_none(self):
-            if active_reducer().n_ranks > 1:
-                raise ValueError(
-                    "partial_fit is not supported within data_parallel with several "
-                    "processes. Call fit, or partial_fit in one process."
-                )
-            if hasattr(self, "module_"):
-                self._learn(X, sample_weight)
-            else:
-                self._begin(X, sample_weight)
+        if active_reducer().n_ranks > 1:
+            raise ValueError(
+                "partial_fit is not supported within data_parallel with several "
+                "processes. Call fit, or partial_fit in one process."
+            )
+        if hasattr(self, "module_"):
+            self._learn(X, sample_weight)
+        else:
+            self._begin(X, sample_weight)
         return self
 
     def _begin(self, X: Any, sample_weight: Any) -> None:
@@ -784,5 +784,5 @@ def warn_unless_converged(estimator: Any, fitted: FittedMixture) -> None:
             f"Training did not converge within max_iter={estimator.max_iter} epochs. "
             "Increase max_iter or tol.",
             ConvergenceWarning,
-            stacklevel=4,
+            stacklevel=5,
         )

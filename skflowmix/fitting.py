@@ -461,7 +461,7 @@ def fit_mixture(
             f"Flows are not trained on {len(table.x)} distinct rows for {n_components} "
             f"components{flows}: too few are held out to judge them, or left to train "
             "them. The model is a mixture of Gaussians.",
-            stacklevel=6,
+            stacklevel=7,
         )
     restarts = []
     for i, journal in enumerate(journals):

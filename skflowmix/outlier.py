@@ -262,6 +262,7 @@ class FlowMixtureOutlierDetector(OutlierMixin, CallbackSupportMixin, OptionsMixi
         self.verbose_interval = verbose_interval
         self.options = options
 
+    @all_or_none
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(
         self,
@@ -293,8 +294,7 @@ class FlowMixtureOutlierDetector(OutlierMixin, CallbackSupportMixin, OptionsMixi
         self : FlowMixtureOutlierDetector
             The fitted estimator.
         """
-        with all_or_none(self):
-            fitted = self._fit(X, y, sample_weight, checkpoint)
+        fitted = self._fit(X, y, sample_weight, checkpoint)
         warn_unless_converged(self, fitted)
         return self
 

@@ -79,10 +79,25 @@ def _from_plain(name: str, content: Any) -> Any:
         return seeds
     if name == "MixtureModule":
         return _module(content["spec"], content["arrays"])
+    if "mixture_" in content:
+        _share_parameters(content, vars(content["mixture_"]))
     cls = OBJECTS[name]
     instance = cls.__new__(cls)
     instance.__dict__.update(content)
     return instance
+
+
+def _share_parameters(own: Mapping[str, Any], inner: dict[str, Any]) -> None:
+    """Make the equal parameters of an estimator and its mixture one object.
+
+    As they were when saved: joblib's hash tells two equal objects from one.
+    """
+    for name, value in own.items():
+        other = inner.get(name)
+        if isinstance(value, FlowMixtureOptions) and type(other) is type(value):
+            _share_parameters(vars(value), vars(other))
+        elif isinstance(value, tuple) and other == value:
+            inner[name] = value
 
 
 def _generator_state(state: Any) -> tuple[str, np.ndarray, int, int, float]:

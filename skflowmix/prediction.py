@@ -1,9 +1,9 @@
 """What a fitted mixture answers: densities, responsibilities, samples."""
 
+import functools
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -31,25 +31,35 @@ __all__ = ["FittedMethods", "all_or_none"]
 SAMPLE_CHUNK = 16384
 
 
+_Method = TypeVar("_Method", bound=Callable[..., Any])
+
 # Attributes in which scikit-learn keeps an estimator's callbacks.
 OF_CALLBACKS = ("_callback", "_skl")
 
 
-@contextmanager
-def all_or_none(estimator: Any) -> Iterator[None]:
-    """Leave an estimator as it was where its fit fails, whatever the reason."""
-    before = dict(vars(estimator))
-    try:
-        with own_errors():
-            yield
-    except BaseException:
-        state = vars(estimator)
-        for name in [n for n in state if not n.startswith(OF_CALLBACKS)]:
-            if name in before:
-                state[name] = before[name]
-            else:
-                del state[name]
-        raise
+def all_or_none(fit: _Method) -> _Method:
+    """Decorate a `fit` that leaves an estimator as it was where it fails.
+
+    Whatever the reason: also a callback that raises when it is torn down, which is
+    after `fit` proper.
+    """
+
+    @functools.wraps(fit)
+    def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
+        before = dict(vars(self))
+        try:
+            with own_errors():
+                return fit(self, *args, **kwargs)
+        except BaseException:
+            state = vars(self)
+            for name in [n for n in state if not n.startswith(OF_CALLBACKS)]:
+                if name in before:
+                    state[name] = before[name]
+                else:
+                    del state[name]
+            raise
+
+    return wrapper  # type: ignore[return-value]
 
 
 class FittedMethods(BaseEstimator):

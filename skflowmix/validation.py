@@ -450,7 +450,7 @@ def warn_of_codes(estimator: Any, X: np.ndarray, sample_weight: np.ndarray) -> N
         f"others ({_listed(columns, '; ')}). They are modelled as they are. If they "
         f"mean that a value is missing, mark them as NaN and impute them ({IMPUTE}), "
         "or drop these rows or columns.",
-        stacklevel=5,
+        stacklevel=6,
     )
 
 

@@ -309,6 +309,27 @@ def test_a_fit_that_a_callback_ends_by_an_error_is_none(cls, error, fails_at):
     assert_array_equal(model.score_samples(X), expected)
 
 
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize(
+    "cls", [FlowMixture, FlowMixtureClassifier, FlowMixtureOutlierDetector]
+)
+def test_a_fit_whose_callback_cannot_be_torn_down_is_none(cls):
+    class Breaks(Stop):
+        def teardown(self, estimator, context):
+            raise RuntimeError("while torn down")
+
+    X, y = moons(60), np.arange(60) % 2
+    model = make(cls, max_iter=0, n_iter_init=0, random_state=0)
+    for is_fitted in (False, True):
+        if is_fitted:
+            model.set_callbacks().fit(X, y)
+        before = dict(vars(model.set_callbacks(Breaks("none", 0))))
+        with pytest.raises(RuntimeError, match="while torn down"):
+            model.fit(np.c_[X, X], y)
+        assert vars(model) == before
+    assert len(model.set_callbacks().score_samples(X)) == 60
+
+
 @pytest.fixture
 def handler():
     """What answers interrupts, also where the tests run without them."""

@@ -225,12 +225,13 @@ def test_equal_fits_are_equal_to_tools_that_compare_them():
     assert joblib.hash(one) != joblib.hash(small(2, random_state=1).fit(moons()))
 
 
-def test_byte_order_and_scalars_do_not_matter(tmp_path):
+def test_byte_order_does_not_matter_and_scalars_keep_their_type(tmp_path):
     starts = np.array([[0.0, 1.0], [1.0, 0.0]], dtype=">f8")
-    model = small(2, means_init=starts, warm_start=np.True_)
+    model = small(np.int64(2), means_init=starts, learning_rate=np.float32(0.1))
     again = round_trip(model, tmp_path)
     assert_array_equal(again.means_init, starts)
-    assert again.warm_start is True
+    assert (type(again.n_components), again.n_components) == (np.int64, 2)
+    assert (type(again.learning_rate), again.learning_rate) == (np.float32, np.float32(0.1))
 
 
 @pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX")
@@ -274,6 +275,17 @@ def test_files_of_all_versions_of_the_format_are_read(version, name):
             assert_array_equal(answer, expected)
         else:
             assert_allclose(answer, expected, rtol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("options", [None, FlowMixtureOptions(input_noise=0.5)])
+@pytest.mark.parametrize(
+    "cls", [FlowMixture, FlowMixtureClassifier, FlowMixtureOutlierDetector]
+)
+def test_what_was_loaded_has_the_hash_of_what_was_saved(cls, options, tmp_path):
+    model = cls(max_iter=2, hidden_units=(8, 8), options=options, random_state=0)
+    model.fit(moons(), np.arange(len(moons())) % 2)
+    assert joblib.hash(round_trip(model, tmp_path)) == joblib.hash(model)
 
 
 def test_equal_models_have_equal_files(tmp_path):
