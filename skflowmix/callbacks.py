@@ -2,7 +2,6 @@
 
 import signal
 import threading
-import warnings
 from types import FrameType
 from typing import Any
 
@@ -10,6 +9,7 @@ from joblib import effective_n_jobs
 
 from skflowmix.distributed import active_reducer
 from skflowmix.options import OptionsMixin
+from skflowmix.user_warnings import warn_user
 
 __all__ = ["StopOnInterrupt"]
 
@@ -89,10 +89,9 @@ class StopOnInterrupt:
         signal.signal(signal.SIGINT, self._former)
         self._former = self._owner = None
         if self.interrupted:
-            warnings.warn(
+            warn_user(
                 "The fit was interrupted: where it ended without an error, the model "
                 "is the best one until then.",
-                stacklevel=2,
             )
 
 

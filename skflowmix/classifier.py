@@ -1,7 +1,6 @@
 """`FlowMixtureClassifier`: one or more flows per class, labels for some or all rows."""
 
 import os
-import warnings
 from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Any, ClassVar, Literal, Self
@@ -41,6 +40,7 @@ from skflowmix.parameter_checks import (
 from skflowmix.prediction import all_or_none
 from skflowmix.starts.class_probabilities import log_proba_with_noise
 from skflowmix.starts.partitions import INIT_METHODS
+from skflowmix.user_warnings import warn_user
 from skflowmix.validation import (
     UNLABELLED,
     check_rows,
@@ -605,10 +605,9 @@ def _number_classes(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     check_classification_targets(labels)
     classes, known = np.unique(labels, return_inverse=True)
     if len(classes) == 1 and unlabelled.any():
-        warnings.warn(
+        warn_user(
             f"All labels are {classes[0]}: -1 marks rows without a label. If it is a "
             "class, give it another name.",
-            stacklevel=6,
         )
     numbers = np.full(len(y), UNLABELLED)
     numbers[~unlabelled] = known

@@ -2,7 +2,6 @@
 
 import copy
 import os
-import warnings
 from collections.abc import Callable, Sequence
 from numbers import Integral, Real
 from typing import Any, ClassVar, Literal, Self
@@ -51,6 +50,7 @@ from skflowmix.prediction import FittedMethods, all_or_none
 from skflowmix.starts.partitions import INIT_METHODS
 from skflowmix.training.candidate import LEAST_ROWS_PER_COMPONENT
 from skflowmix.training.settings import FitSettings
+from skflowmix.user_warnings import warn_user
 from skflowmix.validation import check_rows, warn_of_codes
 
 __all__ = [
@@ -780,9 +780,8 @@ def warn_unless_converged(estimator: Any, fitted: FittedMixture) -> None:
     if active_reducer().rank > 0:
         return
     if not (candidate.converged or candidate.stopped):
-        warnings.warn(
+        warn_user(
             f"Training did not converge within max_iter={estimator.max_iter} epochs. "
             "Increase max_iter or tol.",
             ConvergenceWarning,
-            stacklevel=5,
         )

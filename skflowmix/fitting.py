@@ -4,7 +4,6 @@ It knows rows, weights, classes and who watches, but no estimator.
 """
 
 import hashlib
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -39,6 +38,7 @@ from skflowmix.training.runtime import Candidate, Monitor, Runtime
 from skflowmix.training.settings import FitSettings
 from skflowmix.training.shards import hold_shard
 from skflowmix.training.table import TrainingTable
+from skflowmix.user_warnings import warn_user
 
 __all__ = ["FittedMixture", "Problem", "Start", "Watcher", "fit_mixture"]
 
@@ -457,11 +457,10 @@ def fit_mixture(
     too_few = settings.n_transforms > 0 and not can_train_flows(table, n_flows)
     if too_few and reducer.rank == 0:
         flows = "" if n_flows == n_components else f" of {per_component} flows each"
-        warnings.warn(
+        warn_user(
             f"Flows are not trained on {len(table.x)} distinct rows for {n_components} "
             f"components{flows}: too few are held out to judge them, or left to train "
             "them. The model is a mixture of Gaussians.",
-            stacklevel=7,
         )
     restarts = []
     for i, journal in enumerate(journals):

@@ -80,24 +80,24 @@ def _from_plain(name: str, content: Any) -> Any:
     if name == "MixtureModule":
         return _module(content["spec"], content["arrays"])
     if "mixture_" in content:
-        _share_parameters(content, vars(content["mixture_"]))
+        _share_parameters(content, content["mixture_"])
     cls = OBJECTS[name]
     instance = cls.__new__(cls)
     instance.__dict__.update(content)
     return instance
 
 
-def _share_parameters(own: Mapping[str, Any], inner: dict[str, Any]) -> None:
+def _share_parameters(own: Mapping[str, Any], inner: Any) -> None:
     """Make the equal parameters of an estimator and its mixture one object.
 
     As they were when saved: joblib's hash tells two equal objects from one.
     """
     for name, value in own.items():
-        other = inner.get(name)
+        other = getattr(inner, name, None)
         if isinstance(value, FlowMixtureOptions) and type(other) is type(value):
-            _share_parameters(vars(value), vars(other))
+            _share_parameters(vars(value), other)
         elif isinstance(value, tuple) and other == value:
-            inner[name] = value
+            setattr(inner, name, value)
 
 
 def _generator_state(state: Any) -> tuple[str, np.ndarray, int, int, float]:

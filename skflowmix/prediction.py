@@ -23,6 +23,7 @@ from skflowmix.array_api import in_kind, own_errors, to_numpy
 from skflowmix.evaluation import evaluate, module_on
 from skflowmix.model.mixture import MixtureModule
 from skflowmix.parameter_checks import check_weights
+from skflowmix.user_warnings import warn_user
 from skflowmix.validation import check_rows, rows_not_finite
 
 __all__ = ["FittedMethods", "all_or_none"]
@@ -318,10 +319,9 @@ class FittedMethods(BaseEstimator):
     def _warn_of_criterion(self, name: str) -> None:
         check_is_fitted(self)
         if self.module_.components.n_flow_parameters:
-            warnings.warn(
+            warn_user(
                 f"{name} counts every weight of the flows' networks as a parameter and "
                 "so favours few components. Compare models by score on held-out rows.",
-                stacklevel=3,
             )
 
     def bic(self, X: Any) -> float:

@@ -1,7 +1,6 @@
 """Rows as they are given: what in them is not finite, masked, or looks like a code."""
 
 import re
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ from sklearn.utils.validation import validate_data
 
 from skflowmix.array_api import to_numpy
 from skflowmix.starts.preprocessing import merge_identical_rows
+from skflowmix.user_warnings import warn_user
 
 __all__ = [
     "UNLABELLED",
@@ -445,12 +445,11 @@ def warn_of_codes(estimator: Any, X: np.ndarray, sample_weight: np.ndarray) -> N
         + ", ".join(f"{v + 0.0:.7g} in {100 * s:.2g} % of the rows" for v, s in found)
         for j, found in codes.items()
     ]
-    warnings.warn(
+    warn_user(
         "Some values look like codes for missing ones, frequent and far from all "
         f"others ({_listed(columns, '; ')}). They are modelled as they are. If they "
         f"mean that a value is missing, mark them as NaN and impute them ({IMPUTE}), "
         "or drop these rows or columns.",
-        stacklevel=6,
     )
 
 

@@ -231,7 +231,10 @@ def test_byte_order_does_not_matter_and_scalars_keep_their_type(tmp_path):
     again = round_trip(model, tmp_path)
     assert_array_equal(again.means_init, starts)
     assert (type(again.n_components), again.n_components) == (np.int64, 2)
-    assert (type(again.learning_rate), again.learning_rate) == (np.float32, np.float32(0.1))
+    assert (type(again.learning_rate), again.learning_rate) == (
+        np.float32,
+        np.float32(0.1),
+    )
 
 
 @pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX")

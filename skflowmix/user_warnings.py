@@ -1,0 +1,36 @@
+"""Warnings that point to the line of the user which led to them."""
+
+import sys
+import warnings
+from pathlib import Path
+
+import joblib
+import sklearn
+
+__all__ = ["warn_user"]
+
+PACKAGES = tuple(
+    f"{Path(file).parent.as_posix()}/" for file in (__file__, sklearn.__file__, joblib.__file__)
+)
+
+
+def warn_user(message: str, category: type[Warning] = UserWarning) -> None:
+    """Warn, in the name of the nearest caller outside this library and its hosts.
+
+    scikit-learn and joblib stand between a search and its fits.
+
+    Parameters
+    ----------
+    message : str
+        What the warning says.
+    category : type, default=UserWarning
+        Its class.
+    """
+    frame, level = sys._getframe(1), 2
+    while frame.f_back and _is_inside(frame.f_code.co_filename):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, category, stacklevel=level)
+
+
+def _is_inside(file: str) -> bool:
+    return Path(file).as_posix().startswith(PACKAGES)
