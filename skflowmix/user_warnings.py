@@ -10,7 +10,8 @@ import sklearn
 __all__ = ["warn_user"]
 
 PACKAGES = tuple(
-    f"{Path(file).parent.as_posix()}/" for file in (__file__, sklearn.__file__, joblib.__file__)
+    f"{Path(file).parent.as_posix()}/"
+    for file in (__file__, sklearn.__file__, joblib.__file__)
 )
 
 
