@@ -1,4 +1,4 @@
-"""Rows before they meet the model: merged, weighted, standardised, split."""
+"""Preparation of rows for the model: merging, weights, standardisation, splits."""
 
 import math
 from dataclasses import dataclass
@@ -20,38 +20,40 @@ __all__ = [
     "split_rows",
 ]
 
-# Fewer held-out rows cannot tell what is better.
+# Fewer held-out rows are too few to compare models by.
 MIN_HELD_OUT = 8
 
-# Weights are so many times their common unit, within so much of themselves: where they
-# had to be more, they are real numbers and have none.
+# Weights count rows if each is at most MAX_COUNT times a common unit, up to a relative
+# error of COUNT_TOLERANCE; otherwise they are real numbers without a common unit.
 MAX_COUNT = 2**23
 COUNT_TOLERANCE = 1e-9
 
-# Values of float32 collide by chance: nearer to each other they are no repeats, in
-# standard deviations.
+# Least width of a repeated value, in standard deviations: denser values of float32
+# collide by chance.
 MIN_WIDTH = 1e-3
 
-# Rows do not differ in a direction with less variance, of columns of unit variance:
-# rounding to float32 has less.
+# Rows do not differ in a direction with at most this variance, for columns of unit
+# variance; rounding to float32 adds less.
 FLAT_DIRECTION = 1e-8
 
-# A column depends on others where its axis is out of the rows' plane by such a share.
+# A column depends linearly on others if its diagonal entry in the projector onto the
+# column space differs from both 0 and 1 by more than this.
 DEPENDENT = 1e-6
 
-# A column has a spike where so large a share of the rows lies within so many standard
-# deviations: a Gaussian has a 25th of them there at most.
+# A value is in a spike if at least SPIKE_SHARE of the weight lies within +-SPIKE_WIDTH
+# standard deviations of it; for a Gaussian the share is at most 0.04.
 SPIKE_SHARE, SPIKE_WIDTH = 0.15, 0.05
 
-# Of a column's values over the size of most of them.
+# Bound on a column's values, in units of 2 to 4 times the 75 % quantile of their
+# magnitudes.
 LARGEST_VALUE = 1e100
 
-# Training sees rows no further out, in standard deviations, so that float32 holds the
-# squares of what flows make of them.
+# Rows are clipped to this many standard deviations in training, so that the squares of
+# the flows' outputs do not overflow float32.
 TRAINING_BOUND = 1e8
 
-# Scores stay finite in either precision for any finite row: beyond this many standard
-# deviations they no longer change.
+# Rows are clipped to this many standard deviations for scoring, so that scores stay
+# finite for any finite row.
 SCORING_BOUND = {np.dtype(np.float32): 1e13, np.dtype(np.float64): 1e120}
 
 
@@ -80,7 +82,7 @@ def merge_identical_rows(
         Index into `rows` of every row of X.
     """
     rows = np.array(X, dtype=np.float64, order="C")
-    rows += 0.0  # -0.0 equals 0.0, but not bit by bit
+    rows += 0.0  # -0.0 equals 0.0, but its bits differ
     bits = rows.view(np.uint64)
     random_state = np.random.RandomState(0)
     factors = random_state.randint(2**62, size=(rows.shape[1],)).astype(np.uint64)
@@ -89,7 +91,7 @@ def merge_identical_rows(
         mixed = (column ^ (column >> np.uint64(29))) * (factor | np.uint64(1))
         hashes = (hashes ^ (hashes >> np.uint64(31))) * np.uint64(0x9E3779B97F4A7C15)
         hashes += mixed ^ (mixed >> np.uint64(32))
-    # The order of the hashes is the order of the rows: of integers, too, a random one.
+    # Rows are sorted by hash: mix it until the order is random for integers, too.
     for shift in (33, 29):
         hashes = (hashes ^ (hashes >> np.uint64(shift))) * np.uint64(0xFF51AFD7ED558CCD)
     _, first, inverse = np.unique(hashes, return_index=True, return_inverse=True)
@@ -98,7 +100,7 @@ def merge_identical_rows(
             rows, axis=0, return_index=True, return_inverse=True
         )
     totals = np.bincount(inverse.ravel(), weights=sample_weight)
-    # Rounded, weights times a common factor are the same ones, and break no ties.
+    # After rounding, a common factor of the weights leaves no trace and breaks no ties.
     mantissas, exponents = np.frexp(totals / totals.max())
     weights = np.ldexp(np.rint(np.ldexp(mantissas, 40)), exponents - 40)
     return rows[first], weights / weights.mean(), inverse.ravel()
@@ -107,21 +109,21 @@ def merge_identical_rows(
 def different_rows(
     X: np.ndarray, kept: np.ndarray, inverse: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray | slice]:
-    """Rows to evaluate once, and where each row of X is among them.
+    """Return the different rows of X, to evaluate each once, and where they belong.
 
     Parameters
     ----------
     X : ndarray of shape (n_samples, n_features)
         Rows.
     kept : ndarray of shape (n_samples,), bool
-        Those that were merged; the others are taken to differ.
+        Mask of the rows given to `merge_identical_rows`; all others count as different.
     inverse : ndarray of shape (n_kept,), int
-        Which of them are the same, from `merge_identical_rows`.
+        Number of the distinct row of each kept row, from `merge_identical_rows`.
 
     Returns
     -------
     rows : ndarray of shape (n_different, n_features)
-        X itself where all of its rows differ.
+        X itself if all of its rows were kept and differ.
     places : ndarray of shape (n_samples,), int, or slice
         ``rows[places]`` is X.
     """
@@ -135,16 +137,16 @@ def different_rows(
 
 
 def row_counts(weights: np.ndarray) -> np.ndarray:
-    """How many rows each distinct one stands for.
+    """Return how many rows each distinct row stands for.
 
     The unit is the greatest common divisor of the weights, so that neither a common
-    factor counts nor a table that is given twice. Real numbers have no such divisor:
-    then every row stands for itself.
+    factor of the weights nor a second copy of the table changes the counts. Weights
+    that are real numbers have no common divisor: then every row counts once.
 
     Parameters
     ----------
     weights : ndarray of shape (n_distinct,)
-        Positive weights, of `merge_identical_rows`.
+        Positive weights from `merge_identical_rows`.
 
     Returns
     -------
@@ -164,7 +166,7 @@ def row_counts(weights: np.ndarray) -> np.ndarray:
 
 
 def _denominator(ratio: float) -> int:
-    """Of the first convergent of the continued fraction that is near enough."""
+    """Return the denominator of the first convergent within `COUNT_TOLERANCE`."""
     before, denominator, rest = 0, 1, ratio
     while (
         abs(ratio * denominator - round(ratio * denominator))
@@ -178,11 +180,11 @@ def _denominator(ratio: float) -> int:
 def repeat_widths(
     x: np.ndarray, weights: np.ndarray, largest: float
 ) -> np.ndarray | None:
-    """How far the values that repeat in a column stand for values around them.
+    """Return how wide dequantization noise on the repeated values of a column may be.
 
-    A density of such values would be a spike. As far as half the distance within which
-    other values on one side hold half as much weight, a value can be taken for a
-    rounded one, but no further than `largest`.
+    Without noise the density at a repeated value would be a spike. Such a value is
+    taken as rounded. Its width is half the distance within which the other values on
+    one side hold half of its own weight: the smaller of both sides, at most `largest`.
 
     Parameters
     ----------
@@ -196,11 +198,11 @@ def repeat_widths(
     Returns
     -------
     widths : ndarray of shape (n_samples, n_features) or None
-        Standard deviations; zero for values that do not repeat, where others are next
-        to them, and in columns of one value. None where all are zero.
+        Standard deviations; zero for values that do not repeat, for widths up to
+        `MIN_WIDTH`, and in constant columns. None if all are zero.
     """
     widths = np.zeros(x.shape)
-    # A row of twice the least weight stands for two.
+    # A row of at least twice the least weight stands for several.
     repeated = (weights >= 2 * weights.min() * (1 - 1e-9)).astype(float)
     for j, column in enumerate(x.T):
         values, index, counts = np.unique(
@@ -213,8 +215,8 @@ def repeat_widths(
         # Sums of weights are rounded: exactly half must count as half.
         half = np.diff(below) / 2 - 1e-9 * below[-1]
         last = len(values) - 1
-        # The first value on either side within which, itself included, so much lies;
-        # another one even where the others' weights are lost in rounding.
+        # The first value on either side up to which, itself included, half the weight
+        # lies; never the value itself, even if the others' weights vanish in rounding.
         own = np.arange(last + 1)
         up = np.maximum(np.searchsorted(below, below[1:] + half) - 1, own + 1)
         down = np.searchsorted(below, below[:-1] - half, side="right") - 1
@@ -227,7 +229,7 @@ def repeat_widths(
 
 
 def outside_spikes(x: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Tell which values noise may move without smearing a spike of their column.
+    """Return which values noise may move without smearing a spike of their column.
 
     Parameters
     ----------
@@ -239,8 +241,8 @@ def outside_spikes(x: np.ndarray, weights: np.ndarray) -> np.ndarray:
     Returns
     -------
     movable : ndarray of shape (n_samples, n_features), bool
-        False for values in spikes. Rows would leave their plane if only some of the
-        values moved that depend on each other: where one of these may not, none may.
+        False for values in spikes. If only some of a row's linearly dependent values
+        moved, the row would leave the column space: if one may not move, none may.
     """
     movable = np.empty(x.shape, dtype=bool)
     for j, column in enumerate(x.T):
@@ -259,10 +261,10 @@ def outside_spikes(x: np.ndarray, weights: np.ndarray) -> np.ndarray:
 def column_space(
     x: np.ndarray, weights: np.ndarray, widths: np.ndarray
 ) -> np.ndarray | None:
-    """Find the plane that rows lie in: noise that leaves it would make it thick.
+    """Return a matrix that keeps noise within the column space of rank-deficient rows.
 
-    Constant columns, copies, sums of others and a full set of indicators each make one.
-    Within a plane noise on a column moves those that depend on it as well.
+    Constant columns, copies, sums of others and a full set of indicators each reduce
+    the rank. Noise on a column then also moves the columns that depend on it.
 
     Parameters
     ----------
@@ -271,13 +273,14 @@ def column_space(
     weights : ndarray of shape (n_samples,)
         Positive weights.
     widths : ndarray of shape (n_samples, n_features)
-        Standard deviations of the noise that is to stay within the plane.
+        Standard deviations of the noise.
 
     Returns
     -------
     plane : ndarray of shape (n_features, n_features) or None
-        Noise times this is noise within the plane, of as large a variance in all. None
-        where rows differ in every direction, or are too few to tell.
+        ``noise @ plane`` lies in the column space and has the same total variance, in
+        units of the columns' variances. None if the rows have full rank or rank zero,
+        or are no more than the columns.
     """
     n_rows, n_columns = x.shape
     projector, deviations = _projector_of(x, weights)
@@ -291,7 +294,7 @@ def column_space(
 
 
 def count_directions(x: np.ndarray, weights: np.ndarray) -> int:
-    """Count the directions in which rows differ.
+    """Return the rank of the centred rows.
 
     Parameters
     ----------
@@ -303,8 +306,8 @@ def count_directions(x: np.ndarray, weights: np.ndarray) -> int:
     Returns
     -------
     n_directions : int
-        Without those that constant columns, copies and sums of others add. Where rows
-        are too few to tell, the number of columns that are not constant.
+        Constant columns, copies and sums of others add nothing. If the rows are no
+        more than the columns, the number of columns that are not constant.
     """
     if len(x) <= x.shape[1]:
         return int(np.count_nonzero(np.ptp(x, axis=0)))
@@ -312,9 +315,9 @@ def count_directions(x: np.ndarray, weights: np.ndarray) -> int:
 
 
 def _projector_of(x: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Onto the directions in which rows differ, once columns have unit variance.
+    """Return the projector onto the directions in which standardised rows differ.
 
-    Also returns the standard deviations of the columns, one for constant columns.
+    Also return the standard deviations of the columns, one for constant columns.
     """
     mean = np.average(x, axis=0, weights=weights)
     deviations = np.sqrt(np.average((x - mean) ** 2, axis=0, weights=weights))
@@ -335,7 +338,7 @@ class Standardizer:
     location, scale : ndarray of shape (n_features,)
         In data units.
     limits : ndarray of shape (2, n_features)
-        Standardised values outside these are far, see `usual_interval`.
+        Standardised values outside these are outlying ("far"), see `usual_interval`.
     """
 
     location: np.ndarray
@@ -344,9 +347,9 @@ class Standardizer:
 
     @classmethod
     def fit(cls, X: np.ndarray, weights: np.ndarray) -> Self:
-        """Mean and standard deviation of the values that are not far.
+        """Fit the mean and standard deviation of the values that are not outlying.
 
-        The outermost of these are pulled in, see `usual_interval`. A constant column
+        The outermost of these are clipped, see `usual_interval`. A constant column
         has scale one.
 
         Parameters
@@ -359,7 +362,7 @@ class Standardizer:
         Returns
         -------
         standardizer : Standardizer
-            The fitted location and scale.
+            The fitted location, scale and limits.
         """
         location = np.zeros(X.shape[1])
         scale = np.ones(X.shape[1])
@@ -378,31 +381,31 @@ class Standardizer:
         return cls(location, scale, limits)
 
     def far(self, x: np.ndarray) -> np.ndarray:
-        """Tell which values of standardised rows are far, of shape (n, n_features)."""
+        """Return the mask (n, n_features) of outlying values of standardised rows."""
         return (x < self.limits[0]) | (x > self.limits[1])
 
     @property
     def log_scale(self) -> float:
-        """Sum of the logarithms of the scales, the log-Jacobian to subtract."""
+        """Sum of the log-scales: the log-Jacobian to subtract from log-densities."""
         return float(np.log(self.scale).sum())
 
     def transform(self, X: np.ndarray, bound: float) -> np.ndarray:
-        """Columns in standard deviations from the location, within +-bound.
+        """Standardise rows and clip them to +-bound.
 
         Parameters
         ----------
         X : ndarray of shape (n_samples, n_features)
             Data of any float dtype.
         bound : float
-            Where values are clipped.
+            Largest magnitude of a standardised value.
 
         Returns
         -------
         x : ndarray of shape (n_samples, n_features), float64
-            Standardised rows. NaN becomes zero: who lets it through has another answer
-            for its row.
+            Standardised rows. NaN becomes zero: callers that allow NaN replace the
+            result for its row.
         """
-        # Halved, the difference of two finite numbers cannot overflow.
+        # The difference of two halved finite numbers cannot overflow.
         halved = np.multiply(X, 0.5, dtype=np.float64)
         halved -= 0.5 * self.location
         with np.errstate(over="ignore"):
@@ -412,9 +415,9 @@ class Standardizer:
         return np.clip(halved, -bound, bound, out=halved)
 
     def inverse_transform(self, x: np.ndarray) -> np.ndarray:
-        """Rows in data units, the inverse of `transform` within its bound.
+        """Return rows in data units, the inverse of `transform` within its bound.
 
-        What no float can hold becomes the largest one.
+        Values that overflow become the largest float.
         """
         with np.errstate(over="ignore"):
             rows = x * self.scale + self.location
@@ -428,9 +431,9 @@ class Standardizer:
 def split_rows(
     n_rows: int, validation_fraction: float, random_state: np.random.RandomState
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Random indices for training and validation.
+    """Draw random indices for training and validation.
 
-    With fewer than `MIN_HELD_OUT` rows to validate on, no row is held out.
+    No row is held out if fewer than `MIN_HELD_OUT` would be.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Which values of a column are far from the rest: a quarter of them may be."""
+"""Outlying ("far") values of a column: up to a quarter of its weight may be."""
 
 from collections.abc import Sequence
 
@@ -14,40 +14,41 @@ __all__ = [
     "weighted_quantile",
 ]
 
-# Up to a quarter of the weight can be far values.
+# The core of a column holds this share of the weight; the rest may be outlying.
 CORE_SHARE = 0.75
 
-# A value that holds as much of the weight is a heap.
+# A single value with at least this share of the weight is a heap.
 HEAP_SHARE = 0.2
 
-# The gap between the bulk and far values, in widths of the core.
+# Least gap between the bulk and outlying values, in widths of the core.
 BULK_GAP = 4.0
 
-# Far values make a column's standard deviation more than so many times as large: codes,
-# of which few are distinct, and others.
+# Values beyond a gap are outlying if they inflate a column's standard deviation by more
+# than CODES_INFLATION, if they are codes (the share of distinct values is at most
+# FEW_DISTINCT), else by more than LARGEST_INFLATION.
 CODES_INFLATION, LARGEST_INFLATION = 3.0, 1000.0
 FEW_DISTINCT = 0.1
 
-# In any case values are far beyond so many standard deviations.
+# Without such a gap, values beyond this many standard deviations are outlying.
 FARTHEST = 30.0
 
-# Fewer rows, or a smaller share of them, make no group.
+# A group has at least this many rows and this share of all rows.
 MIN_ROWS, MIN_SHARE = 5, 0.005
 
-# A group is beyond a gap that is wider than the core by this factor, if it is no larger
-# than this share.
+# A group beyond a gap: the gap is wider than the core by the factor GAP_WIDTHS, and the
+# group has at most the share MAX_BEYOND of the rows.
 GAP_WIDTHS, MAX_BEYOND = 1.5, 0.05
 
-# Heaps have no more than this share of the rows each; half of the rows have other
-# values, so many of which are distinct. More heaps than so many in a column are a grid
-# that its rows lie on, no codes.
+# Each lone heap has at most the share MAX_HEAP of the rows. At least half of the rows
+# have other values, and the share MIN_DISTINCT of these is distinct. A column with more
+# than MAX_HEAPS heaps has values on a grid, not codes.
 MAX_HEAP, MIN_DISTINCT, MAX_HEAPS = 0.25, 0.95, 3
 
 
 def weighted_quantile(
     x: np.ndarray, weights: np.ndarray, levels: Sequence[float] | np.ndarray
 ) -> np.ndarray:
-    """Smallest value below which at least a share `levels` of the weight lies.
+    """Return the smallest values up to which shares `levels` of the weight lie.
 
     Parameters
     ----------
@@ -72,7 +73,7 @@ def weighted_quantile(
 def _shortest_interval(
     values: np.ndarray, weights: np.ndarray, share: float
 ) -> tuple[float, float]:
-    """Find the shortest interval that holds that share of the weight."""
+    """Find the shortest interval that holds a share of the weight."""
     total = np.concatenate(([0.0], np.cumsum(weights)))
     needed = share * total[-1] * (1 - 1e-12)
     last = np.searchsorted(total[1:], total[:-1] + needed)
@@ -83,9 +84,9 @@ def _shortest_interval(
 
 
 def _core(values: np.ndarray, weights: np.ndarray) -> tuple[float, float]:
-    """Find the interval that holds the core, of distinct values in their order.
+    """Find the interval of the core of distinct, sorted values.
 
-    A heap at one value would make it too short: there it is the heap and the core of
+    A heap at one value would make it too short: then it spans the heap and the core of
     the other values.
     """
     low, high = _shortest_interval(values, weights, CORE_SHARE)
@@ -100,14 +101,15 @@ def _core(values: np.ndarray, weights: np.ndarray) -> tuple[float, float]:
 def usual_interval(
     column: np.ndarray, weights: np.ndarray
 ) -> tuple[float, float, float, float]:
-    r"""Interval outside which the values of a column are far.
+    r"""Find the interval outside which the values of a column are outlying.
 
-    The core [a, b] is the shortest interval that holds three quarters of the weight (of
-    a column with a heap, the heap and three quarters of the others). What is beyond a
-    gap, wider than four cores and than all from the core to the gap, is far if it makes
-    the standard deviation a thousand times as large, or three times where it is a few
-    values that repeat, as codes do; otherwise it is a group or a tail. Without such
-    gaps values are far from 30 standard deviations on.
+    The core [a, b] is the shortest interval that holds three quarters of the weight (in
+    a column with a heap, it spans the heap and three quarters of the other weight).
+    The interval ends in the first gap on either side that is wider than four cores and
+    than the distance from the core's opposite end to the gap. Values beyond it are
+    outlying if they inflate the standard deviation more than a thousandfold, or
+    threefold if they are codes, a few values that repeat; otherwise they are a group or
+    a tail. Then, or without such gaps, values beyond 30 standard deviations are.
 
     Parameters
     ----------
@@ -121,8 +123,8 @@ def usual_interval(
     low, high : float
         Ends of the interval.
     center, spread : float
-        Mean and standard deviation of the values within, those beyond the 0.5 % and
-        99.5 % quantiles pulled in. The spread of a constant column is zero.
+        Winsorized mean and standard deviation of the values within. The spread of a
+        constant column is zero.
     """
     center, spread = _winsorized_moments(column, weights)
     if spread > 0:
@@ -136,12 +138,12 @@ def usual_interval(
 
 
 def are_codes(values: np.ndarray) -> bool:
-    """Tell whether values repeat, as codes do: few of them are distinct."""
+    """Return whether values repeat as codes do: few of them are distinct."""
     return len(np.unique(values)) <= max(2, FEW_DISTINCT * len(values))
 
 
 def _ends_at_gaps(column: np.ndarray, weights: np.ndarray) -> tuple[float, float]:
-    """Find the middles of the first wide gaps on both sides of the core."""
+    """Find the midpoints of the first wide gaps on both sides of the core."""
     values, index = np.unique(column, return_inverse=True)
     core_low, core_high = _core(values, np.bincount(index, weights))
     gaps = np.diff(values)
@@ -163,10 +165,10 @@ def _ends_at_gaps(column: np.ndarray, weights: np.ndarray) -> tuple[float, float
 
 
 def _winsorized_moments(column: np.ndarray, weights: np.ndarray) -> tuple[float, float]:
-    """Mean and standard deviation after pulling the outermost values in.
+    """Return mean and standard deviation after clipping the outermost values.
 
-    Values further from the 0.5 % and 99.5 % quantiles (of few rows, the second smallest
-    and largest value) than the distance between these count as if they lay there: 7.7
+    Values are clipped to the interval between the 0.5 % and 99.5 % quantiles (with
+    fewer than 400 rows, 2 / n and 1 - 2 / n), extended by its width on both sides: 7.7
     standard deviations of a Gaussian.
     """
     for tail in (max(0.005, 2 / len(column)), 0.0):
@@ -178,21 +180,21 @@ def _winsorized_moments(column: np.ndarray, weights: np.ndarray) -> tuple[float,
     share = weights / weights.sum()
     center = share @ column
     spread = np.sqrt(share @ (column - center) ** 2)
-    # Below this the spread of a nearly constant column is rounding.
+    # A smaller spread is the rounding error of a nearly constant column.
     if high > low and spread > 4 * np.finfo(float).eps * np.abs(column).max():
         return center, spread
     return low, 0.0
 
 
 def beyond_gaps(column: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Tell which values of a column form a small group beyond a gap, on either side.
+    """Return which values of a column form a small group beyond a gap on either side.
 
     Parameters
     ----------
     column : ndarray of shape (n_samples,)
         Values.
     counts : ndarray of shape (n_samples,)
-        How many rows each of them stands for.
+        How many rows each value stands for.
 
     Returns
     -------
@@ -217,7 +219,7 @@ def beyond_gaps(column: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 
 def lone_heaps(column: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Give numbers to the few values that repeat where all others are distinct.
+    """Number the few values that repeat in a column of otherwise distinct values.
 
     Parameters
     ----------
@@ -227,7 +229,7 @@ def lone_heaps(column: np.ndarray, counts: np.ndarray) -> np.ndarray:
     Returns
     -------
     heaps : ndarray of shape (n_samples,), int
-        From 0; -1 for other values.
+        Number of the heap, from 0; -1 for other values.
     """
     index = np.unique(column, return_inverse=True)[1]
     weights = np.bincount(index, counts)
