@@ -1,4 +1,4 @@
-"""`FlowMixtureClassifier`: one or more flows per class, labels for some or all rows."""
+"""`FlowMixtureClassifier`: one or more flows per class, partly labelled rows."""
 
 import os
 from collections.abc import Sequence
@@ -54,134 +54,142 @@ __all__ = ["FlowMixtureClassifier"]
 
 
 class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin):
-    r"""Generative classifier with normalizing flows, for labels of some or all rows.
+    r"""Generative classifier with normalizing flows, for rows with or without labels.
 
-    Every class is one normalizing flow, or a mixture of several, and all are trained
+    Every class is one normalizing flow, or a mixture of several. All flows are trained
     together on :math:`\log p(x, y)` of the labelled rows and a lower bound of
-    :math:`\log p(x)` of the others. `predict_proba` is Bayes' rule, calibrated, and
-    `score_samples` is low for rows that belong to no class.
+    :math:`\log p(x)` of the unlabelled ones. `predict_proba` applies Bayes' rule and
+    is calibrated; `score_samples` is low for rows that belong to no class.
 
     Parameters
     ----------
     n_components_per_class : int, default=1
-        Number of flows of every class, at least 1, see `FlowMixture`. One fits a class
-        of one connected shape; more fit a class of several groups, and cost time and
-        rows for each.
+        Number of flows of every class, at least 1, see `FlowMixture`. One flow fits a
+        class of one connected shape; several fit a class of several groups, and each
+        of them takes time and needs rows.
     unlabeled_weight : "auto" or float, default="auto"
-        Factor of the weights of rows without a label, in [0, 1]. At 0 the fit is that
-        to the labelled rows alone, at 1 a row counts the same without a label. "auto"
-        is 1 where rows without a label help labels to tell each other, and otherwise 0:
-        where classes overlap, densities of all rows are fitted to groups that are not
-        the classes. See Notes for how that is judged.
+        Factor applied to the weights of unlabelled rows, in [0, 1]. At 0 the model is
+        fitted to the labelled rows only; at 1 unlabelled rows count as much as labelled
+        ones. "auto" is 1 if unlabelled rows help to predict the labels, otherwise 0:
+        if classes overlap, densities of all rows can fit groups that are not the
+        classes. The Notes have the criterion.
     flow : {"realnvp", "maf", "nsf", "nsf-ar"} or FlowFamily, default="nsf-ar"
-        Family of the flows, see `FlowMixture`: splines bend further than affine maps,
-        and coupling layers sample faster than autoregressive ones.
+        Family of the flows, see `FlowMixture`: splines are more flexible than affine
+        maps, and coupling layers sample faster than autoregressive ones.
     n_transforms : int, default=3
-        Layers of each flow. More of them bend further, in more time. With 0 classes are
-        Gaussian, or mixtures of Gaussians.
+        Number of layers of each flow. More layers are more flexible but slower. With 0
+        classes are Gaussian, or mixtures of Gaussians.
     hidden_units : int or tuple of int, default=(64, 64)
-        Widths of the hidden layers of every conditioner, the network that gives a
-        column's map from the columns that it sees. Wider ones follow finer dependence,
-        in more time and memory; with none, (), what it gives is linear in these.
+        Widths of the hidden layers of every conditioner, the network that computes the
+        parameters of a column's map from other columns. Wider layers can model finer
+        dependence but take more time and memory; with ``()`` a conditioner is linear.
     init_params : str or clusterer, default="auto"
-        How a class is divided among its components, where it has several; see
+        How a class is divided among its components, if it has several; see
         `FlowMixture`.
     reg_covar : float, default=1e-6
-        Added to the variances of every component, as a share of these; where a column
-        is constant in a component, of the others' variances. At 0 a constant or
-        duplicated column is an error, from 0.01 on correlations are lost.
+        Added to the variances of every component, as a share of each variance; if a
+        column is constant within a component, as a share of the pooled variance. At 0
+        a constant or duplicated column is an error; from 0.01 on strong correlations
+        are lost.
     max_iter : int, default=200
-        Largest number of epochs on the ELBO, of at most 65 536 rows each. Those of the
-        M-step and the last ones on all rows do not count, see `FlowMixture`. With 0 the
-        model is that of the M-step, and ``fit`` warns.
+        Maximum number of epochs on the ELBO, of at most 65 536 rows each. The epochs of
+        the M-step and of the last phase, on all rows, do not count, see `FlowMixture`.
+        With 0 the model is that of the M-step, and ``fit`` warns.
     tol : float, default=1e-3
-        Least progress: since there last was any, held-out log-likelihood has to grow by
-        more than ``max(tol, 0.01 * gain)``, in nats per row, with the gain of the phase
-        so far. At 0 the hundredth alone counts; large values end training early.
+        Minimum progress, in nats per row: the held-out log-likelihood has to exceed its
+        value at the last progress by more than ``max(tol, 0.01 * gain)``, where `gain`
+        is what it has gained in the phase so far. At 0 only the second term counts;
+        large values end training early.
     n_iter_no_change : int, default=8
-        Epochs without progress after which the step size falls to a quarter. Half as
-        many, rounded up, make it fall again, and as many once more are convergence.
-        The M-step ends the first time, and so does the ELBO where the M-step has left
-        flows clearly worse than their Gaussians. Small numbers end training early,
-        large ones cost epochs.
+        Number of epochs without progress after which the step size is divided by four.
+        After half as many (rounded up) it is divided again, and after as many once more
+        training has converged. The M-step already ends where the step size would first
+        be divided, and so does the ELBO phase if the M-step has left the flows clearly
+        worse than their Gaussians. Small values end training early, large values cost
+        epochs.
     learning_rate : float, default=5e-3
-        First step size of Adam, later a quarter and a sixteenth of it. With large ones
-        training can diverge: where a loss is not finite it goes on with a tenth, three
-        times, then fails. With small ones progress stays below `tol` and training ends
-        early.
+        Initial step size of Adam; later a quarter and a sixteenth of it. If it is too
+        large, training can diverge: after a loss that is not finite it continues with
+        a tenth of the step size, at most three times, and then fails. If it is too
+        small, progress stays below `tol` and training ends early.
     device : str, default="cpu"
-        "cpu", "cuda", "cuda:N" or "auto". A fitted model whose GPU is missing works
-        on the CPU.
+        "cpu", "cuda", "cuda:N" or "auto" (a GPU if there is one). If the GPU of a
+        fitted model is missing, it is evaluated on the CPU.
     random_state : int, RandomState instance or None, default=None
-        Seed of everything random. Global generators are not touched.
+        Seed of all random numbers. Global generators are not touched.
     verbose : int, default=0
-        0 prints nothing. 1 prints when training begins and ends, and a line after an
-        epoch where five seconds have passed since the last one: time, phase, epoch,
-        held-out log-likelihood in data units, and how long the phase can take. 2 prints
-        one for every `verbose_interval` epochs.
+        0 prints nothing. 1 prints when training begins and ends, and after an epoch if
+        the last line is at least five seconds old: time, phase, epoch, held-out
+        log-likelihood in data units, and how much longer the phase can take. 2 prints
+        a line every `verbose_interval` epochs.
     verbose_interval : int, default=1
-        Epochs between two lines where `verbose` is 2.
+        Number of epochs between two lines if `verbose` is 2.
     options : FlowMixtureOptions, default=None
-        What is rarely set, of the model and of its training. None stands for the
+        Options of the model and of its training that are rarely set. None means the
         defaults of `FlowMixtureOptions`.
 
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,)
-        The labels in `y`, without the -1 of unlabelled rows.
+        The labels in `y`, without the marks of unlabelled rows.
     mixture_ : FlowMixture
         The fitted mixture. Component ``k`` belongs to class
         ``k // n_components_per_class``.
     calibration_temperature_ : float
-        What log-densities are divided by in `predict_proba`: the temperature at which
-        probabilities fit the labels best, each under Gaussians refitted without it, and
-        without what flows have gained by having seen it. 1 where there is nothing to
-        calibrate.
+        Divisor of the log-densities in `predict_proba`, chosen so that the
+        probabilities fit the labels best. For this fit each label is predicted by
+        Gaussians refitted without its row, and what the flows have gained by training
+        on the row is subtracted. 1 if there is nothing to calibrate.
     class_log_prior_ : ndarray of shape (n_classes,)
-        Logarithms of the class shares in `predict_proba`: those of the labels, with the
-        correction that fits the labels best. Labels are taken to be missing at random,
-        whatever the class.
+        Logarithms of the class shares in `predict_proba`: the shares among the labels,
+        corrected to fit the labels best. Labels are assumed to be missing at random,
+        independently of the class.
     unlabeled_weight_ : float
-        The weight of rows without a label; 1 where there are none.
+        The weight of unlabelled rows; 1 if there are none.
     n_iter_ : int
-        Epochs on the ELBO.
+        Number of epochs on the ELBO.
     n_features_in_ : int
         Number of columns seen in `fit`.
     feature_names_in_ : ndarray of shape (n_features_in_,)
-        Their names, where X had any.
+        Names of the columns, if X had any.
 
     See Also
     --------
     FlowMixture : Clustering and density estimation, without labels.
-    sklearn.semi_supervised.LabelSpreading : Labels spread over a graph.
+    sklearn.semi_supervised.LabelSpreading : Label propagation over a graph.
     sklearn.discriminant_analysis.QuadraticDiscriminantAnalysis : One Gaussian per
         class.
 
     Notes
     -----
-    `n_components_per_class` takes the place of `n_components` and
+    `n_components_per_class` replaces the parameters `n_components` and
     `n_flows_per_component` of `FlowMixture`. Its parameters `n_init`, `weights_init`,
     `means_init`, `n_jobs`, `warm_start` and `max_components` do not exist here, and
     `init_params` cannot be an array.
 
-    Unlabelled rows that count start with labels spread over a graph of nearest
-    neighbours; the flows and q(z|x) are fitted to these first, then all is trained
-    together. Where a label is known, q(z|x) is restricted to its class and learns it by
-    cross-entropy.
+    Unlabelled rows of positive weight get first labels by label propagation over a
+    graph of nearest neighbours. Flows and q(z|x) are trained on these first, then
+    everything is trained together. If a row has a label, q(z|x) is restricted to its
+    class and learns the class by cross-entropy.
 
-    With ``unlabeled_weight="auto"`` each label is told by those of other folds: spread
-    over the graph of all rows, or of the labelled rows only, and by Gaussians of
-    either. What is compared is the mean log-loss, each calibrated by a temperature.
-    Rows without a label count where that of labels spread over all rows is below half
-    of the labels' entropy, below 80 % of that over labelled rows only, and lower than
-    that and than the one by Gaussians of labelled rows, each by 1.645 standard errors
-    (a one-sided level of 5 %); and where Gaussians of all rows lose no more than one
-    standard error to those of labelled rows. They count as well where labels cannot
-    tell: there is one class, there are fewer labels than flows, or fewer than two
-    classes have two labels.
+    With ``unlabeled_weight="auto"`` each label is predicted from the labels of the
+    other folds in four ways: by label propagation over all rows and over the labelled
+    rows only, and by Gaussians fitted to all rows and to the labelled rows only. Each
+    is calibrated by a temperature, and their mean log-losses are compared. Unlabelled
+    rows are used if all of the following hold:
 
-    The weights of the mixture, with which `predict_joint_log_proba`, `score_samples`
-    and `sample` agree, are those of the rows that were fitted.
+    - propagation over all rows has a log-loss below half of the labels' entropy, and
+      below 80 % of the log-loss of propagation over the labelled rows;
+    - it is better than propagation over, and Gaussians of, the labelled rows, each by
+      1.645 standard errors (a one-sided level of 5 %);
+    - Gaussians of all rows are at most one standard error worse than Gaussians of the
+      labelled rows.
+
+    They are also used if the labels cannot decide: there is only one class, there are
+    fewer labels than flows, or fewer than two classes have two labels.
+
+    The mixture weights, which `predict_joint_log_proba`, `score_samples` and `sample`
+    use, are those of the rows that were fitted.
 
     References
     ----------
@@ -281,16 +289,17 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
         X : array-like of shape (n_samples, n_features)
             Training rows.
         y : array-like of shape (n_samples,)
-            Their labels, -1 for unlabelled rows, or NaN, None, NA or NaT. To mark rows
-            among string labels by -1, use an array of dtype object.
+            Labels; -1, NaN, None, NA or NaT mark unlabelled rows. To use -1 among
+            string labels, give an array of dtype object.
         sample_weight : array-like of shape (n_samples,), default=None
             Non-negative weights. A weight of zero leaves the row out; an integer
             weight equals repeating the row.
         checkpoint : str or path-like, default=None
-            A folder for checkpoints, written every 30 seconds: a fit that was killed,
-            and is run again with the same data, parameters and folder, goes on and ends
-            the same, to the last bit on a CPU with as many threads. It is deleted when
-            the fit has ended.
+            Folder for checkpoints, which are written every 30 seconds. A fit that was
+            killed continues from there if it is run again with the same data,
+            parameters and folder, and its result is the same as without the crash: to
+            the last bit on a CPU with the same number of threads. The folder is deleted
+            when the fit has ended.
 
         Returns
         -------
@@ -300,8 +309,7 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
         Raises
         ------
         ValueError
-            If no row has a label, or the data or a parameter is not what it should
-            be.
+            If no row has a label, or the data or a parameter is invalid.
         """
         fitted = self._fit(X, y, sample_weight, checkpoint)
         warn_unless_converged(self, fitted)
@@ -365,7 +373,7 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
         numbers: np.ndarray,
         groups: Groups,
     ) -> tuple[Problem, float]:
-        """Rows and their weights, and the weight of those without a label."""
+        """Return the rows to fit with their weights, and `unlabeled_weight_`."""
         problem, weight = Problem(X, sample_weight, numbers), self.unlabeled_weight
         unlabelled = numbers < 0
         if not unlabelled.any():
@@ -387,7 +395,7 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
 
     @in_kind
     def predict_joint_log_proba(self, X: Any) -> Any:
-        """Joint log-density of every row with every class.
+        """Compute the joint log-density of every row and every class.
 
         Parameters
         ----------
@@ -406,7 +414,7 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
         return self._groups.logsumexp(log_prob + log_weights)
 
     def _logits(self, X: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Tempered log-densities plus shares, and which rows tell nothing."""
+        """Return tempered log-densities plus log-shares, and uninformative rows."""
         log_joint = to_numpy(self.predict_joint_log_proba(X))
         shares = self._groups.sum(self.mixture_.weights_[None])
         log_prior = self.class_log_prior_.astype(log_joint.dtype)
@@ -419,7 +427,7 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
 
     @in_kind
     def predict_log_proba(self, X: Any) -> Any:
-        """Logarithms of the class probabilities.
+        """Compute the logarithms of the class probabilities, see `predict_proba`.
 
         Parameters
         ----------
@@ -438,14 +446,14 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
 
     @in_kind
     def predict_proba(self, X: Any) -> Any:
-        r"""Class probabilities by Bayes' rule, calibrated.
+        r"""Compute calibrated class probabilities by Bayes' rule.
 
-        Densities in many columns are surer than they are right. Here they count as
-        :math:`p(x|y)^{1/T}` with `calibration_temperature_`, and the shares of the
-        classes are those of `class_log_prior_`; `predict_joint_log_proba` has both as
-        they are in the model. One label in a thousand is taken to be wrong, so that no
-        probability is below a thousandth by the number of classes; rows that tell
-        nothing have the class shares.
+        Densities in many columns are overconfident. They enter here as
+        :math:`p(x|y)^{1/T}` with T = `calibration_temperature_`, and the class shares
+        are those of `class_log_prior_`; `predict_joint_log_proba` uses the densities
+        and weights of the model unchanged. One label in a thousand is assumed to be
+        wrong, so that no probability is below 0.001 / n_classes. Rows whose density is
+        zero under every class get the class shares.
 
         Parameters
         ----------
@@ -462,7 +470,7 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
 
     @in_kind
     def posterior_proba(self, X: Any) -> Any:
-        """Amortised class probabilities q(y|x): one small network, no flow.
+        """Compute the amortised class probabilities q(y|x), by one small network.
 
         Parameters
         ----------
@@ -480,7 +488,7 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
 
     @in_kind
     def predict(self, X: Any) -> Any:
-        """Most probable class of every row.
+        """Predict the most probable class of every row.
 
         Parameters
         ----------
@@ -497,7 +505,7 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
 
     @in_kind
     def score_samples(self, X: Any) -> Any:
-        """Log-density of every row, whatever its class.
+        """Compute the log-density of every row, regardless of its class.
 
         Parameters
         ----------
@@ -507,28 +515,28 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
         Returns
         -------
         log_prob : ndarray of shape (n_samples,)
-            log p(x), in nats, for densities in data units; dtype of X. Low values
-            belong to no class.
+            log p(x), in nats, for densities in data units; dtype of X. Rows with low
+            values belong to no class.
         """
         X = self._check_rows(X)
         return self.mixture_.score_samples(X)
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """Accuracy on the rows that have a label.
+        """Compute the accuracy on the rows that have a label.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
             Rows.
         y : array-like of shape (n_samples,)
-            Their labels; rows without one, as in `fit`, do not count.
+            Labels; rows marked as unlabelled, as in `fit`, do not count.
         sample_weight : array-like of shape (n_samples,), default=None
             Weights of the rows.
 
         Returns
         -------
         accuracy : float
-            Share of right predictions, from 0 to 1.
+            Share of correct predictions, from 0 to 1.
         """
         y = column_or_1d(column_of_labels(y), warn=True)
         check_consistent_length(X, y)
@@ -555,13 +563,13 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
         y : label, default=None
             Draw from this class only.
         random_state : int, RandomState instance or None, default=None
-            None goes on with the estimator's own stream, so that two calls differ;
+            None continues the estimator's own random stream, so that two calls differ;
             an int gives the same rows every time.
 
         Returns
         -------
         X : ndarray of shape (n_samples, n_features)
-            Rows, those of one class after those of another.
+            Rows, grouped by class.
         y : ndarray of shape (n_samples,)
             Their labels.
 
@@ -578,12 +586,12 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
         return X, self.classes_[self._groups.of_flow[component]]
 
     def _number_of(self, label: Any) -> int:
-        """Position of a label in `classes_`."""
+        """Return the position of a label in `classes_`."""
         numbers = np.empty(0, dtype=int)
         try:
             if np.ndim(label) == 0:
                 numbers = np.flatnonzero(self.classes_ == label)
-        except (TypeError, ValueError):  # what compares with NA is neither
+        except (TypeError, ValueError):  # a comparison with NA has no truth value
             pass
         if len(numbers) != 1:
             raise ValueError(
@@ -593,7 +601,7 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
 
 
 def _number_classes(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Labels without the mark of unlabelled rows, and their numbers, -1 for these."""
+    """Return the classes, and the class number of every row, -1 if unlabelled."""
     unlabelled = is_unlabelled(y)
     if unlabelled.all():
         raise ValueError(

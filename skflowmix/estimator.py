@@ -1,4 +1,4 @@
-"""`FlowMixture`: the scikit-learn face of the variational mixture of flows."""
+"""`FlowMixture`: the variational mixture of flows as a scikit-learn estimator."""
 
 import copy
 import os
@@ -61,7 +61,7 @@ __all__ = [
     "warn_unless_converged",
 ]
 
-# Parameters that mean the same in estimators around a mixture.
+# Parameters that the classifier and the detector have in common with `FlowMixture`.
 SHARED_PARAMETERS = (
     "flow",
     "n_transforms",
@@ -80,130 +80,134 @@ SHARED_PARAMETERS = (
 )
 
 
-# Rows of a table on disk that `fit_predict` labels at a time.
+# Number of rows of a table on disk that `fit_predict` labels at a time.
 PREDICTED_ROWS = 65_536
 
-# Rows of a call of `partial_fit` whose bound it reports.
+# `partial_fit` reports the ELBO of at most this many rows of a call.
 SUMMED_UP = 4096
 
 
 class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixin):
     """Mixture of normalizing flows, trained by variational inference.
 
-    The `GaussianMixture` for clusters that are not Gaussian: every component is a
-    normalizing flow with an exact density, or a mixture of several where its shape
-    asks for them, and all are trained together on the evidence lower bound.
+    A `GaussianMixture` for clusters that are not Gaussian: every component is a
+    normalizing flow with an exact density, or a mixture of several flows if its shape
+    needs them. All are trained together on the evidence lower bound (ELBO).
 
-    Fitting finds first responsibilities with an ordinary clusterer, fits every
-    component to its share (an M-step), divides it among several flows if that is
-    clearly better, then trains flows, weights and the amortised
-    posterior q(z|x) on the ELBO until the log-likelihood of held-out rows stops
-    growing, and ends with a few epochs on all rows. Columns are standardised inside;
-    all densities are in data units.
+    Fitting finds first responsibilities with an ordinary clusterer and trains the flow
+    of every component on its share of the rows (an M-step). Components are divided
+    among several flows if that is clearly better. Then flows, weights and the amortised
+    posterior q(z|x) are trained on the ELBO until the log-likelihood of held-out rows
+    stops growing, and finally for a few epochs on all rows. Columns are standardised
+    internally; all densities are in data units.
 
     Parameters
     ----------
     n_components : int or "auto", default=1
-        Number of components, at least 1. "auto" finds it: groups of rows are
-        different components where the density between them has a valley deeper than
-        chance makes it, see `n_components_path_`; components that come to expect less
-        than one row are dropped. `means_init`, `weights_init`, an array or
-        a clusterer as `init_params` say it themselves.
+        Number of components, at least 1. "auto" counts them: two groups of rows are
+        different components if the density between them has a valley deeper than
+        expected by chance, see `n_components_path_`. Components with an expected number
+        of rows below one are then dropped. With `means_init`, `weights_init`, or an
+        array or a clusterer as `init_params`, "auto" takes the number from these.
     n_flows_per_component : int or "auto", default="auto"
-        Number of flows of every component, at least 1. One flow from one Gaussian does
-        not follow a long spiral, a comb or a ring with gaps; a mixture of several,
-        which start from parts of the component's rows, does. "auto" divides a component
-        where held-out rows clearly prefer it; where several processes fit one model it
-        stands for 1. A component has fewer flows where it has
-        fewer rows, and those that come to expect less than one row are dropped.
+        Number of flows of every component, at least 1. One flow from one Gaussian
+        cannot follow a long spiral, a comb or a ring with gaps; a mixture of several,
+        each started from a part of the component's rows, can. "auto" divides a
+        component if held-out rows clearly prefer that; it means 1 if several processes
+        fit one model. A component with fewer rows than this gets fewer flows, and flows
+        with an expected number of rows below one are dropped.
     flow : {"realnvp", "maf", "nsf", "nsf-ar"} or FlowFamily, default="nsf-ar"
         Family of the flows. Coupling layers (`"realnvp"`, `"nsf"`) sample in one
         pass, autoregressive ones (`"maf"`, `"nsf-ar"`) need one pass per column;
-        splines (`"nsf"`, `"nsf-ar"`) bend further than affine maps. A
-        `skflowmix.model.flows.FlowFamily` is one of your own.
+        splines (`"nsf"`, `"nsf-ar"`) are more flexible than affine maps. A family of
+        your own is a `skflowmix.model.flows.FlowFamily`.
     n_transforms : int, default=3
-        Layers of each flow. More of them bend further, in more time. With 0 the
-        components stay the Gaussians of the first partition, which EM does not refine,
-        and ``n_flows_per_component="auto"`` is 1.
+        Number of layers of each flow. More layers are more flexible but slower. With 0
+        the components are the Gaussians of the first partition, which EM does not
+        refine, and ``n_flows_per_component="auto"`` means 1.
     hidden_units : int or tuple of int, default=(64, 64)
-        Widths of the hidden layers of every conditioner, the network that gives a
-        column's map from the columns that it sees. Wider ones follow finer dependence,
-        in more time and memory; with none, (), what it gives is linear in these.
+        Widths of the hidden layers of every conditioner, the network that computes the
+        parameters of a column's map from other columns. Wider layers can model finer
+        dependence but take more time and memory; with ``()`` a conditioner is linear.
     init_params : str, clusterer or array-like of shape (n_samples, n_components), \
             default="auto"
-        Where the components start.
+        How the first responsibilities are found.
 
-        - "auto": the best of several partitions (spectral, tree linkage, and Gaussian
-          mixtures that start from these, from k-means and from merged groups) of the
-          rows, in which noise has spread values that repeat in a column;
+        - "auto": the best of several partitions (spectral clustering, tree linkage, and
+          Gaussian mixtures that start from these, from k-means and from merged groups).
+          Noise is added first to values that repeat in a column (dequantization);
         - "kmeans", "k-means++", "gmm", "spectral", "linkage", "random",
-          "random_from_data": a partition by that method, those of the last two by
-          random responsibilities and by the nearest of random rows;
-        - any scikit-learn clusterer, which is cloned and sees the rows standardised;
-          its `n_clusters`, where it has that, is set to `n_components`;
+          "random_from_data": by that method; "random" draws responsibilities, and
+          "random_from_data" assigns rows to the nearest of randomly drawn rows;
+        - any scikit-learn clusterer, which is cloned and fitted to standardised rows;
+          its `n_clusters`, if it has one, is set to `n_components`;
         - an array of responsibilities, rows summing to one.
     n_init : int, default=1
-        Number of restarts, each from another first partition where there are several;
-        the one with the largest held-out log-likelihood is kept, where no single row
-        may decide. Each trains a whole model: time grows in proportion, but for the
-        partitions, which are found once.
+        Number of restarts, each from another first partition if there are several. The
+        one with the largest held-out log-likelihood is kept, with the influence of each
+        row bounded. Each restart trains a whole model, so time grows in proportion,
+        except for the partitions, which are found once.
     weights_init : array-like of shape (n_components,), default=None
-        Initial mixture weights, positive and summing to one: first responsibilities
-        are those of Gaussians with these weights.
+        Initial mixture weights, positive and summing to one: the first responsibilities
+        are those under Gaussians with these weights.
     means_init : array-like of shape (n_components, n_features), default=None
-        Initial means, in data units: rows start in the component of the nearest one.
-        Overrides `init_params`.
+        Initial means, in data units: each row starts in the component of the nearest
+        mean. Overrides `init_params`.
     reg_covar : float, default=1e-6
-        Added to the variances of every component, as a share of these; where a column
-        is constant in a component, of the others' variances. At 0 a constant or
-        duplicated column is an error, from 0.01 on correlations are lost.
+        Added to the variances of every component, as a share of each variance; if a
+        column is constant within a component, as a share of the pooled variance. At 0
+        a constant or duplicated column is an error; from 0.01 on strong correlations
+        are lost.
     max_iter : int, default=200
-        Largest number of epochs on the ELBO. An epoch visits at most 65 536 rows, in
-        at most 256 steps: where there are more it is less than a pass over them. The
-        epochs of the M-step (`n_iter_init` of the options) and the last ones on all
-        rows, 8 to 32 but no more than `max_iter`, do not count. With 0 the model is
-        that of the M-step, and ``fit`` warns.
+        Maximum number of epochs on the ELBO. An epoch visits at most 65 536 rows, in
+        at most 256 steps: in larger tables it is less than one pass. The epochs of the
+        M-step (option `n_iter_init`) and of the last phase, on all rows (8 to 32, at
+        most `max_iter`), do not count. With 0 the model is that of the M-step, and
+        ``fit`` warns.
     tol : float, default=1e-3
-        Least progress: since there last was any, held-out log-likelihood has to grow by
-        more than ``max(tol, 0.01 * gain)``, in nats per row, with the gain of the phase
-        so far. At 0 the hundredth alone counts; large values end training early.
+        Minimum progress, in nats per row: the held-out log-likelihood has to exceed its
+        value at the last progress by more than ``max(tol, 0.01 * gain)``, where `gain`
+        is what it has gained in the phase so far. At 0 only the second term counts;
+        large values end training early.
     n_iter_no_change : int, default=8
-        Epochs without progress after which the step size falls to a quarter. Half as
-        many, rounded up, make it fall again, and as many once more are convergence.
-        The M-step ends the first time, and so does the ELBO where the M-step has left
-        flows clearly worse than their Gaussians. Small numbers end training early,
-        large ones cost epochs.
+        Number of epochs without progress after which the step size is divided by four.
+        After half as many (rounded up) it is divided again, and after as many once more
+        training has converged. The M-step already ends where the step size would first
+        be divided, and so does the ELBO phase if the M-step has left the flows clearly
+        worse than their Gaussians. Small values end training early, large values cost
+        epochs.
     learning_rate : float, default=5e-3
-        First step size of Adam, later a quarter and a sixteenth of it. With large ones
-        training can diverge: where a loss is not finite it goes on with a tenth, three
-        times, then fails. With small ones progress stays below `tol` and training ends
-        early.
+        Initial step size of Adam; later a quarter and a sixteenth of it. If it is too
+        large, training can diverge: after a loss that is not finite it continues with
+        a tenth of the step size, at most three times, and then fails. If it is too
+        small, progress stays below `tol` and training ends early.
     device : str, default="cpu"
-        "cpu", "cuda", "cuda:N" or "auto". A fitted model whose GPU is missing works
-        on the CPU.
+        "cpu", "cuda", "cuda:N" or "auto" (a GPU if there is one). If the GPU of a
+        fitted model is missing, it is evaluated on the CPU.
     n_jobs : int, default=None
-        Number of restarts that are trained at a time, through joblib: None is 1, or
-        what `joblib.parallel_config` says, -1 as many as there are cores. With
-        ``n_init=1`` it changes nothing. Each takes the memory of a fit.
+        Number of restarts trained in parallel, through joblib: None means 1 unless
+        `joblib.parallel_config` sets it, -1 means one per core. No effect with
+        ``n_init=1``. Each restart takes the memory of a fit.
     random_state : int, RandomState instance or None, default=None
-        Seed of everything random. Global generators are not touched.
+        Seed of all random numbers. Global generators are not touched.
     warm_start : bool, default=False
-        If True, `fit` goes on training the model of the last one, on the ELBO, instead
-        of starting anew. Its scales and Gaussians stay: rows that have moved far need a
-        new fit. There is no M-step, and `n_init` and the first partition do not count.
+        If True, `fit` continues training the model of the last `fit`, on the ELBO,
+        instead of starting anew. Standardisation and Gaussians are kept, so rows that
+        have moved far need a new fit. There is no M-step, and `n_init` and the initial
+        values have no effect.
     verbose : int, default=0
-        0 prints nothing. 1 prints when training begins and ends, and a line after an
-        epoch where five seconds have passed since the last one: time, phase, epoch,
-        held-out log-likelihood in data units, and how long the phase can take. 2 prints
-        one for every `verbose_interval` epochs.
+        0 prints nothing. 1 prints when training begins and ends, and after an epoch if
+        the last line is at least five seconds old: time, phase, epoch, held-out
+        log-likelihood in data units, and how much longer the phase can take. 2 prints
+        a line every `verbose_interval` epochs.
     verbose_interval : int, default=1
-        Epochs between two lines where `verbose` is 2.
+        Number of epochs between two lines if `verbose` is 2.
     max_components : int, default=20
-        The largest number that ``n_components="auto"`` finds, groups of far rows among
-        them. Where there are more clusters those with the shallowest valleys between
-        are joined; at 1 nothing is counted.
+        Maximum number that ``n_components="auto"`` finds, including groups of outlying
+        rows (see Notes). If there are more clusters, those separated by the shallowest
+        valleys are joined; at 1 nothing is counted.
     options : FlowMixtureOptions, default=None
-        What is rarely set, of the model and of its training. None stands for the
+        Options of the model and of its training that are rarely set. None means the
         defaults of `FlowMixtureOptions`.
 
     Attributes
@@ -211,44 +215,45 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
     n_components_ : int
         Number of components.
     n_components_in_use_ : int
-        Number of components that expect at least one of the training rows.
+        Number of components whose expected number of training rows is at least one.
     n_components_path_ : list of dict
-        How ``n_components="auto"`` counted: the valleys of the density between two
-        groups of rows, those that were passed over first, the shallowest of all first;
-        empty where the number was given. Joining the two groups of each record in turn
-        leaves one cluster. A record holds `n_components`, the number of clusters
-        where this valley and all later ones are counted; `valley`, the density in it
-        over that of the lower of the two modes, 0 where groups do not touch; `limit`,
-        below which it is deeper than chance makes it; `share`, that of the smaller
-        group in the rows; and `counted`, whether the valley separates clusters.
-        Groups of far rows, which are clusters without a look at valleys, have the
-        valley 0 and the limit 1. A valley that equals its limit, 0 and 0 say, cuts off
-        too few rows to count. `max_components` can leave some out.
+        How ``n_components="auto"`` counted: one record for each valley of the density
+        between two groups of rows. Rejected valleys come first, then the counted ones,
+        each sorted from shallow to deep; empty if the number was given. Joining the two
+        groups of each record in turn leaves one cluster. A record holds `n_components`,
+        the number of clusters if this valley and all later ones are counted; `valley`,
+        the density in it divided by that of the lower of the two modes, 0 if the groups
+        do not touch; `limit`, below which a valley is deeper than expected by chance;
+        `share`, the share of the rows in the smaller group; and `counted`, whether the
+        valley separates clusters. Groups of outlying rows (see Notes) are clusters
+        without such a test; they have the valley 0 and the limit 1. A valley
+        that equals its limit, for example 0 and 0, cuts off too few rows to count.
+        Valleys joined because of `max_components` are missing.
     weights_ : ndarray of shape (n_components_,)
         Mixture weights, decreasing unless the start was given.
     means_ : ndarray of shape (n_components_, n_features)
-        Means of the Gaussians that the components whiten by, or of the mixture of
-        these where there are several, in data units.
+        Means of the Gaussians by which the components are whitened, in data units; for
+        a component of several flows, the mean of the mixture of their Gaussians.
     covariances_ : ndarray of shape (n_components_, n_features, n_features)
-        Their covariances, in data units.
+        Covariances of these Gaussians or mixtures, in data units.
     n_flows_ : int
-        Number of flows of all components.
+        Number of flows of all components together.
     flow_components_ : ndarray of shape (n_flows_,)
-        Component of each flow. Those of a component stand next to each other, by
+        Component of each flow. The flows of a component are adjacent, sorted by
         decreasing weight unless the start was given.
     flow_weights_ : ndarray of shape (n_flows_,)
         Mixture weights of the flows, which add up to those of the components.
     flow_means_ : ndarray of shape (n_flows_, n_features)
-        Means of the Gaussians that the flows whiten by, in data units.
+        Means of the Gaussians by which the flows are whitened, in data units.
     flow_covariances_ : ndarray of shape (n_flows_, n_features, n_features)
-        Their covariances, in data units.
+        Covariances of these Gaussians, in data units.
     labels_ : ndarray of shape (n_samples,)
-        Component of every training row; missing where these were read piece by piece,
-        and after `partial_fit` has gone on.
+        Component of every training row. Missing if the rows were read from disk piece
+        by piece, and after `partial_fit` has continued training.
     converged_ : bool
-        True when the ELBO phase ended before `max_iter`, without progress.
+        True if the ELBO phase ended for lack of progress, not because of `max_iter`.
     n_iter_ : int
-        Epochs on the ELBO.
+        Number of epochs on the ELBO.
     lower_bound_ : float
         ELBO of the training rows, in nats per row.
     lower_bounds_ : list of float
@@ -257,21 +262,21 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
         Mean of log p(x) - ELBO(x) over the training rows, in nats: how far q(z|x) is
         from the exact responsibilities.
     history_ : list of dict
-        Figures of every epoch of the start that was kept: `phase` ("m-step", "elbo"
+        One record per epoch of the start that was kept: `phase` ("m-step", "elbo"
         or "all rows"), `epoch`, `learning_rate`, `train_loss`,
         `train_log_likelihood`, `validation_log_likelihood`, `elbo` with its terms
         `elbo_reconstruction`, `elbo_prior` and `elbo_entropy`, `temperature`,
         `n_components_in_use` (expecting at least one row) and `score`, the
-        held-out gain. All but the loss are those of the parameters' running average.
-        Log-likelihoods are those of standardised rows, in nats; in the last phase
-        training has seen the validation rows.
+        held-out gain in the phase. All but the loss are computed with the running
+        average of the parameters. Log-likelihoods are those of standardised rows, in
+        nats; in the last phase training has seen the validation rows.
     module_ : torch.nn.Module
-        The fitted model of standardised rows, in float64 on the CPU. Its components
-        are the flows.
+        The fitted model of standardised rows, in float64 on the CPU. What it calls
+        components are the flows.
     n_features_in_ : int
         Number of columns seen in `fit`.
     feature_names_in_ : ndarray of shape (n_features_in_,)
-        Their names, where X had any.
+        Names of the columns, if X had any.
 
     See Also
     --------
@@ -279,29 +284,29 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
 
     Notes
     -----
-    Identical rows are merged into weights first: weighting a row equals repeating
-    it. Rows are counted in units of the greatest common divisor of these weights, so
-    that neither their scale nor a table given twice makes a fit surer; where there is
-    none, by the number of distinct rows.
+    Identical rows are merged first and their weights added: weighting a row equals
+    repeating it. The number of rows is counted in units of the greatest common divisor
+    of the weights, so neither scaling the weights nor giving a table twice changes the
+    fit. If there is no such divisor, it is the number of distinct rows.
 
-    Memory maps, and other tables with slices of rows, of more than 80 000 rows are read
-    piece by piece, and so are arrays in memory of more than 500 000 rows or 100 million
-    values: scales, first partition, how components are divided among flows, Gaussians
-    and held-out rows are those of a random sample of 80 000 rows (in tables of more
-    than 100 columns of 8 million values, at least 20 000 rows), batches those of all
-    rows. The last phase is then one pass over them. Identical rows are merged, and
-    weights equal repetition, within the sample only.
+    Memory maps and other tables with slices of rows are read piece by piece if they
+    have more than 80 000 rows, and so are arrays in memory of more than 500 000 rows or
+    100 million values. Scales, first partition, the division of components among flows,
+    Gaussians and held-out rows then come from a random sample of 80 000 rows (in tables
+    of more than 100 columns, of 8 million values but at least 20 000 rows), and batches
+    from all rows. The last phase is one pass over all rows. Identical rows are merged,
+    and weights equal repetition, only within the sample.
 
-    Up to a quarter of a column's values may be far from the others, as codes for
-    missing values are: location, scale and first partition are those of the others.
-    Groups of far rows have components of their own where these suffice; other far rows
-    lie in the tails of the nearest component.
+    Up to a quarter of a column's values may be outlying, that is, far from all others,
+    as codes for missing values are. Location, scale and first partition are computed
+    from the other values. Groups of outlying rows get components of their own if there
+    are enough; other outlying rows lie in the tails of the nearest component.
 
-    scikit-learn's callbacks are called after every epoch; one that asks to stop ends
-    the whole fit and keeps the best weights; before the last phase flows belong to
-    Gaussians that have not seen the held-out rows. Until a restart ends, components
-    are in the order of its start. Where `fit` got no `y` callbacks see zeros in its
-    place: scikit-learn's `ScoringMonitor` skips the scores where `y` is None.
+    scikit-learn's callbacks are called after every epoch. A callback that asks to stop
+    ends the whole fit, and the best weights are kept; before the last phase the
+    Gaussians of the flows have not seen the held-out rows. Until a restart ends, its
+    components are in the order of the first partition. If `fit` gets no `y`, callbacks
+    get zeros, because scikit-learn's `ScoringMonitor` skips scores if `y` is None.
 
     References
     ----------
@@ -421,20 +426,21 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            Training rows, at least two and as many as components. A memory map, or
-            any table with `shape`, `dtype` and slices of rows (h5py, zarr), may be
-            larger than memory, see Notes of the class; not so where several processes
-            fit one model.
+            Training rows, at least two and at least as many as components. A memory
+            map, or any table with `shape`, `dtype` and slices of rows (h5py, zarr), may
+            be larger than memory, unless several processes fit one model; see the Notes
+            of the class.
         y : Ignored
             Present for API consistency.
         sample_weight : array-like of shape (n_samples,), default=None
             Non-negative weights. A weight of zero leaves the row out; an integer
             weight equals repeating the row.
         checkpoint : str or path-like, default=None
-            A folder for checkpoints, written every 30 seconds: a fit that was killed,
-            and is run again with the same data, parameters and folder, goes on and ends
-            the same, to the last bit on a CPU with as many threads. It is deleted when
-            the fit has ended.
+            Folder for checkpoints, which are written every 30 seconds. A fit that was
+            killed continues from there if it is run again with the same data,
+            parameters and folder, and its result is the same as without the crash: to
+            the last bit on a CPU with the same number of threads. The folder is deleted
+            when the fit has ended.
 
         Returns
         -------
@@ -449,9 +455,9 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
         Raises
         ------
         ValueError
-            If the data or a parameter is not what it should be.
+            If the data or a parameter is invalid.
         FloatingPointError
-            If training diverges in spite of smaller steps.
+            If training diverges in spite of reduced step sizes.
         MemoryError
             If the model cannot fit in memory.
         """
@@ -462,14 +468,14 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
     @all_or_none
     @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
-        """Go on learning from rows as they come.
+        """Continue training on further rows.
 
-        The first call is a `fit`: scales, Gaussians and the number of components are
-        those of its rows, which are at least five for every component. Later calls, and
-        the first one after a `fit`, take steps on the ELBO, one pass over their rows at
-        a constant rate, a quarter of `learning_rate`; Adam's moments go on. The model
-        is the running mean of the parameters. Of a later call no rows are held out,
-        and identical rows are merged within it only.
+        The first call is a `fit`: its rows set scales, Gaussians and the number of
+        components, and there must be at least five for every component. Later calls,
+        and the first one after a `fit`, make one pass over their rows, on the ELBO with
+        a constant step size, a quarter of `learning_rate`; Adam's moments are kept
+        between calls. The model is the running mean of the parameters. Later calls hold
+        out no rows, and merge identical rows only within the call.
 
         Parameters
         ----------
@@ -478,19 +484,19 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
         y : Ignored
             Present for API consistency.
         sample_weight : array-like of shape (n_samples,), default=None
-            Non-negative weights, which count within a call.
+            Non-negative weights, relative to the other rows of the call.
 
         Returns
         -------
         self : FlowMixture
-            The estimator. `labels_` is no more after a later call, `lower_bound_` and
-            `elbo_gap_` are those of at most 4096 of its rows, `history_` stays that of
-            the first one.
+            The estimator. After a later call there is no `labels_`, `lower_bound_` and
+            `elbo_gap_` are those of at most 4096 of its rows, and `history_` is still
+            that of the first call.
 
         Raises
         ------
         ValueError
-            If a first call has too few rows, or a later one other columns; within
+            If the first call has too few rows or a later one other columns, or within
             `data_parallel` with several processes.
         FloatingPointError
             If training diverges; the estimator is left as it was.
@@ -507,7 +513,7 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
         return self
 
     def _begin(self, X: Any, sample_weight: Any) -> None:
-        """Fit, if rows suffice to go on from."""
+        """Fit, and refuse rows that are too few to train flows on."""
         self._fit(X, None, sample_weight, None)
         if self.module_.architecture["n_transforms"] < self.n_transforms:
             raise ValueError(
@@ -516,12 +522,12 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
             )
 
     def _learn(self, X: Any, sample_weight: Any) -> None:
-        """Go on from the fitted attributes."""
+        """Train the fitted model on further rows and update the attributes."""
         with config_context(assume_finite=False):
             X = check_rows(self, X, dtype=[np.float64, np.float32], fitted=True)
         sample_weight = check_weights(sample_weight, X, n_positive=1)
         settings, device = self._settings(), resolve_device(self.device)
-        # A call that fails draws no seed.
+        # A copy, so that a call that fails draws no seed.
         seeds = copy.deepcopy(self._sample_seeds)
         with limited_threads(settings.threads_to_train(*X.shape)):
             module, state = learn(
@@ -602,7 +608,7 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
         return fitted
 
     def _start(self, settings: FitSettings, problem: Problem) -> Start:
-        """Where the components start, checked against the rows."""
+        """Return how the components start, checked against the rows."""
         n_rows, n_features = problem.X.shape
         n_kept = int(problem.kept.sum())
         n_components = None if self.n_components == "auto" else int(self.n_components)
@@ -677,7 +683,7 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
 
 
 def _is_method(init: Any) -> bool:
-    """Tell whether `init_params` finds a partition, and is none itself."""
+    """Tell whether `init_params` is a method or clusterer, not an array."""
     return isinstance(init, str) or hasattr(init, "fit_predict")
 
 
@@ -693,35 +699,35 @@ def run_fit(
     checkpoint: str | os.PathLike[str] | None,
     n_jobs: int | None = 1,
 ) -> FittedMixture:
-    """Fit a mixture for an estimator and assign the attributes that follow, at once.
+    """Fit a mixture for an estimator and set all fitted attributes at once.
 
     Parameters
     ----------
     estimator : estimator
-        The one that is fitted.
+        The estimator that is fitted.
     problem : Problem
         Rows, weights, classes.
     start : Start
         Where the components start.
     settings : FitSettings
-        How to train.
+        Settings of model and training.
     device : torch.device
-        Where.
+        Device to train on.
     context : CallbackContext
-        Its task that stands for the fit.
+        Callback context of the fit.
     seen : dict
         What callbacks see as `X`, `y` and `metadata`.
     attributes : callable
         Maps a `FittedMixture` to fitted attributes.
     checkpoint : str, path-like or None
-        Folder to write where the fit stands.
+        Folder for checkpoints.
     n_jobs : int or None, default=1
-        Restarts at a time.
+        Number of restarts trained in parallel.
 
     Returns
     -------
     fitted : FittedMixture
-        What came of it.
+        The fitted mixture.
     """
     reducer = active_reducer()
     own = numpy_generator(estimator.random_state)
@@ -750,7 +756,7 @@ def run_fit(
         estimator=estimator, reconstruction_attributes=dict, **seen
     )
     if random_state is not own or reducer.n_ranks > 1:
-        # One that the caller gave goes on as without a checkpoint, or other processes.
+        # The caller's generator ends as without a checkpoint and other processes.
         own.set_state(reducer.broadcast(random_state.get_state()))
     if written is not None:
         written.remove()
@@ -758,13 +764,13 @@ def run_fit(
 
 
 def shared_constraints() -> dict[str, list]:
-    """Constraints of the shared parameters, for `_parameter_constraints`."""
+    """Return the constraints of the shared parameters, by name."""
     constraints = FlowMixture._parameter_constraints
     return {name: constraints[name] for name in SHARED_PARAMETERS}
 
 
 def fitted_flow_mixture(estimator: Any, fitted: FittedMixture) -> FlowMixture:
-    """Make the fitted mixture that an estimator is built around."""
+    """Make the `FlowMixture` that a classifier or detector is built around."""
     shared = {name: getattr(estimator, name) for name in SHARED_PARAMETERS}
     shared["options"] = estimator._resolved_options()
     n_flows = fitted.module.n_components
@@ -775,7 +781,7 @@ def fitted_flow_mixture(estimator: Any, fitted: FittedMixture) -> FlowMixture:
 
 
 def warn_unless_converged(estimator: Any, fitted: FittedMixture) -> None:
-    """Warn, in the name of the caller of `fit`, that epochs ran out."""
+    """Warn, at the line that called `fit`, if `max_iter` ended training."""
     candidate = fitted.candidate
     if active_reducer().rank > 0:
         return

@@ -38,20 +38,21 @@ from skflowmix.validation import check_rows, warn_of_codes
 
 __all__ = ["FlowMixtureOutlierDetector"]
 
-# With contamination="auto", at most this share of the training rows are outliers, and
-# this share of the others is taken for one.
+# With contamination="auto": largest share of outliers among the training rows, and the
+# share of inliers that are flagged as outliers.
 ASSUMED_CONTAMINATION = 0.1
 FALSE_ALARMS = 0.01
 
-# The tail of the scores is continued from this quantile, outliers or not.
+# The exponential tail of the scores is extrapolated from this quantile.
 TAIL_BEGIN = 0.2
 MAX_ROUNDS = 50
 
-# Below the inliers the threshold leaves room for so many scales of their tail.
+# The threshold is at most this many scales of the inliers' tail below their lowest
+# score.
 GAP_TAILS = 3.0
 
-# A neighbourhood is larger than a group of all outliers by this factor, but no larger
-# than half of the rows.
+# Share of the rows in a neighbourhood: this factor times the share of outliers, but at
+# most half of the rows.
 NEIGHBORHOOD = 1.5
 LARGEST_NEIGHBORHOOD = 0.5
 
@@ -59,77 +60,82 @@ LARGEST_NEIGHBORHOOD = 0.5
 class FlowMixtureOutlierDetector(OutlierMixin, CallbackSupportMixin, OptionsMixin):
     r"""Outlier detection by the log-density of a mixture of normalizing flows.
 
-    The training rows may contain outliers. Those that lie close together are dense, and
-    flows learn them; by the distance to a measure, over a neighbourhood that holds more
-    rows than all outliers together, they remain rare. Both densities count.
+    The training rows may contain outliers. Flows learn groups of outliers that lie
+    close together as dense regions. So the score adds a second density, estimated by
+    the distance to a measure over a neighbourhood with more rows than all outliers
+    together: there such groups remain rare.
 
     Parameters
     ----------
     n_components : int, default=1
-        Number of components, at least 1, see `FlowMixture`; "auto" is not known here.
-        More than there are clusters divide clusters, and cost time.
+        Number of components, at least 1, see `FlowMixture`; "auto" is not supported.
+        More components than clusters divide clusters, and cost time.
     contamination : "auto" or float, default="auto"
-        Share of outliers in the training rows, in (0, 0.5]. The threshold is the score
-        that this share of the rows lies below, and the neighbourhood of a row is
+        Share of outliers in the training rows, in (0, 0.5]. This share of the rows has
+        scores below the threshold, and the neighbourhood of a row holds the share
         ``min(1.5 * contamination, 0.5)`` of all rows. Small values flag the lowest
-        scores only, and let small tight groups pass as inliers; at 0.5 half of the rows
+        scores only and accept small tight groups as inliers; at 0.5 half of the rows
         are outliers.
 
-        "auto" takes the share from the scores, in [0.01, 0.1]. Scores of inliers are
-        taken to have an exponential lower tail, as those of two Gaussian columns have,
-        through the median and the 20 % quantile of what are not outliers so far. The
-        share is that of the rows below the score where 1 % of such inliers would be.
-        Tight groups of more than about 4 % of the rows can pass as inliers: give a
-        number there. The neighbourhood is 15 % of all rows.
+        "auto" estimates the share from the scores, within [0.01, 0.1]. It assumes that
+        the scores of inliers have an exponential lower tail, as for a Gaussian in two
+        columns. The tail goes through the median and the 20 % quantile of the current
+        inliers; outliers are the rows below the score where 1 % of such inliers would
+        be, and the two steps are repeated. Tight groups of more than about 4 % of the
+        rows can pass as inliers: give a number there. The neighbourhood is 15 % of all
+        rows.
     flow : {"realnvp", "maf", "nsf", "nsf-ar"} or FlowFamily, default="nsf-ar"
-        Family of the flows, see `FlowMixture`: splines bend further than affine maps,
-        and coupling layers sample faster than autoregressive ones.
+        Family of the flows, see `FlowMixture`: splines are more flexible than affine
+        maps, and coupling layers sample faster than autoregressive ones.
     n_transforms : int, default=3
-        Layers of each flow. More of them bend further, in more time. With 0 components
-        are Gaussian.
+        Number of layers of each flow. More layers are more flexible but slower. With 0
+        components are Gaussian.
     hidden_units : int or tuple of int, default=(64, 64)
-        Widths of the hidden layers of every conditioner, the network that gives a
-        column's map from the columns that it sees. Wider ones follow finer dependence,
-        in more time and memory; with none, (), what it gives is linear in these.
+        Widths of the hidden layers of every conditioner, the network that computes the
+        parameters of a column's map from other columns. Wider layers can model finer
+        dependence but take more time and memory; with ``()`` a conditioner is linear.
     init_params : str or clusterer, default="auto"
-        Where the components start, see `FlowMixture`.
+        How the first responsibilities are found, see `FlowMixture`.
     reg_covar : float, default=1e-6
-        Added to the variances of every component, as a share of these; where a column
-        is constant in a component, of the others' variances. At 0 a constant or
-        duplicated column is an error, from 0.01 on correlations are lost.
+        Added to the variances of every component, as a share of each variance; if a
+        column is constant within a component, as a share of the pooled variance. At 0
+        a constant or duplicated column is an error; from 0.01 on strong correlations
+        are lost.
     max_iter : int, default=200
-        Largest number of epochs on the ELBO, of at most 65 536 rows each. Those of the
-        M-step and the last ones on all rows do not count, see `FlowMixture`. With 0 the
-        model is that of the M-step, and ``fit`` warns.
+        Maximum number of epochs on the ELBO, of at most 65 536 rows each. The epochs of
+        the M-step and of the last phase, on all rows, do not count, see `FlowMixture`.
+        With 0 the model is that of the M-step, and ``fit`` warns.
     tol : float, default=1e-3
-        Least progress: since there last was any, held-out log-likelihood has to grow by
-        more than ``max(tol, 0.01 * gain)``, in nats per row, with the gain of the phase
-        so far. At 0 the hundredth alone counts; large values end training early.
+        Minimum progress, in nats per row: the held-out log-likelihood has to exceed its
+        value at the last progress by more than ``max(tol, 0.01 * gain)``, where `gain`
+        is what it has gained in the phase so far. At 0 only the second term counts;
+        large values end training early.
     n_iter_no_change : int, default=8
-        Epochs without progress after which the step size falls to a quarter. Half as
-        many, rounded up, make it fall again, and as many once more are convergence.
-        The M-step ends the first time, and so does the ELBO where the M-step has left
-        flows clearly worse than their Gaussians. Small numbers end training early,
-        large ones cost epochs.
+        Number of epochs without progress after which the step size is divided by four.
+        After half as many (rounded up) it is divided again, and after as many once more
+        training has converged. The M-step already ends where the step size would first
+        be divided, and so does the ELBO phase if the M-step has left the flows clearly
+        worse than their Gaussians. Small values end training early, large values cost
+        epochs.
     learning_rate : float, default=5e-3
-        First step size of Adam, later a quarter and a sixteenth of it. With large ones
-        training can diverge: where a loss is not finite it goes on with a tenth, three
-        times, then fails. With small ones progress stays below `tol` and training ends
-        early.
+        Initial step size of Adam; later a quarter and a sixteenth of it. If it is too
+        large, training can diverge: after a loss that is not finite it continues with
+        a tenth of the step size, at most three times, and then fails. If it is too
+        small, progress stays below `tol` and training ends early.
     device : str, default="cpu"
-        "cpu", "cuda", "cuda:N" or "auto". A fitted model whose GPU is missing works
-        on the CPU.
+        "cpu", "cuda", "cuda:N" or "auto" (a GPU if there is one). If the GPU of a
+        fitted model is missing, it is evaluated on the CPU.
     random_state : int, RandomState instance or None, default=None
-        Seed of everything random. Global generators are not touched.
+        Seed of all random numbers. Global generators are not touched.
     verbose : int, default=0
-        0 prints nothing. 1 prints when training begins and ends, and a line after an
-        epoch where five seconds have passed since the last one: time, phase, epoch,
-        held-out log-likelihood in data units, and how long the phase can take. 2 prints
-        one for every `verbose_interval` epochs.
+        0 prints nothing. 1 prints when training begins and ends, and after an epoch if
+        the last line is at least five seconds old: time, phase, epoch, held-out
+        log-likelihood in data units, and how much longer the phase can take. 2 prints
+        a line every `verbose_interval` epochs.
     verbose_interval : int, default=1
-        Epochs between two lines where `verbose` is 2.
+        Number of epochs between two lines if `verbose` is 2.
     options : FlowMixtureOptions, default=None
-        What is rarely set, of the model and of its training. None stands for the
+        Options of the model and of its training that are rarely set. None means the
         defaults of `FlowMixtureOptions`.
 
     Attributes
@@ -139,16 +145,16 @@ class FlowMixtureOutlierDetector(OutlierMixin, CallbackSupportMixin, OptionsMixi
     mixture_ : FlowMixture
         The fitted mixture.
     neighbors_ : NeighborDensity
-        The density by the distance to a measure.
+        The density estimated by the distance to a measure.
     excess_ : float
-        Largest excess of the mixture's log-density over that of `neighbors_` that
-        counts, in nats.
+        Largest difference between the log-densities of `mixture_` and `neighbors_` that
+        counts in the score, in nats.
     n_iter_ : int
-        Epochs on the ELBO.
+        Number of epochs on the ELBO.
     n_features_in_ : int
         Number of columns seen in `fit`.
     feature_names_in_ : ndarray of shape (n_features_in_,)
-        Their names, where X had any.
+        Names of the columns, if X had any.
 
     See Also
     --------
@@ -167,15 +173,16 @@ class FlowMixtureOutlierDetector(OutlierMixin, CallbackSupportMixin, OptionsMixi
 
         \log q(x) + \min\{\log p(x), \log q(x) + c\}
 
-    with the density p of the mixture and an estimate q by the distance to measure
-    [1]_: the root of the mean squared distance to a share of all rows, half as large
-    again as the share of outliers. A group of fewer rows cannot be all of a
-    neighbourhood, however tight it is, so q stays low. Its p may be high, but counts
-    only up to q and c, the excess of log p over log q that the share of outliers
-    goes beyond. For other scores by neighbours see [2]_.
+    with the density p of the mixture and a density q estimated by the distance to a
+    measure [1]_: the root mean squared distance to the nearest rows, whose share of all
+    rows is 1.5 times the share of outliers. A smaller group cannot fill a
+    neighbourhood, however tight it is, so q stays low there. Its p may be high, but
+    log p counts only up to log q + c, where c (`excess_`) is the quantile of
+    log p - log q that the share of outliers exceeds. For other scores by neighbours see
+    [2]_.
 
-    A training row is among its own neighbours, and the mixture has seen it: slightly
-    more than `contamination` of new rows can lie below the threshold.
+    A training row is its own nearest neighbour and the mixture was trained on it, so
+    slightly more than `contamination` of new rows can lie below the threshold.
 
     References
     ----------
@@ -272,22 +279,23 @@ class FlowMixtureOutlierDetector(OutlierMixin, CallbackSupportMixin, OptionsMixi
         *,
         checkpoint: str | os.PathLike[str] | None = None,
     ) -> Self:
-        """Fit the density and the threshold.
+        """Fit the densities and the threshold.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            Training rows, outliers among them.
+            Training rows, which may contain outliers.
         y : Ignored
             Present for API consistency.
         sample_weight : array-like of shape (n_samples,), default=None
             Non-negative weights. A weight of zero leaves the row out; an integer
             weight equals repeating the row.
         checkpoint : str or path-like, default=None
-            A folder for checkpoints, written every 30 seconds: a fit that was killed,
-            and is run again with the same data, parameters and folder, goes on and ends
-            the same, to the last bit on a CPU with as many threads. It is deleted when
-            the fit has ended.
+            Folder for checkpoints, which are written every 30 seconds. A fit that was
+            killed continues from there if it is run again with the same data,
+            parameters and folder, and its result is the same as without the crash: to
+            the last bit on a CPU with the same number of threads. The folder is deleted
+            when the fit has ended.
 
         Returns
         -------
@@ -356,7 +364,7 @@ class FlowMixtureOutlierDetector(OutlierMixin, CallbackSupportMixin, OptionsMixi
 
     @in_kind
     def score_samples(self, X: Any) -> Any:
-        """Sum of two log-densities of every row.
+        """Compute the score of every row, the sum of two log-densities.
 
         Parameters
         ----------
@@ -366,9 +374,9 @@ class FlowMixtureOutlierDetector(OutlierMixin, CallbackSupportMixin, OptionsMixi
         Returns
         -------
         scores : ndarray of shape (n_samples,), float64
-            The sum of the two, in nats, for densities in data units, where what
-            exceeds the second by more than `excess_` does not count. Low values are
-            outliers.
+            Sum of the log-densities of `mixture_` and `neighbors_`, in nats, for
+            densities in data units. The first exceeds the second by at most `excess_`.
+            Low values are outliers.
         """
         check_is_fitted(self)
         X = check_rows(self, X, dtype=np.float64, fitted=True)
@@ -377,7 +385,7 @@ class FlowMixtureOutlierDetector(OutlierMixin, CallbackSupportMixin, OptionsMixi
 
     @in_kind
     def decision_function(self, X: Any) -> Any:
-        """Scores above the threshold.
+        """Compute the scores relative to the threshold.
 
         Parameters
         ----------
@@ -393,7 +401,7 @@ class FlowMixtureOutlierDetector(OutlierMixin, CallbackSupportMixin, OptionsMixi
 
     @in_kind
     def predict(self, X: Any) -> Any:
-        """Tell outliers from inliers.
+        """Predict whether rows are outliers or inliers.
 
         Parameters
         ----------
@@ -409,7 +417,7 @@ class FlowMixtureOutlierDetector(OutlierMixin, CallbackSupportMixin, OptionsMixi
 
 
 def _scores(log_prob: np.ndarray, wide: np.ndarray, excess: float) -> np.ndarray:
-    """Add the two log-densities, but for what the first has in excess."""
+    """Add two log-densities, the first clipped to the second plus `excess`."""
     return wide + np.minimum(log_prob, wide + excess)
 
 
@@ -418,12 +426,13 @@ def _threshold(
     sample_weight: np.ndarray,
     contamination: float | Literal["auto"],
 ) -> float:
-    """Score that the share of outliers lies below."""
+    """Return the threshold, which the share of outliers lies below."""
     share: Any = contamination
     if contamination == "auto":
         share = _share_of_outliers(scores, sample_weight)
     (last,) = weighted_quantile(scores, sample_weight, [share])
-    # Equal rows are flagged together or not at all, whichever is nearer the share.
+    # Rows of equal score are flagged together or not at all, whichever is nearer the
+    # share.
     tie = 1e-9 * max(1.0, abs(last))
     below, above = scores < last - tie, scores > last + tie
     with_ties = np.average(~above, weights=sample_weight)
@@ -431,7 +440,7 @@ def _threshold(
     if with_ties - share <= share - without_ties + 1e-9:
         threshold = last
         if above.any():
-            # New rows that lie between are outliers, but for a tail of the others.
+            # New rows in between are outliers, except for a tail of the inliers.
             least = scores[above].min()
             tail = GAP_TAILS * _tail_scale(scores[above], sample_weight[above], 0.0)
             half = (least - last) / 2
@@ -442,16 +451,16 @@ def _threshold(
 
 
 def _tail_scale(scores: np.ndarray, sample_weight: np.ndarray, share: float) -> float:
-    """Scale of the exponential tail of all scores above that share, in nats."""
+    """Return the scale of the exponential tail of the scores above a share, in nats."""
     levels = share + (1 - share) * np.array([TAIL_BEGIN, 0.5])
     begin, median = weighted_quantile(scores, sample_weight, levels)
     return (median - begin) / np.log(0.5 / TAIL_BEGIN)
 
 
 def _share_of_outliers(scores: np.ndarray, sample_weight: np.ndarray) -> float:
-    """Share of the rows beyond an exponential tail."""
+    """Estimate the share of outliers: rows beyond the exponential tail."""
     beyond, share = 0.0, ASSUMED_CONTAMINATION
-    for _ in range(MAX_ROUNDS):  # outliers found so far do not shape the tail
+    for _ in range(MAX_ROUNDS):  # the tail is that of the current inliers
         (median,) = weighted_quantile(scores, sample_weight, [0.5 + share / 2])
         scale = _tail_scale(scores, sample_weight, share)
         end = median - scale * np.log(0.5 / FALSE_ALARMS)
