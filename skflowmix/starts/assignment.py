@@ -1,4 +1,4 @@
-"""First responsibilities of rows that were not there when a partition was found."""
+"""First responsibilities of rows outside the sample that was partitioned."""
 
 import numpy as np
 from scipy.special import softmax
@@ -8,18 +8,18 @@ from skflowmix.starts.knn import draw_rows
 
 __all__ = ["Assignment"]
 
-# Rows that stand for a partition, and others on which it is judged how well.
+# Most anchor rows, which represent a partition, and most rows to evaluate them on.
 N_ANCHORS, N_JUDGED = 2048, 8192
 
-# What stays in the processor's cache, beside all anchors.
+# Rows per matrix product: a block that fits in the processor's cache with the anchors.
 ROWS_AT_A_TIME = 128
 
 
 class Assignment:
-    """Assigns rows to the components of a partition of other rows.
+    """Assigns new rows to the components of a partition.
 
-    By Gaussians or, where the partition is not theirs, by the nearest one of a few of
-    its rows: whichever agrees better with it on rows that are not among these.
+    Uses the posterior of the Gaussians or the nearest anchor, a row of the partition:
+    whichever agrees better with the partition on rows that are not anchors.
 
     Parameters
     ----------
@@ -28,11 +28,11 @@ class Assignment:
     weights : ndarray of shape (n_samples,)
         Positive weights.
     responsibilities : ndarray of shape (n_samples, n_components)
-        Their partition.
+        Partition of `x`.
     gaussians : Gaussians
-        Those of its components.
+        Gaussians of its components.
     random_state : RandomState
-        Source of the choice of rows.
+        Draws the anchors and the rows to evaluate on.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Assignment:
     ):
         self.gaussians = gaussians
         anchors = draw_rows(weights, min(N_ANCHORS, -(-len(x) // 2)), random_state)
-        # Half the squared length is a further column: one product gives distances.
+        # With minus half the squared length as a column, a product ranks distances.
         lengths = np.einsum("ij,ij->i", x[anchors], x[anchors])
         self.anchors = np.column_stack((x[anchors], lengths / -2)).astype(np.float32)
         self.shares = responsibilities[anchors]
@@ -63,7 +63,7 @@ class Assignment:
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """Return responsibilities (n, n_components) of standardised rows."""
         n_components = self.shares.shape[1]
-        if n_components == 1 or not len(x):  # as a block of weight zero, or held out
+        if n_components == 1 or not len(x):  # empty: all weightless or held out
             return np.ones((len(x), n_components))
         return self._posterior(x) if self.by_gaussians else self._nearest(x)
 

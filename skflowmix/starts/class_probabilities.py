@@ -1,4 +1,4 @@
-"""Class probabilities of densities: temperature and class shares, fitted to labels."""
+"""Class probabilities from densities: temperature and class shares fitted to labels."""
 
 import math
 from typing import Self
@@ -14,8 +14,7 @@ __all__ = [
     "log_proba_with_noise",
 ]
 
-# Logarithms of the temperatures among which calibration chooses, and the share of
-# labels that it takes to be wrong.
+# Grid of log-temperatures for calibration, and the share of labels assumed to be wrong.
 LOG_TEMPERATURES = np.linspace(-2.0, 6.0, 161)
 WRONG_LABELS = 1e-3
 
@@ -25,7 +24,7 @@ class ClassProbabilities:
 
     .. math:: p(y|x) \propto \pi_y\, p(x|y)^{1/T}
 
-    but for noise of labels, see `log_proba_with_noise`.
+    before label noise is added, see `log_proba_with_noise`.
 
     Parameters
     ----------
@@ -46,28 +45,28 @@ class ClassProbabilities:
         weights: np.ndarray,
         shares: np.ndarray,
     ) -> Self:
-        r"""Find what fits labels best.
+        r"""Fit temperature and class shares to labels.
 
-        Minimises the log-loss, where a label counts as noise in one case of a thousand,
-        plus :math:`(\ln T)^2 / 2` and :math:`(\ln \pi_y / s_y)^2 / 2` for every class,
-        as if one more label had asked for no correction. Neither a row that is
-        hopelessly wrong nor the lack of labels then decides.
+        Minimises the log-loss, with one label in a thousand taken as noise, plus the
+        penalties :math:`(\ln T)^2 / 2` and :math:`(\ln \pi_y / s_y)^2 / 2` for every
+        class. The noise bounds the loss of a misclassified row; the penalties keep the
+        correction small where labels are few.
 
         Parameters
         ----------
         log_prob : ndarray of shape (n_samples, n_classes)
             log p(x|y), in nats, of rows that the densities have not seen.
         classes : ndarray of shape (n_samples,)
-            Numbers of their classes.
+            Their classes, numbered from 0.
         weights : ndarray of shape (n_samples,)
             Positive weights.
         shares : ndarray of shape (n_classes,)
-            Shares s of the classes, positive.
+            Class shares s, positive.
 
         Returns
         -------
         probabilities : ClassProbabilities
-            The best ones.
+            Temperature and class shares with the lowest loss found.
 
         References
         ----------
@@ -103,7 +102,7 @@ class ClassProbabilities:
             penalty = 0.5 * parameters @ parameters
             return penalty - weights @ np.log(likely), parameters + gradient
 
-        # Not convex: a search among all temperatures cannot miss the lowest.
+        # The loss is not convex: start from the best temperature of a grid.
         first = np.zeros(1 + n_classes)
         first[0] = np.log(
             calibration_temperature(log_prob, classes, weights, log_shares)
@@ -118,7 +117,7 @@ def calibration_temperature(
     weights: np.ndarray,
     log_shares: np.ndarray | float = 0.0,
 ) -> float:
-    """Temperature of the densities at which class probabilities fit labels best.
+    """Return the temperature at which class probabilities fit labels best.
 
     Parameters
     ----------
@@ -130,7 +129,7 @@ def calibration_temperature(
     Returns
     -------
     temperature : float
-        Above one where the densities are too sure of themselves.
+        Above one where the densities are overconfident.
     """
 
     def loss(log_temperature: float) -> float:
@@ -141,14 +140,14 @@ def calibration_temperature(
 
 
 def label_losses(log_joint: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    """Log-loss of each label, where one in a thousand is wrong.
+    """Return the log-loss of each label, with one label in a thousand taken as noise.
 
     Parameters
     ----------
     log_joint : ndarray of shape (n_samples, n_classes)
         Logarithms of the class probabilities, up to a constant per row.
     classes : ndarray of shape (n_samples,)
-        Numbers of the rows' classes.
+        The rows' classes, numbered from 0.
 
     Returns
     -------
@@ -159,7 +158,7 @@ def label_losses(log_joint: np.ndarray, classes: np.ndarray) -> np.ndarray:
 
 
 def log_proba_with_noise(log_joint: np.ndarray) -> np.ndarray:
-    """Class probabilities, where one label in a thousand is any one.
+    """Return log class probabilities with one label in a thousand drawn uniformly.
 
     Parameters
     ----------
@@ -169,7 +168,7 @@ def log_proba_with_noise(log_joint: np.ndarray) -> np.ndarray:
     Returns
     -------
     log_proba : ndarray of shape (n_samples, n_classes)
-        Their logarithms; dtype of `log_joint`.
+        Logarithms, in the dtype of `log_joint`.
 
     Examples
     --------

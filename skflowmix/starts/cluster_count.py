@@ -1,4 +1,4 @@
-"""How many clusters there are: groups between which the density has a valley."""
+"""Number of clusters: groups of rows that valleys of the density separate."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -12,13 +12,13 @@ from skflowmix.starts.knn import Landmarks
 
 __all__ = ["CountedClusters", "count_clusters", "path_of"]
 
-# Numbers of neighbours by which densities are estimated: few see small and thin
-# clusters, many see shallow valleys.
+# Numbers of neighbours for the density estimates: few reveal small and thin clusters,
+# many reveal shallow valleys.
 SCALES = (6, 12, 24, 48)
-# So many times as many rows as neighbours, or more.
+# Least rows of a group, per neighbour, for it to be divided.
 MIN_ROWS_PER_NEIGHBOR = 3
 MIN_ROWS = 20
-# So many of the valleys that were passed over are shown.
+# Most passed-over valleys that are reported.
 N_SHOWN = 10
 
 
@@ -30,9 +30,9 @@ class CountedClusters(NamedTuple):
     labels : ndarray of shape (n,)
         Cluster of every row, from 0.
     valleys : list of Valley
-        Those between clusters, a tree, `n_clusters - 1`.
+        The `n_clusters - 1` valleys between clusters, which form a tree.
     passed_over : list of Valley
-        Those that most nearly separated clusters, these first.
+        At most ten valleys that came closest to being counted, the closest first.
     """
 
     labels: np.ndarray
@@ -41,7 +41,7 @@ class CountedClusters(NamedTuple):
 
     @property
     def n_clusters(self) -> int:
-        """Their number."""
+        """Number of clusters."""
         return int(self.labels.max()) + 1
 
 
@@ -51,12 +51,12 @@ def count_clusters(
     max_clusters: int,
     random_state: np.random.RandomState,
 ) -> CountedClusters:
-    """Find the clusters, and with them how many there are.
+    """Find the clusters and their number.
 
-    Rows are divided at the valleys of their density, top down: of nearest-neighbour
-    densities of several scales, for clusters of any shape and size, then of mixtures of
-    Gaussians, for clusters that touch, in directions that they choose. A valley counts
-    where it is deeper than chance makes them among so many rows.
+    Rows are divided top down at valleys of their density: first of nearest-neighbour
+    densities at several scales, for clusters of any shape and size, then of Gaussian
+    mixtures, for touching clusters, along directions fitted to the rows. A valley
+    counts if it is deeper than chance would make it in a sample of this size.
 
     Parameters
     ----------
@@ -65,15 +65,15 @@ def count_clusters(
     sample_weight : ndarray of shape (n,)
         Positive, mean one.
     max_clusters : int
-        The most there can be; where more are found the shallowest valleys are left out.
+        Largest number of clusters; more are joined at the shallowest valleys.
     random_state : RandomState
         The only source of randomness.
 
     Returns
     -------
     counted : CountedClusters
-        One cluster where fewer than twenty rows cannot tell. Every row is in the
-        cluster of its nearest rows: noise makes no cluster.
+        A single cluster if there are fewer than twenty rows. No row counts as noise:
+        each belongs to the cluster of its nearest rows.
     """
     if max_clusters == 1 or len(x) < MIN_ROWS:
         return CountedClusters(np.zeros(len(x), dtype=int), [], [])
@@ -99,7 +99,7 @@ def count_clusters(
 
 
 class _Division:
-    """Groups that are divided again and again."""
+    """Groups of rows that are divided repeatedly."""
 
     def __init__(self, n: int):
         self.n = n
@@ -112,7 +112,7 @@ class _Division:
         min_rows: int,
         find: Callable[[np.ndarray], tuple[np.ndarray, list[Valley]]],
     ) -> None:
-        """Divide each group of so many rows; `find` returns labels and valleys."""
+        """Divide groups of at least `min_rows`; `find` returns labels and valleys."""
         for group in range(self.labels.max() + 1):
             rows = np.flatnonzero(self.labels == group)
             if len(rows) < min_rows:
@@ -133,7 +133,7 @@ class _Division:
 def _limited(
     labels: np.ndarray, valleys: list[Valley], max_clusters: int
 ) -> tuple[np.ndarray, list[Valley]]:
-    """Join groups at the shallowest valleys until they are few enough."""
+    """Join groups at the shallowest valleys until at most `max_clusters` remain."""
     valleys = sorted(valleys, key=lambda v: (-v.density, v.share))
     n_joined = max(len(valleys) + 1 - max_clusters, 0)
     owner = np.arange(labels.max() + 1)
@@ -161,9 +161,9 @@ def path_of(
     Parameters
     ----------
     counted : CountedClusters
-        What was found.
+        Result of `count_clusters`.
     far_shares : sequence of float
-        Shares of all rows of the groups that are clusters because they are far.
+        Share in all rows of each group of outlying rows that is a cluster of its own.
 
     Returns
     -------

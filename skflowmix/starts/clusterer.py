@@ -12,7 +12,7 @@ from skflowmix.starts.knn import draw_rows, nearest, one_hot
 
 __all__ = ["MAX_MODEL_ROWS", "from_clusterer", "split_to", "weighted_rows"]
 
-# Learners see at most so many rows.
+# Most rows drawn for a method, or for a clusterer that takes no weights.
 MAX_MODEL_ROWS = 20_000
 
 
@@ -26,7 +26,7 @@ def weighted_rows(
     size: int,
     random_state: np.random.RandomState,
 ) -> np.ndarray:
-    """Rows whose plain count stands for their weight, for unweighted learners."""
+    """Draw rows in proportion to their weights, for learners that take no weights."""
     if is_constant(sample_weight):
         return x[draw_rows(sample_weight, size, random_state)]
     probability = sample_weight / sample_weight.sum()
@@ -41,21 +41,22 @@ def from_clusterer(
     clusterer: Any,
     random_state: np.random.RandomState,
 ) -> np.ndarray:
-    """Partition rows by a clone of a clusterer, which sees only these.
+    """Partition rows with a clone of a clusterer.
 
     Parameters
     ----------
     x : ndarray of shape (n, D)
         Rows.
     sample_weight : ndarray of shape (n,)
-        Given to a clusterer that takes weights; others see rows drawn by them.
+        Passed to a clusterer that takes weights; others get rows drawn by weight.
     n_components : int or None
-        K, to which an `n_clusters` of it is set; None takes as many as it finds. Where
-        it finds fewer, the largest clusters are divided.
+        K. An integer `n_clusters` of the clusterer, or `n_components` of a mixture, is
+        set to it; if fewer clusters are found, the largest are split. None accepts
+        any number.
     clusterer : clusterer
-        Rows that it calls noise join the cluster of the nearest other row.
+        Rows that it labels as noise join the cluster of the nearest other row.
     random_state : RandomState
-        Seeds it where its own is None.
+        Seeds the clusterer where its own is None.
 
     Returns
     -------
@@ -65,7 +66,7 @@ def from_clusterer(
     Raises
     ------
     ValueError
-        If it finds more clusters than K, or returns no integer per row.
+        If the clusterer finds more than K clusters, or does not label rows by integers.
     """
     model = clone(clusterer)
     for key, value in model.get_params().items():
@@ -73,7 +74,7 @@ def from_clusterer(
         if value is None and name == "random_state":
             model.set_params(**{key: random_state.randint(2**31 - 1)})
     last = model
-    while hasattr(last, "steps"):  # of a Pipeline
+    while hasattr(last, "steps"):  # a Pipeline
         last = last.steps[-1][1]
     name = "n_components" if isinstance(last, DensityMixin) else "n_clusters"
     counts = isinstance(getattr(last, name, None), Integral)
@@ -106,7 +107,7 @@ def from_clusterer(
 
 
 def _check_labels(labels: Any, n_rows: int) -> np.ndarray:
-    """Cluster numbers as integers; a clusterer may return anything."""
+    """Return labels as integers; refuse what is not one integer per row."""
     labels = np.asarray(labels)
     wrong = None
     if labels.shape != (n_rows,):

@@ -1,4 +1,4 @@
-"""Modes of the density on a graph of nearest neighbours, and the valleys between."""
+"""Modes of the density on a nearest-neighbour graph, and the valleys between them."""
 
 from dataclasses import dataclass
 from itertools import combinations
@@ -7,34 +7,34 @@ import numpy as np
 
 __all__ = ["MIN_CLUSTER_ROWS", "Valley", "graph_modes"]
 
-# A valley is no accident where the logarithm of the density falls by this many standard
-# errors of its estimate, one over the root of the neighbours but two: along thin
-# clusters the deepest accidental ones of a hundred tables reach six.
+# A valley is significant where the log-density falls by this many standard errors,
+# 1 / sqrt(k - 2) for k neighbours: along thin clusters the deepest chance valleys of a
+# hundred tables reach six.
 DEPTH_IN_ERRORS = 6.5
-# Where no neighbours meet in it, fewer say so, over the dimension: curves fall apart by
-# chance, volumes hardly do.
+# The same between groups that no edge of the graph joins, divided by the dimension but
+# at least 1.5: chance breaks curves apart, but hardly volumes.
 OPEN_DEPTH_IN_ERRORS = 12.0
-# Rows are joined where they are no farther apart than so many times the distance to the
-# last neighbour of either: a row of a sparse group is no part of a dense one nearby.
+# Two rows are joined up to this multiple of the smaller of their distances to the k-th
+# neighbour, so that a row of a sparse group does not join a dense group nearby.
 REACH = 2.0
-# So few rows are no cluster.
+# Fewer rows are no cluster.
 MIN_CLUSTER_ROWS = 10
 
 
 @dataclass(frozen=True)
 class Valley:
-    """The sparsest place on the densest way between two groups of rows.
+    """The sparsest point on the densest path between two groups of rows.
 
     Attributes
     ----------
     groups : tuple of int
-        The denser one, and the one that the valley cuts off.
+        The groups at both ends of the path; (0, 0) for a valley that is not counted.
     density : float
-        Density in the valley over that of the second one's mode, from 0 to 1.
+        Density in the valley relative to the lower of both sides' modes, from 0 to 1.
     limit : float
         The valley is counted where its density is below this.
     share : float
-        Share of the smaller group in the rows.
+        Share of the rows that lie on the smaller side.
     """
 
     groups: tuple[int, int]
@@ -49,16 +49,17 @@ class Valley:
 
 
 def graph_modes(distances: np.ndarray, k: int) -> tuple[np.ndarray, list[Valley]]:
-    """Divide rows into the modes of a density whose valleys are no accident.
+    """Divide rows into the modes of a density that significant valleys separate.
 
-    The density is that of the k nearest neighbours, its dimension that of the rows by
-    their distances. Rows join the groups of denser neighbours, the densest row first.
-    Where two groups meet they become one unless the valley between is deep.
+    The density is estimated from the distance to the k-th nearest neighbour, with an
+    intrinsic dimension estimated from all distances to neighbours. In order of falling
+    density, rows join the groups of denser neighbours. Groups that meet are merged
+    unless the valley between them is deep.
 
     Parameters
     ----------
     distances : ndarray of shape (n, n)
-        Between the rows, infinite on the diagonal.
+        Distances between rows, infinite on the diagonal.
     k : int
         Number of neighbours, less than n.
 
@@ -67,8 +68,7 @@ def graph_modes(distances: np.ndarray, k: int) -> tuple[np.ndarray, list[Valley]
     labels : ndarray of shape (n,)
         From 0; the densest group first.
     valleys : list of Valley
-        Those between the groups, a tree; then those that were passed over, in which
-        groups may have any number.
+        Valleys between the groups, which form a tree, then those that were passed over.
 
     References
     ----------
@@ -93,7 +93,7 @@ def graph_modes(distances: np.ndarray, k: int) -> tuple[np.ndarray, list[Valley]
     row, other = np.repeat(np.arange(n), k), near.ravel()
     joined = lengths.ravel() <= REACH * np.minimum(radius[row], radius[other])
     row, other = row[joined], other[joined]
-    # Rows have the number of their place from here on, the densest one 0.
+    # From here on rows are numbered by density, the densest as 0.
     later = np.maximum(place[row], place[other])
     sooner = np.minimum(place[row], place[other])
     order = np.lexsort((sooner, later))
@@ -140,7 +140,7 @@ def graph_modes(distances: np.ndarray, k: int) -> tuple[np.ndarray, list[Valley]
             rows, others = np.flatnonzero(labels == a), np.flatnonzero(labels == b)
             gaps = distances[np.ix_(rows, others)]
             i, j = np.unravel_index(gaps.argmin(), gaps.shape)
-            # In many columns whatever lies halfway is near: so it does at the mode.
+            # In many dimensions any midpoint is near to rows: compare with the mode's.
             mode = order_of_rows[modes[b]]
             valley = dimension * np.log(
                 _radius_halfway(distances, rows[i], others[j], k)
@@ -154,7 +154,7 @@ def graph_modes(distances: np.ndarray, k: int) -> tuple[np.ndarray, list[Valley]
         sides = [joined == joined[a], joined == joined[b]]
         if joined[a] == joined[b]:
             continue
-        # The densest row of a group is that of its first mode.
+        # Modes are sorted by density: the first of a side is its densest.
         valley = saddle - max(height[modes[side.argmax()]] for side in sides)
         density, limit = (float(min(np.exp(-v), 1.0)) for v in (valley, least_depth))
         share = float(min(shares[side].sum() for side in sides))
@@ -170,7 +170,7 @@ def graph_modes(distances: np.ndarray, k: int) -> tuple[np.ndarray, list[Valley]
 
 
 def _radius_halfway(distances: np.ndarray, i: int, j: int, k: int) -> float:
-    """Distance to the k-th row from halfway between two."""
+    """Return the distance from the midpoint of two rows to its k-th nearest row."""
     ends = distances[[i, j]]
     ends[0, i] = ends[1, j] = 0.0
     # By the theorem of Apollonius.

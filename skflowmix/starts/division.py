@@ -1,4 +1,4 @@
-"""The rows of a component, divided into parts, one for each of its flows."""
+"""Division of a component's rows into parts, one for each of its flows."""
 
 from collections.abc import Sequence
 
@@ -14,31 +14,32 @@ from skflowmix.starts.shrinkage import LOSS_BOUND, Shrinkage
 
 __all__ = ["LEAST_GAIN", "best_parts", "divide_rows", "fit_parts"]
 
-# At most so many rows of a component decide on its parts.
+# Most rows of a component that its parts are fitted to, and most iterations of EM.
 MAX_ROWS = 2000
 MAX_ITER = 50
 
-# Gaussians of the parts lean to a common one as if it had been seen on so many rows per
-# column, of which correlations count for less.
+# Shrinkage of the parts' covariances to the pooled one: weight of the pooled one in
+# rows per column, and share of its correlations that is removed.
 STRENGTH = 1.0
 DIAGONALITY = 0.1
 REG_COVAR = 1e-6
 
-# Numbers of parts that are tried, and how many rows each needs, also per column.
+# Numbers of parts to try; least rows per part, and least rows per part and column.
 NUMBERS = (2, 4, 8, 16)
 ROWS_OF_PART = 10
 ROWS_PER_COLUMN = 5
 
-# So many numbers in turn may be no better than fewer parts before others are not tried.
+# The search ends after this many numbers in a row without improvement.
 PATIENCE = 2
 
-# Parts have to gain so many nats per row, because a flow that is trained further gains
-# as well, and beyond that a standard error, or more if rows to judge by are few.
+# Least gain of the parts in nats per row, because the flow would gain from further
+# training as well. A standard error, times 1 + FEW_ROWS / n for n held-out rows, is
+# added to it; fewer held-out rows than FEW_ROWS divide nothing.
 LEAST_GAIN = 0.1
 FEW_ROWS = 8
 
-# Noise on values that repeat, in widths of `repeat_widths`, and the largest of these in
-# standard deviations of a column: a part must not be one value.
+# Dequantization noise in widths of `repeat_widths`, and the largest width in standard
+# deviations of a column: a part must not be a single value.
 REPEAT_NOISE, LARGEST_REPEAT_WIDTH = 0.8, 1.0
 
 
@@ -57,10 +58,9 @@ def fit_parts(
     sample_weight : ndarray of shape (n,)
         Positive weights.
     n_parts : int
-        How many Gaussians; of fewer rows, as many as these.
+        Number of Gaussians, reduced to the number of rows if there are fewer.
     random_state : RandomState
-        Source of what k-means starts from, of which rows decide, and of noise on
-        values that repeat.
+        Draws the rows, the dequantization noise and the start of k-means.
 
     Returns
     -------
@@ -79,25 +79,26 @@ def best_parts(
     reference: np.ndarray,
     random_state: np.random.RandomState,
 ) -> Gaussians | None:
-    """Find the number of parts that new rows prefer, if they prefer any.
+    """Fit as many parts as held-out rows prefer, if they prefer any division.
 
     Parameters
     ----------
     x, sample_weight, random_state
         As for `fit_parts`.
     new : ndarray of shape (m, D)
-        Other rows of the component.
+        Held-out rows of the component.
     new_weight : ndarray of shape (m,)
         Their weights.
     reference : ndarray of shape (m,)
-        Their log-densities under one flow, in nats.
+        Their log-densities under the component's single flow, in nats.
 
     Returns
     -------
     parts : Gaussians or None
-        None where no mixture is clearly better than the flow. Otherwise half as many
-        Gaussians as the smallest one has that is not clearly worse than the best: a
-        flow bends as far as two.
+        None where no mixture is clearly better than the flow, or one Gaussian is as
+        good as the best mixture. Otherwise at least two Gaussians, and half as many as
+        the smallest mixture that is not clearly worse than the best: a flow can take
+        the shape of two.
     """
     n_columns = x.shape[1]
     most = len(x) // max(ROWS_OF_PART, ROWS_PER_COLUMN * n_columns)
@@ -107,7 +108,7 @@ def best_parts(
     x, sample_weight = _deciding_rows(x, sample_weight, random_state)
 
     def gain(log_prob: np.ndarray, other: np.ndarray) -> tuple[float, float]:
-        """Mean of bounded gains over other log-densities, and its standard error."""
+        """Return the mean of clipped gains over `other`, and its standard error."""
         bound = LOSS_BOUND * n_columns
         gains = np.clip(log_prob - other, -bound, bound)
         mean = np.average(gains, weights=new_weight)
@@ -145,16 +146,16 @@ def divide_rows(
     x : ndarray of shape (n, D)
         Rows.
     responsibilities : ndarray of shape (n, K)
-        Shares of the components.
+        Responsibilities of the components.
     parts : sequence of Gaussians or None
-        Those of each component; None where it stays whole.
+        Parts of each component; None where it stays whole.
 
     Returns
     -------
     divided : ndarray of shape (n, sum of sizes)
-        Shares of the parts, those of a component next to each other.
+        Responsibilities of the parts; the parts of a component are adjacent.
     sizes : list of int
-        How many there are of each component.
+        Number of parts of each component.
     """
     columns = []
     for share, own in zip(responsibilities.T, parts, strict=True):
@@ -170,9 +171,9 @@ def divide_rows(
 def _deciding_rows(
     x: np.ndarray, sample_weight: np.ndarray, random_state: np.random.RandomState
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return some rows, values that repeat spread by noise, and their weights."""
+    """Return a sample of dequantized rows, and their weights."""
     rows = draw_rows(sample_weight, MAX_ROWS, random_state)
-    # Drawn by weight they already stand for it.
+    # Rows drawn in proportion to their weights have weight one.
     weight = sample_weight[rows] if len(rows) == len(x) else np.ones(len(rows))
     x = x[rows]
     widths = repeat_widths(x, weight, LARGEST_REPEAT_WIDTH)
@@ -187,7 +188,7 @@ def _mixture(
     n_parts: int,
     random_state: np.random.RandomState,
 ) -> Gaussians:
-    """Gaussians from k-means, by expectation maximisation."""
+    """Fit a Gaussian mixture by EM, started from k-means."""
     shrinkage = Shrinkage(STRENGTH * x.shape[1], DIAGONALITY, 0.0, REG_COVAR)
     model = KMeans(n_parts, n_init=1, random_state=random_state)
     labels = model.fit_predict(x, sample_weight=sample_weight)

@@ -1,4 +1,4 @@
-"""Rows far from the bulk: those that form groups of their own, and stray ones."""
+"""Outlying rows, far from the bulk: those that form groups, and stray ones."""
 
 import numpy as np
 from scipy.cluster.hierarchy import linkage
@@ -9,10 +9,11 @@ from skflowmix.starts.robust import MIN_ROWS, MIN_SHARE
 
 __all__ = ["far_groups"]
 
-# It is so many times as far from all others as its rows from each other: a tail is not.
+# Least distance of a group from all other rows, over the widest gap within it: rows in
+# a tail form no group.
 MIN_SEPARATION = 3.0
 
-# So many far rows, and so many of the others, are looked at.
+# Most outlying rows, and most rows of the bulk, that are examined.
 MAX_ROWS = 1500
 
 
@@ -23,7 +24,7 @@ def far_groups(
     far: np.ndarray,
     random_state: np.random.RandomState,
 ) -> np.ndarray:
-    """Find groups among far rows, by single linkage.
+    """Find groups among outlying rows by single linkage.
 
     Parameters
     ----------
@@ -32,16 +33,16 @@ def far_groups(
     sample_weight : ndarray of shape (n,)
         Positive weights.
     counts : ndarray of shape (n,)
-        How many rows each stands for.
+        Number of original rows that each row represents.
     far : ndarray of shape (n,), bool
-        Rows that are far from the bulk.
+        Which rows are outlying.
     random_state : RandomState
-        Draws the rows that are looked at where there are many.
+        Draws the rows that are examined where there are many.
 
     Returns
     -------
     groups : ndarray of shape (n,), int
-        Number of the group of every far row; -1 for stray rows and for the bulk.
+        Group of every outlying row, from 0; -1 for stray rows and for the bulk.
     """
     groups = np.full(len(x), -1)
     rows, bulk = np.flatnonzero(far), np.flatnonzero(~far)
@@ -68,7 +69,7 @@ def far_groups(
 
 
 def _separated(tree: np.ndarray, to_bulk: np.ndarray) -> np.ndarray:
-    """Labels of the largest clusters of a linkage that are far from all other rows."""
+    """Label the largest clusters of a linkage that are far from all other rows."""
     n = len(to_bulk)
     height = np.concatenate((np.zeros(n), tree[:, 2]))
     nearest_bulk = np.concatenate((to_bulk, np.empty(n - 1)))

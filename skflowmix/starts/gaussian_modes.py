@@ -1,4 +1,4 @@
-"""Clusters that touch: modes of a mixture of Gaussians with one covariance."""
+"""Touching clusters: modes of a Gaussian mixture with a shared covariance."""
 
 import warnings
 from collections.abc import Iterator
@@ -16,19 +16,21 @@ __all__ = ["gaussian_modes"]
 MAX_ITER = 100
 TOLERANCE = 1e-4
 REG_COVAR = 1e-4
-# A mixture of so many more Gaussians that BIC does not prefer ends the search.
+# The search ends after this many mixtures in a row that BIC does not prefer.
 PATIENCE = 2
-# The mixture's density falls to this share in a valley, and so do the rows along the
-# line through both means, by so many standard errors.
+# In a valley, both the mixture's density and the number of rows along the line through
+# both means are below this share of those at the lower mode; the number of rows is
+# lower by at least this many standard errors.
 MAX_DENSITY = 0.5
 MIN_ERRORS = 5.0
-# Which hold this share of the rows of both Gaussians.
+# Rows count within the distance from the line that holds this share of both Gaussians'
+# rows.
 TUBE_SHARE = 0.9
-# Directions are chosen by the rows: so few, and one more a column, tell nothing.
+# Least rows on either side, plus one per column, because directions are fitted to them.
 MIN_ROWS = 20
-# So many coordinates at most in which clusters are looked for first.
+# Most low-kurtosis coordinates that k-means is tried in, besides all columns.
 N_FLAT = 3
-# Lines are looked at in so many places.
+# Points on a line at which the mixture's density is evaluated, and rows are counted.
 N_STEPS = 21
 N_PLACES = 65
 
@@ -39,12 +41,13 @@ def gaussian_modes(
     max_clusters: int,
     random_state: np.random.RandomState,
 ) -> tuple[np.ndarray, list[Valley]]:
-    """Divide rows into the modes of a mixture of Gaussians.
+    """Divide rows into the modes of a Gaussian mixture.
 
-    The Gaussians have one covariance, in units of which there is a direction in which
-    two of them differ, however many columns there are. BIC says how many they are.
-    Those between which the mixture's density has no valley are one cluster, and so are
-    those between which the rows themselves have none, in this direction.
+    The Gaussians share one covariance: in whitened coordinates two of them differ only
+    along the line through their means, however many columns there are. BIC chooses
+    their number, or a few more are used if that leaves fewer clusters. Two Gaussians
+    are one cluster where the mixture's density, or the rows themselves, have no valley
+    along that line.
 
     Parameters
     ----------
@@ -53,7 +56,7 @@ def gaussian_modes(
     weight : ndarray of shape (n,)
         Positive, mean one.
     max_clusters : int
-        The most clusters, and Gaussians by a few, there can be.
+        Largest number of clusters wanted; at most `PATIENCE` more Gaussians are tried.
     random_state : RandomState
         The only source of randomness.
 
@@ -62,8 +65,7 @@ def gaussian_modes(
     labels : ndarray of shape (n,)
         From 0.
     valleys : list of Valley
-        Those between the groups, a tree; then those that were passed over, in which
-        groups may have any number.
+        Valleys between the groups, which form a tree, then those that were passed over.
 
     References
     ----------
@@ -81,7 +83,7 @@ def gaussian_modes(
 
 
 def _modes(mixture: "_Mixture", n_features: int) -> tuple[np.ndarray, list[Valley]]:
-    """Do what `gaussian_modes` does, by one mixture."""
+    """Divide rows into the modes of one mixture, see `gaussian_modes`."""
     sizes = np.bincount(mixture.owner, minlength=len(mixture.means))
     joined, cluster = (np.arange(len(mixture.means)) for _ in "ab")
     between, passed_over = [], []
@@ -91,8 +93,8 @@ def _modes(mixture: "_Mixture", n_features: int) -> tuple[np.ndarray, list[Valle
         share = n_rows / len(mixture.owner)
         joined[sides[1]] = joined[a]
         found, limit = mixture.emptiness(a, b)
-        # The model alone sees valleys where there are few rows, and rows alone the
-        # bends of a cluster.
+        # The model alone has valleys where there are few rows, and the rows alone have
+        # them where a cluster bends.
         density = found if density < MAX_DENSITY else max(density, found)
         if density < limit and n_rows >= MIN_ROWS + n_features:
             between.append((a, b, density, limit, share))
@@ -108,9 +110,9 @@ def _modes(mixture: "_Mixture", n_features: int) -> tuple[np.ndarray, list[Valle
 
 
 class _Mixture:
-    """Gaussians with one covariance, in units of which rows and means are.
+    """Gaussian mixture with a shared covariance, by which rows and means are whitened.
 
-    Fitted by EM, from labels of the rows.
+    Fitted by EM, started from labels of the rows.
     """
 
     def __init__(
@@ -146,9 +148,9 @@ class _Mixture:
         self.bic = -2.0 * likelihood * n + n_parameters * np.log(n)
 
     def saddles(self) -> Iterator[tuple[int, int, float]]:
-        """Pairs of Gaussians by which all hang together, the densest way first.
+        """Yield pairs of Gaussians that form a spanning tree, the densest line first.
 
-        Each with the density in its valley over that of the lower of both modes.
+        Each pair has the density in its valley relative to the lower of both modes.
         """
         shape = len(self.means), len(self.means)
         a, b = np.triu_indices(len(self.means), 1)
@@ -166,20 +168,20 @@ class _Mixture:
                 group[group == other] = one
 
     def _log_density(self, points: np.ndarray) -> np.ndarray:
-        """Up to a constant."""
+        """Return the log-density of the mixture, up to a constant."""
         squares = np.sum((points[..., None, :] - self.means) ** 2, axis=-1)
         return logsumexp(np.log(self.shares) - 0.5 * squares, axis=-1)
 
     def emptiness(self, a: int, b: int) -> tuple[float, float]:
         """Count rows along the line through two means.
 
-        Returns the number in the emptiest place between over that around the lower
-        mode, and how low it has to be to be no accident.
+        Returns the smallest count between the means relative to the count around the
+        lower mode, and the limit below which this ratio is significant.
         """
         direction = self.means[b] - self.means[a]
         along = self.rows @ direction
-        # Rows near the line, whichever Gaussian has them: on a bent cluster a third one
-        # lies between.
+        # Rows near the line count for any Gaussian: on a bent cluster a third one lies
+        # between.
         aside = np.sum((self.rows - self.means[a]) ** 2, axis=1)
         aside -= (along - self.means[a] @ direction) ** 2 / (direction @ direction)
         theirs = aside[np.isin(self.owner, (a, b))]
@@ -192,7 +194,7 @@ class _Mixture:
         first, last = N_PLACES // 4, N_PLACES - N_PLACES // 4
         lowest = first + n_rows[first:last].argmin()
         mode = max(min(n_rows[: lowest + 1].max(), n_rows[lowest:].max()), 1)
-        # Roots of counts have a variance of a quarter.
+        # The square root of a Poisson count has variance 1/4.
         limit = max(np.sqrt(mode) - MIN_ERRORS / np.sqrt(2.0), 0.0) ** 2 / mode
         return float(n_rows[lowest] / mode), float(min(limit, MAX_DENSITY))
 
@@ -203,9 +205,9 @@ def _mixtures(
     max_gaussians: int,
     random_state: np.random.RandomState,
 ) -> list[_Mixture]:
-    """Fit the mixture that BIC prefers, and those of a few more Gaussians.
+    """Fit the mixture that BIC prefers, and up to `PATIENCE` larger ones.
 
-    Too few Gaussians leave gaps along a bent cluster that more of them close.
+    Too few Gaussians leave gaps along a bent cluster; larger mixtures close them.
     """
     x = x - np.average(x, axis=0, weights=weight)
     mixtures = [_Mixture(x, weight, np.zeros(len(x), dtype=int), 1)]
@@ -218,7 +220,7 @@ def _mixtures(
         tried = []
         for columns in (x, flat[:, : min(n_gaussians - 1, n_flat)]):
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # k-means', of equal rows
+                warnings.simplefilter("ignore")  # k-means warns of equal rows
                 model = KMeans(n_gaussians, n_init=1, random_state=random_state)
                 labels = model.fit_predict(columns, sample_weight=weight)
             tried.append(_Mixture(x, weight, labels, n_gaussians))
@@ -229,16 +231,16 @@ def _mixtures(
 
 
 def _flat_coordinates(rows: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Coordinates of whitened rows, those of the lowest kurtosis first.
+    """Return coordinates of whitened rows, in order of rising kurtosis.
 
-    Clusters differ in these, whatever the scales of the columns.
+    Clusters differ where kurtosis is low, whatever the scales of the columns.
 
     References
     ----------
     D. Tyler, F. Critchley, L. Dümbgen, H. Oja, *Invariant co-ordinate selection*,
     Journal of the Royal Statistical Society B 71, 2009.
     """
-    # Clipped, as a few far rows decide a fourth moment.
+    # Clipped, because a few outlying rows dominate fourth moments.
     squares = np.sum(rows**2, axis=1)
     squares = np.minimum(squares, 4.0 * np.median(squares)) * weight
     return rows @ np.linalg.eigh((rows * squares[:, None]).T @ rows)[1]

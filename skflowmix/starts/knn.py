@@ -1,4 +1,4 @@
-"""Graphs of nearest neighbours, which spread labels and cut clusters."""
+"""Nearest-neighbour graphs for clustering and label propagation."""
 
 import numpy as np
 from joblib import parallel_config
@@ -17,15 +17,15 @@ __all__ = [
     "one_hot",
 ]
 
-# Graphs and linkages see at most this many rows, drawn by weight; the rest follow
-# their nearest neighbours.
+# Most rows in graphs and linkages, drawn by weight; other rows take the labels of
+# their nearest neighbours among these.
 MAX_GRAPH_ROWS = 3000
 N_NEIGHBORS = 10
 
-# Rows whose distances to all landmarks are sorted at a time.
+# Rows whose distances to all landmarks are partitioned at a time.
 ROWS_PARTITIONED = 256
 
-# So many rows look for their nearest ones among themselves.
+# Most rows of one neighbour search; larger tables are searched in separate parts.
 MAX_SEARCHED_ROWS = 10_000
 
 
@@ -36,7 +36,7 @@ def draw_rows(
     n = len(sample_weight)
     if n <= size:
         return np.arange(n)
-    # Exponential races: the law of successive draws without replacement.
+    # Exponential races are equivalent to successive draws without replacement.
     races = random_state.exponential(size=n) / sample_weight
     return np.sort(np.argpartition(races, size)[:size])
 
@@ -48,7 +48,7 @@ def nearest(x: np.ndarray, queries: np.ndarray | None, k: int) -> np.ndarray:
     """
     algorithm = "kd_tree" if x.shape[1] <= 5 else "brute"
     index = NearestNeighbors(n_neighbors=min(k, len(x)), algorithm=algorithm)
-    # A backend of joblib that is set around a fit, as dask's, is not for such as this.
+    # A joblib backend set around a fit, such as dask's, is not meant for this search.
     with parallel_config("sequential"):
         return index.fit(x).kneighbors(queries, return_distance=False)
 
@@ -59,10 +59,10 @@ def nearest_others(x: np.ndarray, k: int) -> np.ndarray:
     Parameters
     ----------
     x : ndarray of shape (n, n_features)
-        Two rows or more. Of many, those that are searched together follow one
-        another: they must be in random order.
+        At least two rows, in random order: large tables are searched in consecutive
+        parts, so that neighbours come from the same part.
     k : int
-        How many to find; of fewer than k + 1 rows, all the others.
+        Number of neighbours; all other rows if there are fewer.
 
     Returns
     -------
@@ -85,7 +85,7 @@ def one_hot(labels: np.ndarray, n_components: int) -> np.ndarray:
 
 
 class Landmarks:
-    """The rows that graphs and linkages see, and the way back to all rows."""
+    """Sample of rows for graphs and linkages, whose labels can spread to all rows."""
 
     def __init__(
         self,
@@ -97,13 +97,13 @@ class Landmarks:
         self.index = draw_rows(sample_weight, MAX_GRAPH_ROWS, random_state)
         self.n = len(self.index)
         self.x = x[self.index]
-        # Rows drawn by weight already stand for it.
+        # Rows drawn in proportion to their weights have weight one.
         drawn = self.n < len(x)
         self.weight = np.ones(self.n) if drawn else sample_weight
         self.distances = squareform(pdist(self.x))
         np.fill_diagonal(self.distances, np.inf)
         k = min(N_NEIGHBORS, self.n - 1)
-        # A part at a time: numbers of all pairs are as large as their distances.
+        # In parts, because indices of all pairs take as much memory as the distances.
         parts = np.array_split(self.distances, -(-self.n // ROWS_PARTITIONED))
         near = np.concatenate(
             [np.argpartition(part, k - 1, axis=1)[:, :k] for part in parts]
@@ -115,7 +115,7 @@ class Landmarks:
         self._voters: np.ndarray | None = None
 
     def spread(self, labels: np.ndarray, n_components: int) -> np.ndarray:
-        """Carry labels of the landmarks to all rows: one-hot (n, K)."""
+        """Give all rows labels by votes of the nearest landmarks: one-hot (n, K)."""
         if self.n == len(self.all_rows):
             return one_hot(labels, n_components)
         if self._voters is None:
@@ -132,7 +132,7 @@ class Landmarks:
 def normalized_graph(
     distances: np.ndarray, neighbors: np.ndarray
 ) -> tuple[csr_array, dia_array]:
-    """Symmetrically normalised graph of nearest neighbours with local scales.
+    """Build the symmetrically normalised nearest-neighbour graph with local scales.
 
     Parameters
     ----------
@@ -144,9 +144,9 @@ def normalized_graph(
     Returns
     -------
     graph : sparse array of shape (n, n)
-        Affinities over the square roots of both rows' sums.
+        Affinities divided by the square roots of both rows' degrees.
     root : sparse array of shape (n, n)
-        The diagonal of one over these square roots.
+        Diagonal matrix of the degrees to the power of -1/2.
 
     References
     ----------

@@ -1,4 +1,4 @@
-"""Labels spread from some rows to all others."""
+"""Label propagation: labels spread from some rows to all others."""
 
 import numpy as np
 from sklearn.neighbors import NearestNeighbors
@@ -7,35 +7,37 @@ from skflowmix.starts.knn import N_NEIGHBORS, normalized_graph
 
 __all__ = ["LabelGraph", "likeliest"]
 
-# Labels spread over at most this many rows: with few labels, neighbours decide.
+# Most rows in the graph; other rows average their nearest neighbours in it.
 MAX_SPREAD_ROWS = 20_000
 
-# Share of a row's label that comes from its neighbours, and rounds of spreading, each
-# of which leaves less than .8 of the error.
+# Share alpha of a row's label that comes from its neighbours, and number of iterations,
+# each of which leaves less than 0.8 of the error.
 SPREADING = 0.97
 N_ROUNDS = 120
 
-# Shares of which the largest is not so many times a uniform one tell no class.
+# A row has no likeliest class unless its largest share exceeds this multiple of the
+# uniform share.
 NEAR_UNIFORM = 1.001
 
 
 class LabelGraph:
-    r"""A graph of nearest neighbours, over which labels spread.
+    r"""Nearest-neighbour graph for label propagation.
 
     .. math::
 
         F = \alpha D^{-1/2} W D^{-1/2} F + (1 - \alpha) Y
 
-    with locally scaled weights W, then every row of F is normalised. Rows beyond a
-    sample take the mean of their three nearest neighbours in it.
+    with one-hot labels Y and locally scaled weights W of row sums D; then every row of
+    F is normalised. Rows outside a sample take the mean of their three nearest
+    neighbours in it.
 
     Parameters
     ----------
     x : ndarray of shape (n_samples, n_features)
-        Rows in units in which distances mean something.
+        Rows, scaled so that distances are meaningful.
     classes : ndarray of shape (n_samples,)
-        Number of each row's class, -1 where it is unknown. Labelled rows come first
-        into the sample.
+        Number of each row's class, -1 where it is unknown. Labelled rows are sampled
+        first, up to half of the largest sample.
     random_state : RandomState
         Draws the sample.
 
@@ -47,7 +49,7 @@ class LabelGraph:
     L. Zelnik-Manor and P. Perona, Self-Tuning Spectral Clustering, NIPS 2004.
 
     G. H. Golub and R. S. Varga, Chebyshev Semi-Iterative Methods, Numerische Mathematik
-    3, 1961, for the rounds.
+    3, 1961, for the iterations.
 
     Examples
     --------
@@ -79,7 +81,7 @@ class LabelGraph:
             self._nearest = index.kneighbors(x[self.rest], 3, return_distance=False)
 
     def spread(self, classes: np.ndarray, n_classes: int) -> np.ndarray:
-        """Spread some labels to all rows.
+        """Propagate labels to all rows.
 
         Parameters
         ----------
@@ -114,7 +116,7 @@ class LabelGraph:
 
 
 def likeliest(shares: np.ndarray) -> np.ndarray:
-    """Give each row to its likeliest class: spread shares say little beyond that.
+    """Assign rows to their likeliest class: propagated shares say little beyond it.
 
     Parameters
     ----------
@@ -124,7 +126,7 @@ def likeliest(shares: np.ndarray) -> np.ndarray:
     Returns
     -------
     shares : ndarray of shape (n_samples, n_classes)
-        Rows sum to one; as they were where all are near uniform.
+        Rows sum to one; near-uniform rows are unchanged.
     """
     best = shares.max(1, keepdims=True)
     shares = np.where(best > NEAR_UNIFORM / shares.shape[1], shares == best, shares)

@@ -1,4 +1,4 @@
-"""Whether rows without a label help: labels told by other labels."""
+"""Whether unlabelled rows help: labels predicted from the labels of other folds."""
 
 import numpy as np
 from scipy.stats import entropy
@@ -10,26 +10,27 @@ from skflowmix.starts.scores import REG_COVAR
 
 __all__ = ["label_folds", "spreading_helps"]
 
-# Labels that judge, and the folds that they make: more where labels are few.
+# Most labels to evaluate on; number of folds, more for fewer than FEW_JUDGES labels.
 MAX_JUDGES = 4096
 N_FOLDS, N_SMALL_FOLDS, FEW_JUDGES = 5, 10, 100
 
-# Labels spread well if they leave less than this share of the labels' entropy, this
-# share less than spread over labelled rows only, and gain so many standard errors, one
-# time in twenty by chance, over what the labelled rows say alone.
+# Label propagation over all rows helps if its log-loss is below this share of the
+# labels' entropy, is lower by this share than over labelled rows only, and gains this
+# many standard errors (5 % level, one-sided) over predictions from labelled rows alone.
 LARGEST_SHARE_LEFT = 0.5
 LEAST_SHARE_GAINED = 0.2
 CLEAR_GAIN = 1.645
 
-# Gaussians of all rows may lose so many standard errors to those of labelled ones.
+# Gaussians of all rows may be worse than those of labelled rows by this many standard
+# errors.
 LARGEST_LOSS = 1.0
 
-# The least share of a class whose logarithm is taken.
+# Least class share in a logarithm, and least standard error.
 TINY = 1e-12
 
 
 def label_folds(classes: np.ndarray) -> list[np.ndarray]:
-    """Divide labelled rows into folds, each class in turn.
+    """Divide labelled rows into folds stratified by class.
 
     Parameters
     ----------
@@ -39,7 +40,7 @@ def label_folds(classes: np.ndarray) -> list[np.ndarray]:
     Returns
     -------
     folds : list of ndarray
-        Numbers of rows, none of them the only one of its class.
+        Row numbers, without rows that are the only one of their class.
     """
     labelled = np.flatnonzero(classes >= 0)
     counts = np.bincount(classes[labelled])
@@ -59,22 +60,22 @@ def spreading_helps(
     n_classes: int,
     random_state: np.random.RandomState,
 ) -> bool:
-    """Tell whether rows without a label help labels to tell each other.
+    """Tell whether unlabelled rows help to predict held-out labels.
 
     They help where classes are clusters, and mislead where classes overlap: densities
     of all rows are then fitted to groups that are not the classes. So each label is
-    told by those of other folds: spread over all rows or over the labelled ones only,
-    and by Gaussians of either. Spread over all rows, they have to tell most of what a
-    label says, and clearly more than the labelled rows do in both ways. Gaussians of
-    all rows, which the flows start from, must not tell less than those of the labelled
-    ones.
+    predicted from the other folds, by label propagation and by Gaussians, each with all
+    rows and with labelled rows only. Propagation over all rows has to explain most of
+    the labels' entropy, and predict clearly better than both methods on labelled rows.
+    Gaussians of all rows, from which the flows start, must not be clearly worse than
+    those of labelled rows.
 
     Parameters
     ----------
     x : ndarray of shape (n_samples, n_features)
         Standardised rows.
     in_units : ndarray of shape (n_samples, n_features)
-        The same in units in which distances mean something.
+        The same rows, scaled so that distances are meaningful.
     weights : ndarray of shape (n_samples,)
         Positive weights.
     classes : ndarray of shape (n_samples,)
@@ -87,7 +88,7 @@ def spreading_helps(
     Returns
     -------
     helps : bool
-        True as well where fewer than two classes have two labels to judge by.
+        Also True where fewer than two classes have two labels, too few to decide.
 
     References
     ----------
@@ -131,7 +132,7 @@ def _tell(
     classes: np.ndarray,
     n_classes: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Logarithms of what other folds say of each label: spread, and by Gaussians."""
+    """Return log class shares from the other folds: by propagation, by Gaussians."""
     every, spread, joint = np.arange(len(x)), [], []
     shares = likeliest(graph.spread(classes, n_classes))
     gaussians = Gaussians.fit(x, weights, shares, REG_COVAR)
@@ -154,7 +155,7 @@ def _calibrated_losses(
 
 
 def _in_standard_errors(gains: np.ndarray, weights: np.ndarray) -> float:
-    """Weighted mean, in standard errors."""
+    """Return the weighted mean in standard errors."""
     mean = np.average(gains, weights=weights)
     error = np.linalg.norm(weights * (gains - mean)) / weights.sum()
     return mean / max(error, TINY)
