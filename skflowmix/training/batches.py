@@ -20,24 +20,24 @@ class Batch:
     weights : Tensor of shape (N,)
         Positive weights.
     responsibilities : Tensor of shape (N, K)
-        Shares of the components.
+        First responsibilities.
     allowed : Tensor of shape (N, K), bool, optional
         False where a known class rules a component out.
     mean_weight : Tensor of shape (), optional
-        Mean weight of all rows that these are a batch of.
+        Mean weight of all rows that the batch is drawn from; by default that of x.
     n_counted : float, optional
-        How many rows they stand for; N by default.
+        Number of original rows that x stands for; N by default.
     n_rows : int, optional
-        Rows of all processes that these are a part of; N by default.
+        Number of rows in all processes together; N by default.
     repeat_widths : Tensor of shape (N, D), optional
-        Standard deviations of noise on values that repeat.
+        Standard deviations of the dequantization noise.
     neighbors : Tensor of shape (N, k, D), optional
-        The rows nearest to each.
+        Nearest neighbours of each row.
     movable : Tensor of shape (N, D), optional
-        1 for values that noise may move towards those, 0 for others.
+        1 for values that noise may move towards the neighbours, 0 for others.
     thickness : Tensor of shape (N, D), optional
-        Standard deviations of noise in all directions, which stays: where components
-        have no variance of their own, flows would make what `reg_covar` adds thinner.
+        Standard deviations of noise that does not shrink: where components have no
+        variance of their own, flows would reduce the variance that `reg_covar` adds.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Batch:
         self.mean_weight = weights.mean() if mean_weight is None else mean_weight
         self.n_counted = len(x) if n_counted is None else n_counted
         self.n_rows = len(x) if n_rows is None else n_rows
-        # Where these are a part of a batch: their places there, and its size.
+        # If this is a part of a batch: its slice of the batch, and the batch's size.
         self.part, self.n_whole = slice(None), len(x)
 
     def __len__(self) -> int:
@@ -75,7 +75,7 @@ class Batch:
         )
 
     def take(self, index: Tensor) -> "Batch":
-        """Rows by number; like indexing, but faster."""
+        """Return rows by number; like indexing, but faster."""
         optional = (
             None if values is None else values.index_select(0, index)
             for values in self._optional
@@ -108,25 +108,25 @@ class Batch:
         return Batch(x, weights, responsibilities, allowed, self.mean_weight, *others)
 
     def mask(self, values: Tensor, low: float = -math.inf) -> Tensor:
-        """Values (N, K), with `low` for components that are not allowed."""
+        """Return values (N, K), with `low` for components that are not allowed."""
         if self.allowed is None:
             return values
         return values.masked_fill(~self.allowed, low)
 
     def mean(self, values: Tensor) -> Tensor:
-        """Weighted mean of one value per row."""
+        """Return the weighted mean of one value per row."""
         return torch.dot(values, self.weights) / self.weights.sum()
 
     def batch_weights(self) -> Tensor:
-        """Weights whose sum is one on average over batches.
+        """Return weights whose sum is one on average over batches.
 
-        Divided by its own weights, a batch with a heavy row would count no more than
-        any other.
+        Divided by the sum of its own weights, a batch with a heavy row would count no
+        more than any other.
         """
         return self.weights / (len(self) * self.mean_weight)
 
     def batch_mean(self, values: Tensor) -> Tensor:
-        """Mean of one value per row, over batches the weighted mean of all rows."""
+        """Return an estimate of the weighted mean over all rows, not only the batch."""
         return torch.dot(values, self.batch_weights())
 
 
@@ -134,43 +134,43 @@ class RowSource(Protocol):
     """Where the batches of a training run come from."""
 
     n_rows: int  # of one pass, over all processes
-    n_counted: float  # rows that they stand for
+    n_counted: float  # original rows that these stand for
     n_batches: int  # of one pass
 
     def draw(self) -> tuple[Tensor, ...]:
-        """Draw what the next batch is made of: the arguments of a recorded step."""
+        """Draw the tensors that define the next batch: arguments of a recorded step."""
         ...
 
     def rows(self, *drawn: Tensor) -> Batch:
-        """Return that batch, on the device."""
+        """Return the batch that drawn tensors define, on the device."""
         ...
 
     def sample(self, n_rows: int) -> Batch:
-        """Return a fixed sample of at most so many rows."""
+        """Return a fixed sample of at most `n_rows` rows."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what `load_state_dict` goes on from."""
+        """Return the state that `load_state_dict` restores."""
         ...
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from there."""
+        """Restore what `state_dict` returned."""
         ...
 
 
 class TableSource:
-    """Batches of the shuffled rows of a table, which go on from epoch to epoch.
+    """Batches of the shuffled rows of a table; passes continue across epochs.
 
     Parameters
     ----------
     table : Batch
         All rows.
     batch_size : int
-        Rows of a batch; the last ones are no smaller.
+        Least rows of a batch: those left over are spread over the batches.
     generator : torch.Generator
-        Source of their order, on the table's device.
+        Source of the order of rows, on the table's device.
     nearest : Tensor of shape (N, k), optional
-        Numbers of the rows nearest to each.
+        Row numbers of the nearest neighbours of each row.
     """
 
     def __init__(
@@ -222,31 +222,31 @@ class TableSource:
 
 
 class Noise:
-    """Gaussian noise that keeps flows from following single rows and values.
+    """Gaussian noise that keeps flows from overfitting single rows and values.
 
-    It moves rows along the lines to their nearest rows, in proportion to these
-    distances: as far as the data leave room and in the directions in which they lie.
-    Values in a spike of their column stay. It shrinks with the step size. On values
-    that repeat there may be more noise, which is as wide as these ask and does not
-    shrink: otherwise their density is a spike whose height means nothing.
+    It moves rows along the lines to their nearest neighbours, in proportion to the
+    distances, so that it follows the local spacing and directions of the data. Values
+    in a spike of their column stay. It shrinks with the step size. Values that repeat
+    may get dequantization noise as well, which is as wide as their spacing suggests and
+    does not shrink: otherwise their density is a spike of arbitrary height.
 
     Parameters
     ----------
     scale : float
-        Standard deviation, in distances to the nearest rows, at the first step size.
+        Standard deviation at the first step size, as a share of these distances.
     generator : torch.Generator
-        Its source, on the model's device.
+        Source of the noise, on the model's device.
     column_space : Tensor of shape (D, D), optional
-        Projects noise on values that repeat on the space that rank-deficient rows
-        span, see `skflowmix.starts.preprocessing.column_space`.
+        Projector of dequantization noise onto the space that rank-deficient rows span,
+        see `skflowmix.starts.preprocessing.column_space`.
 
     References
     ----------
     C. M. Bishop, Training with Noise is Equivalent to Tikhonov Regularization, Neural
     Computation 7, 1995.
 
-    P. Vincent and Y. Bengio, Manifold Parzen Windows, NIPS 2002, for kernels as wide
-    as the rows near by ask.
+    P. Vincent and Y. Bengio, Manifold Parzen Windows, NIPS 2002, for kernels shaped by
+    the nearest neighbours.
 
     B. Uria, I. Murray and H. Larochelle, RNADE: The Real-Valued Neural Autoregressive
     Density-Estimator, NIPS 2013, for noise on discrete values.
@@ -262,7 +262,7 @@ class Noise:
         self.column_space = column_space
 
     def move(self, batch: Batch, step_share: float) -> None:
-        """Add noise to rows that has shrunk as the step size has."""
+        """Add noise to a batch; that towards neighbours is scaled by `step_share`."""
         moved, n_columns = batch.x, batch.x.shape[1]
         scale = self.scale * step_share
         if batch.neighbors is not None and scale > 0:
@@ -282,7 +282,7 @@ class Noise:
         batch.x = moved
 
     def _normal(self, batch: Batch, n: int) -> Tensor:
-        """So many values a row; of the whole batch, where these are part of one."""
+        """Draw n values per row of the whole batch; return those of this part."""
         shape, x = (batch.n_whole, n), batch.x
         values = torch.randn(
             shape, generator=self.generator, dtype=x.dtype, device=x.device

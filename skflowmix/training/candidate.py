@@ -1,4 +1,4 @@
-"""A candidate: of several starts, the model that held-out rows prefer."""
+"""A candidate: the model of several starts that is best on held-out rows."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -28,31 +28,32 @@ __all__ = [
     "fit_candidate",
 ]
 
-# Of fewer rows per component no flow can learn its shape.
+# With fewer training rows per component flows cannot learn its shape.
 LEAST_ROWS_PER_COMPONENT = 5
 
 
 def can_train_flows(table: TrainingTable, n_components: int) -> bool:
-    """Tell whether rows suffice to train the flows of components, and to judge them."""
+    """Return whether there are enough rows to train and evaluate flows."""
     enough = len(table.train) >= LEAST_ROWS_PER_COMPONENT * n_components
     return bool(len(table.held_out)) and enough
 
 
 @dataclass(frozen=True)
 class Partition:
-    """How flows share the rows, and where they may start.
+    """Responsibilities of the flows, and Gaussians that they may start from.
 
     Parameters
     ----------
     responsibilities : ndarray of shape (n_distinct, n_flows)
-        Shares of the flows.
+        First responsibilities of the flows.
     groups : Groups
         The component of each flow.
     starts : sequence of Gaussians
-        What flows may whiten by, fitted to all rows. Those of equal shrinkage are one.
+        Gaussians that flows may whiten by, fitted to all rows. Of several with equal
+        shrinkage only one is used.
     plain : Gaussians
-        Those that are likeliest by themselves, or what a model to go on with whitens
-        by.
+        Gaussians that are likeliest without flows; if training of a model is
+        continued, those that it whitens by.
     """
 
     responsibilities: np.ndarray
@@ -72,37 +73,38 @@ def fit_candidate(
     warm: MixtureModule | None = None,
     repartition: Callable[[np.ndarray, Groups], Partition] | None = None,
 ) -> Candidate:
-    """Train one model from given responsibilities, or go on training one.
+    """Train one model from given responsibilities, or continue training one.
 
-    Flows are judged by rows that neither they nor the Gaussians they start from have
-    seen. Of several starts the one that is better after the M-step goes on, unless the
-    plain Gaussians are clearly ahead by then, or out of its reach before. Unless what
-    came of it is clearly better than these, training starts again from them; a large
-    table, which is trained once, starts from them if they are ahead. Where no flow
-    gains anything, or rows per component are too few for any, they are the model;
-    otherwise training ends with a few epochs on all rows.
+    Flows are evaluated on rows that neither they nor the Gaussians they start from have
+    seen. The start that is best after the M-step goes on, unless the plain Gaussians
+    are clearly ahead by then, or the M-step would not reach them. Unless the result is
+    clearly better than the plain Gaussians, training starts again from them. A large
+    table, or several flows per component, are trained only once: from the plain
+    Gaussians if they are ahead at the start. If flows gain nothing, or there are too
+    few rows per component, the plain Gaussians are the model; otherwise training ends
+    with a few epochs on all rows.
 
     Parameters
     ----------
     settings : FitSettings
-        How to train.
+        Settings of the training.
     table : TrainingTable
         The rows.
     partition : Partition
         First responsibilities, and Gaussians to start from.
     runtime : Runtime
-        Where, and who watches.
+        Device, monitor, journal and processes.
     warm : MixtureModule, optional
-        A model to go on with: then there are no starts and no M-step.
+        A model to continue training, without starts and without an M-step.
     repartition : callable, optional
-        Makes a partition of the shares of flows and their groups. Where it is given,
-        components are divided among several flows after the M-step if held-out rows
+        Maps responsibilities of flows and their groups to a partition. If given,
+        components are divided among several flows after the M-step where held-out rows
         clearly prefer that.
 
     Returns
     -------
     candidate : Candidate
-        What came of it.
+        The trained model.
     """
     if len(table.train) < LEAST_ROWS_PER_COMPONENT * partition.groups.n_flows:
         settings = replace(settings, n_transforms=0, n_shared_transforms=0)
@@ -114,9 +116,9 @@ def fit_candidate(
         fit.train(warm=True)
         return fit.finish(plain, warm=True)
     first = _Attempt(settings, table, partition, runtime)
-    # Flows that have not been trained are Gaussians, which parts always surpass.
+    # Untrained flows are Gaussians, which mixtures of several always surpass.
     has_m_step = settings.n_transforms > 0 and settings.n_iter_init > 0
-    # Several processes would have to agree on what held-out rows say.
+    # Several processes would have to agree on the comparisons on held-out rows.
     is_alone = table.shard is None and runtime.reducer.n_ranks == 1
     if not (has_m_step and is_alone and len(table.held_out)):
         repartition = None
@@ -136,7 +138,7 @@ def fit_candidate(
 def _assignment(
     table: TrainingTable, partition: Partition, runtime: Runtime
 ) -> Assignment | None:
-    """Return what gives rows that are not in memory their shares of the flows."""
+    """Return what assigns the rows of a stream to flows; None without a stream."""
     if table.stream is None:
         return None
     shares, plain = partition.responsibilities, partition.plain
@@ -144,7 +146,7 @@ def _assignment(
 
 
 class _Attempt:
-    """Training by one partition; `prefix` tells its phases from those of others."""
+    """Training from one partition; `prefix` marks its phases."""
 
     def __init__(
         self,
@@ -168,7 +170,7 @@ class _Attempt:
             table.x[table.train], table.weights[table.train], moments[table.train]
         )
         seen.weights = gaussians.weights
-        # Without the others a column may be constant, which reg_covar=0 allows.
+        # Without held-out rows a column may be constant; reg_covar=0 adds no variance.
         if not seen.are_positive_definite():
             seen = gaussians
         seen.measure_reach(table.x[table.train], moments[table.train])
@@ -200,10 +202,11 @@ class _Attempt:
         )
 
     def after_m_step(self, *, is_compared: bool) -> ModelFit:
-        """Return the better one of the starts, after an M-step.
+        """Return the best of the starts after an M-step.
 
-        That of one flow is the ELBO, and serves only to choose, here or, if the model
-        `is_compared`, later. Where it cannot reach the plain Gaussians, these start.
+        With a single flow the M-step equals the ELBO: it is run only to choose between
+        starts or, if the model `is_compared`, between divisions. If it cannot reach the
+        plain Gaussians, training starts from them.
         """
         table, plain = self.table, self.partition.plain
         self.needs_m_step = (
@@ -212,7 +215,7 @@ class _Attempt:
         fit = self._start_from("start 0", self.starts[0])
         is_large = table.x.shape[1] > WIDE or len(table.train) > EPOCH_ROWS
         is_large |= table.shard is not None or table.stream is not None
-        # Several Gaussians to a component leave flows less to gain.
+        # With several Gaussians per component flows have less to gain.
         if self.tries_plain and (is_large or not self.partition.groups.are_single):
             other = self._start_from("plain", plain)
             if other.starts_ahead_of(fit):
@@ -242,9 +245,9 @@ class _Attempt:
             fit.train_by_responsibilities(seen)
 
     def finish(self, fit: ModelFit) -> Candidate:
-        """Train to the end, and from the plain Gaussians if that gained too little.
+        """Train to the end, then from the plain Gaussians if that gained too little.
 
-        Where these are clearly ahead of what came of the M-step, from them alone.
+        If the plain Gaussians are clearly ahead after the M-step, train only from them.
         """
         plain = self.partition.plain
         if not self.tries_plain or self.runtime.is_stopped():
@@ -263,13 +266,13 @@ class _Attempt:
         return fit
 
     def _better_of(self, fit: ModelFit, other: ModelFit) -> ModelFit:
-        """Return what was trained, or what comes of the plain Gaussians after all."""
+        """Return a trained fit, or one from the plain Gaussians if it gained little."""
         if self.runtime.is_stopped():
             return fit
         if fit.keeps_flows and fit.clearly_better_than(other.log_prob_start):
             return fit
         other = self._trained(other)
-        # Stopped early, it may not have got as far as the first.
+        # Stopped early, it may be worse than the first fit.
         if self.runtime.is_stopped():
             own_log_prob = fit.held_out_log_prob()
             return other if other.clearly_better_than(own_log_prob) else fit

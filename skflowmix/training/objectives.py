@@ -1,4 +1,4 @@
-"""What is trained: the M-step with responsibilities held fixed, and the ELBO."""
+"""Training objectives: the M-step at fixed responsibilities, the ELBO, q(z|x)."""
 
 import math
 from abc import ABC, abstractmethod
@@ -28,40 +28,41 @@ __all__ = [
 # Pairs (x, k) with a smaller responsibility or q(k|x) are left out.
 MIN_POSTERIOR = 1e-3
 
-# Components with a smaller share have no part in what q(z|x) is last fitted to.
+# Components with a smaller share are left out of the last fit of q(z|x).
 LEAST_SHARE = 1e-4
 
-# Added to the logarithm of q for pairs that are left out: a share of zero, without
-# infinities, whose products with it would be undefined.
+# Added to log q of pairs that are left out: their share is zero, without infinities,
+# whose product with zero would be undefined.
 LEFT_OUT = -1e4
 
-# So often a step is dense, for components that q has given up to recover. Of many
-# components it is so for a part of the rows: so many pairs a row on average.
+# Every `DENSE_EVERY`-th step is dense, so that components that q has abandoned can
+# recover. With more than `DENSE_PAIRS` components it is dense for only some rows, with
+# `DENSE_PAIRS` pairs per row on average.
 DENSE_EVERY = 16
 DENSE_PAIRS = 8
 
-# On a GPU the capacity of the next epoch is so many times the demand of this one, the
-# largest number of rows that a component was chosen for in a batch, in so many steps
-# from none to all. It shrinks when it can to so much of itself: another capacity is
-# another graph to record.
+# The demand of an epoch is the largest share of a batch for which one component was
+# chosen. On a GPU the capacity of the next epoch is `SPARE_CAPACITY` times the demand,
+# rounded up to a multiple of 1 / `CAPACITY_STEPS`. It shrinks only to
+# `SHRINKING_CAPACITY` of itself or less: each capacity needs its own graph.
 SPARE_CAPACITY = 1.1
 CAPACITY_STEPS = 32
 SHRINKING_CAPACITY = 0.8
 
-# No held-out row counts for more than this gain or loss, in nats per column.
+# Bound on the gain or loss of each held-out row, in nats per column.
 GAIN_BOUND = 5.0
 
-# So many held-out rows have to gain twice the standard error, many rows once.
+# With this many held-out rows the gain must exceed two standard errors, with many one.
 FEW_ROWS_TO_JUDGE = 8
 
-# Rows on which the history's training figures are computed: in wide tables fewer, of so
-# many values together.
+# Largest numbers of rows, and of their values, on which the history's training figures
+# are computed.
 SAMPLE_SIZE = 128
 SAMPLE_VALUES = 25_600
 
 
 def robust_gain(rows: Batch, log_prob: Tensor, reference: Tensor) -> Tensor:
-    """Mean gain in log-density over a reference, each row's gain bounded.
+    """Return the mean gain in log-density over a reference, each row's gain bounded.
 
     Parameters
     ----------
@@ -79,9 +80,10 @@ def robust_gain(rows: Batch, log_prob: Tensor, reference: Tensor) -> Tensor:
 
 
 def clearly_gains(rows: Batch, log_prob: Tensor, reference: Tensor) -> bool:
-    """Whether the `robust_gain` exceeds its standard error, by more if rows are few.
+    """Return whether the `robust_gain` exceeds a multiple of its standard error.
 
-    The more epochs they have judged, the easier they are won over by chance.
+    The factor is 1 for many rows and more for few, where the best of many epochs may
+    gain by chance.
     """
     gains = _bounded_gains(rows, log_prob, reference)
     mean = rows.mean(gains)
@@ -104,17 +106,17 @@ def _expected_loss(
 ) -> Tensor:
     r"""Sum over rows of :math:`w \sum_k q_k (\log q_k - \log p(x|k) - \log p(k))`.
 
-    One function for autograd, in place of a score of small ones.
+    One autograd function in place of about twenty small ones.
 
     Parameters
     ----------
     logits : Tensor of shape (N, K)
-        What the gradient with respect to q arrives at.
+        Logits of q, which receive its gradient.
     log_q : Tensor of shape (K, N)
         log q(k|x) of these logits, without autograd.
     log_prob : Tensor of shape (K, C)
-        log p(x|k) of `pairs`, which hold all pairs to which q gives anything in rows
-        of positive weight.
+        log p(x|k) of `pairs`, which include all pairs with positive q in rows of
+        positive weight.
     pairs : Support or AllPairs
         The pairs.
     log_prior : Tensor of shape (K, 1) or (K, N)
@@ -148,12 +150,12 @@ def _expected_loss(
 
 
 class _Objective(ABC):
-    """The rows, the pairs evaluated, and the figures that both objectives report.
+    """Base of M-step and ELBO: the rows, the pairs evaluated, the figures reported.
 
-    On the CPU a support holds all pairs chosen. On a GPU that number would have
-    to be waited for, so that `plans_ahead` is set: there is capacity for the
-    largest demand of the epoch before, with some to spare. The first one, with nothing
-    to go by, is dense. Pairs beyond are left out of the step.
+    On the CPU a support holds all chosen pairs. On a GPU waiting for their number would
+    be slow, so `plans_ahead` is set: the capacity is the largest demand of the previous
+    epoch plus a margin, and the first epoch is dense. Pairs beyond the capacity are
+    left out of the step.
     """
 
     def __init__(
@@ -183,11 +185,11 @@ class _Objective(ABC):
             self._reference = self._held_out_log_prob(self._tracked_log_prob()[0])
 
     def _tracked_pairs(self) -> tuple[Tensor | None, Tensor | None]:
-        """Pairs of held-out and sample rows that figures need, see the densities."""
+        """Return the `needed` and `allowed` pairs of `TrackedDensities`."""
         return None, None
 
     def _tracked_log_prob(self) -> tuple[Tensor, ...]:
-        """Log p(x|k) of held-out and of sample rows, as last computed."""
+        """Return log p(x|k) of held-out and of sample rows, as last computed."""
         return self._tracked.log_prob.split((len(self.held_out), len(self._sample)))
 
     def _move(self, batch: Batch, step_share: float) -> None:
@@ -195,7 +197,7 @@ class _Objective(ABC):
             self.noise.move(batch, step_share)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a loss or a score depends on besides the parameters."""
+        """Return the state that losses and scores depend on besides the parameters."""
         return {
             "capacity": self._capacity,
             "demand": self._demand.clone(),
@@ -205,7 +207,7 @@ class _Objective(ABC):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state_dict` returned."""
+        """Restore what `state_dict` returned."""
         self._capacity = state["capacity"]
         self._demand.copy_(state["demand"])
         self._reference.copy_(state["reference"])
@@ -215,7 +217,7 @@ class _Objective(ABC):
 
     @abstractmethod
     def _held_out_log_prob(self, log_prob: Tensor) -> Tensor:
-        """Return what is to grow on held-out rows, given log p(x|k)."""
+        """Return the held-out values whose gain is the score, given log p(x|k)."""
 
     def begin_step(self, starts_epoch: bool) -> Hashable:
         """See `skflowmix.training.trainer.Objective`."""
@@ -231,7 +233,7 @@ class _Objective(ABC):
     def _pairs(
         self, chosen: Tensor, is_dense: bool = False
     ) -> tuple[Support | AllPairs, Tensor]:
-        """Pairs to evaluate, and those of the `chosen` ones (N, K) among them."""
+        """Return the pairs to evaluate, and which `chosen` pairs (N, K) they hold."""
         n_rows = len(chosen)
         if not self.plans_ahead:
             capacity = int(chosen.sum(0).max())
@@ -247,11 +249,11 @@ class _Objective(ABC):
         return AllPairs(self.model.n_components), chosen
 
     def _log_prob_of(self, x: Tensor, pairs: Support | AllPairs) -> Tensor:
-        """Log p(x|k) of the pairs: (K, C) or (K, N)."""
+        """Return log p(x|k) of the pairs: (K, C) or (K, N)."""
         return self.model.training_log_prob(x, pairs)
 
     def _figures(self, log_prob: Tensor) -> dict[str, Tensor]:
-        """Figures of the sample, given log p(x|k)."""
+        """Return the figures of the sample, given log p(x|k)."""
         model, rows = self.model, self._sample
         log_q = model.log_posterior(rows.x)
         terms = elbo_terms(log_prob, model.log_weights, log_q)
@@ -272,9 +274,9 @@ class _Objective(ABC):
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, Tensor]:
-        """Log-likelihoods, ELBO and its terms, and the score, in nats per row.
+        """Return log-likelihoods, ELBO and its terms, and the score, in nats per row.
 
-        As exact as `skflowmix.training.tracking.TrackedDensities`.
+        They are as exact as `skflowmix.training.tracking.TrackedDensities`.
         """
         held_out = self.held_out
         self._tracked.update()
@@ -295,19 +297,19 @@ class MStepObjective(_Objective):
 
     Pairs (x, k) with less than `MIN_POSTERIOR` are left out, and r is renormalised on
     the others: with hard labels a step costs the same for every K. The score is the
-    held-out gain of the first term. What a pair without room on a GPU loses is its
+    held-out gain of the first term. A pair beyond the capacity on a GPU loses only its
     log p(x|k).
 
     Parameters
     ----------
     model : MixtureModule
-        What is trained.
+        The model to train.
     source : RowSource
         Rows to train on.
     held_out : Batch
-        Rows to judge by.
+        Rows to evaluate on.
     noise : Noise, optional
-        Added to the rows that are trained on.
+        Noise on the training rows.
     """
 
     def _held_out_log_prob(self, log_prob: Tensor) -> Tensor:
@@ -318,7 +320,7 @@ class MStepObjective(_Objective):
         return torch.cat(rows) >= MIN_POSTERIOR, None
 
     def loss(self, batch: Batch, step_share: float = 1.0) -> Tensor:
-        """Negative objective, in nats per row."""
+        """Return the negative objective, in nats per row."""
         self._move(batch, step_share)
         r = batch.responsibilities
         chosen = r >= r.amax(1, keepdim=True).clamp(max=MIN_POSTERIOR)
@@ -333,7 +335,7 @@ class MStepObjective(_Objective):
 
 @torch.no_grad()
 def truncated_responsibilities(model: MixtureModule, batch: Batch) -> Tensor:
-    """Responsibilities of the components that q or the start gives any share.
+    """Return the responsibilities of components with a share of q or of the start.
 
     Parameters
     ----------
@@ -345,7 +347,7 @@ def truncated_responsibilities(model: MixtureModule, batch: Batch) -> Tensor:
     Returns
     -------
     responsibilities : Tensor of shape (N, K)
-        They sum to one.
+        Each row sums to one.
     """
     step = rows_per_chunk(model.floats_per_row, batch.x.device)
     parts = []
@@ -360,18 +362,18 @@ def truncated_responsibilities(model: MixtureModule, batch: Batch) -> Tensor:
 
 
 class PosteriorObjective:
-    r"""Cross-entropy of q(z|x) to responsibilities held fixed.
+    r"""Cross-entropy of q(z|x) to fixed responsibilities.
 
     .. math:: -\sum_k r_k(x) \log q(k|x)
 
     Parameters
     ----------
     model : MixtureModule
-        Whose posterior network is trained.
+        The model whose posterior network is trained.
     source : RowSource
         Rows to train on.
     held_out : Batch
-        Rows to judge by.
+        Rows to evaluate on.
     """
 
     def __init__(self, model: MixtureModule, source: RowSource, held_out: Batch):
@@ -387,19 +389,19 @@ class PosteriorObjective:
         return -rows.batch_mean((rows.responsibilities * log_q).sum(1))
 
     def loss(self, batch: Batch, step_share: float = 1.0) -> Tensor:
-        """Cross-entropy, in nats per row."""
+        """Return the cross-entropy, in nats per row."""
         return self._cross_entropy(batch)
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing changes."""
+        """Return an empty state."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Nothing changes."""
+        """Do nothing."""
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, Tensor]:
-        """Negative cross-entropy on held-out rows as the score, in nats per row."""
+        """Return the score, the negative held-out cross-entropy in nats per row."""
         return {"score": -self._cross_entropy(self.held_out)}
 
 
@@ -420,12 +422,12 @@ class Temperature:
         self.start, self.decay, self.floor = start, decay, floor
 
     def __call__(self, step: int) -> float:
-        """Temperature of a step."""
+        """Return the temperature of a step."""
         return max(self.start * math.exp(-self.decay * step), self.floor)
 
 
 class ElboObjective(_Objective):
-    r"""The evidence lower bound, sparse where q is decided.
+    r"""Evidence lower bound, on only the components to which q gives a share.
 
     With S(x) the components to which q(z|x) gives at least `MIN_POSTERIOR`, and q
     renormalised on S(x),
@@ -436,37 +438,38 @@ class ElboObjective(_Objective):
         \ge \sum_{k \in S} \tilde q_k \bigl(\log p(x, k) - \log \tilde q_k\bigr)
 
     the first because the terms left out are positive, the second by Jensen's
-    inequality: still a lower bound, and only the pairs in S need a flow. So it is
-    where a GPU lacks the room for some of them (the bound is then that of the rows with
-    any left). Every `DENSE_EVERY`-th step is dense, for all rows or, of more than
-    `DENSE_PAIRS` components, some.
+    inequality: this is still a lower bound, and flows are evaluated only on the pairs
+    in S. It remains one when a GPU lacks capacity for some pairs (on the rows that have
+    any left). Every `DENSE_EVERY`-th step is dense: for all rows, or for some with
+    more than `DENSE_PAIRS` components.
 
-    Likelihood alone lets flexible components drift away from a right partition, so
-    the first responsibilities r can enter as labels with noise :math:`\epsilon`: row
-    x then adds :math:`\sum_k q_k \log((1 - \epsilon) K r_k(x) + \epsilon)`, and
-    changes its component only when the densities clearly say so. Where components are
-    in groups, K is the number of these, and a batch has the share of its group in place
-    of each component's own: within a group rows are free.
+    With the likelihood alone flexible components can drift away from a correct
+    partition, so the first responsibilities r can enter as labels with error rate
+    :math:`\epsilon`: row x then adds
+    :math:`\sum_k q_k \log((1 - \epsilon) K r_k(x) + \epsilon)`, and changes its
+    component only if the densities clearly favour it. If components form groups, K is
+    the number of groups and a batch holds the responsibility of its group for each
+    component: rows can change freely within a group.
 
-    Where a row's class is known, q is restricted to the components of that class,
-    which bounds :math:`\log p(x, y)`, and the row adds :math:`\log q(y|x)`, the
-    cross-entropy that teaches q the class.
+    Where a row's class is known, q is restricted to the components of that class: the
+    bound is on :math:`\log p(x, y)`, and the row adds :math:`\log q(y|x)`, which trains
+    q to predict the class.
 
     Parameters
     ----------
     model : MixtureModule
-        What is trained.
+        The model to train.
     source : RowSource
         Rows to train on.
     held_out : Batch
-        Rows to judge by.
+        Rows to evaluate on.
     temperature : Temperature
         Schedule over the steps.
     label_noise : float, default=1.0
-        Probability that a first responsibility is wrong; at 1 they do not matter and
-        this is the ELBO alone.
+        Assumed error rate of the first responsibilities; at 1 they do not matter and
+        the objective is the ELBO alone.
     noise : Noise, optional
-        Added to the rows that flows are trained on; the bound is that of these.
+        Noise on the training rows; the bound is that of the noisy rows.
 
     References
     ----------
@@ -515,7 +518,7 @@ class ElboObjective(_Objective):
         self.n_steps = state["n_steps"]
 
     def loss(self, batch: Batch, step_share: float = 1.0) -> Tensor:
-        """Negative ELBO, in nats per row."""
+        """Return the negative ELBO, in nats per row."""
         model = self.model
         self._move(batch, step_share)
         logits = model.posterior_logits(batch.x)
@@ -524,9 +527,9 @@ class ElboObjective(_Objective):
         if batch.allowed is not None:
             log_class = batch.mask(log_softmax(logits)).logsumexp(1)
             log_q = batch.mask(log_q - log_class.detach().unsqueeze(1), LEFT_OUT)
-        # At least the likeliest, where all of many components are unlikely.
+        # At least the likeliest, as all may be below the threshold.
         likeliest = log_q.amax(1, keepdim=True)
-        # Negated, so that NaN is chosen and reaches the loss, which training watches.
+        # Negated, so that NaN is chosen and reaches the loss, which training checks.
         chosen = ~(log_q < likeliest.clamp(max=math.log(MIN_POSTERIOR)))
         if self._is_dense:
             dense_share = min(DENSE_PAIRS / chosen.shape[1], 1.0)

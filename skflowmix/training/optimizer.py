@@ -8,8 +8,8 @@ from torch import Tensor
 
 __all__ = ["AdamW", "FlatParameters"]
 
-# Of the weights that set a component apart from the others, beside those of their
-# common part: factors of the step size and of the decay.
+# Factors of the step size and of the weight decay for the deviations of components from
+# their common weights.
 DEVIATION_RATE = 0.5
 DEVIATION_DECAY = 3.0
 
@@ -17,9 +17,9 @@ DEVIATION_DECAY = 3.0
 class FlatParameters:
     """Owner of all parameters of a fit: one vector, of which they become views.
 
-    One kernel then serves all of them: clipping, Adam, snapshots. "pooled" weights come
-    first, as a matrix with a row for each component; then those "decayed", the "plain"
-    ones, and state without a gradient. Build it once: a second one of the same
+    Clipping, Adam and snapshots then take one kernel each. "pooled" weights come first,
+    as a matrix with a row for each component; then "decayed" weights, "plain"
+    parameters, and state without a gradient. Build it once: a second one of the same
     parameters would move them to another vector.
 
     Parameters
@@ -27,7 +27,7 @@ class FlatParameters:
     groups : mapping of str to sequence of Tensor
         Trained parameters by group, see `skflowmix.model.components.Components`.
     state : sequence of Tensor, default=()
-        What is not trained, but kept and restored with them.
+        Tensors that are not trained, but kept and restored with the parameters.
     """
 
     def __init__(
@@ -62,11 +62,11 @@ class FlatParameters:
         ]
 
     def of_components(self, vector: Tensor) -> Tensor:
-        """Part of a vector that holds the pooled weights: a row per component."""
+        """Return the pooled weights' part of a vector, as a row per component."""
         return vector[: self.n_pooled].view(self.n_components, -1)
 
     def differentiate(self, loss: Tensor) -> None:
-        """Set `gradient` to that of a loss, in the order of the values."""
+        """Set `gradient` to the gradient of a loss, in the order of `values`."""
         gradients = torch.autograd.grad(
             loss, self.trained, allow_unused=True, materialize_grads=True
         )
@@ -74,7 +74,7 @@ class FlatParameters:
 
 
 class _Moments:
-    """A vector that Adam trains, its gradient, and the moments of that."""
+    """A vector that Adam trains, its gradient, and the gradient's moments."""
 
     def __init__(self, values: Tensor, gradient: Tensor):
         self.values, self.gradient = values, gradient
@@ -83,28 +83,27 @@ class _Moments:
 
 
 class AdamW:
-    r"""Adam with decoupled weight decay on one vector, after clipping.
+    r"""Adam with decoupled weight decay on one vector, with gradient clipping.
 
-    It may train one objective after another, made ready for each by `prepare`. Unless
-    it is reset its moments go on: without them the first steps of the next one would
-    undo epochs of training.
+    It may train one objective after another, after a call of `prepare` for each. Its
+    moments are kept unless it is reset: without them the first steps on the next
+    objective would undo epochs of training.
 
     Pooled weights are trained as :math:`W_k = \bar W + \Delta_k`, each part by Adam:
-    what all components gain from moves :math:`\bar W`, learnt from all rows, and only
-    what sets one apart has to be learnt from its share. The common part starts at zero.
+    :math:`\bar W` is learnt from all rows, and only the deviation :math:`\Delta_k` has
+    to be learnt from the rows of component k. The common part starts at zero.
     Deviations learn at `DEVIATION_RATE` of the step size and decay `DEVIATION_DECAY`
     times as fast.
 
-    What training has found is `average`, the running mean of the parameters over a
-    window of steps: it lies deeper in the
-    valley whose walls the steps go up and down.
+    The result of training is `average`, the running mean of the parameters over a
+    window of steps, which averages out the noise of single steps.
 
-    torch.optim would import the compiler first, which takes seconds.
+    torch.optim is not used because it imports the compiler, which takes seconds.
 
     Parameters
     ----------
     flat : FlatParameters
-        What is trained.
+        The parameters to train.
 
     References
     ----------
@@ -136,7 +135,7 @@ class AdamW:
                 slice(flat.n_decaying, flat.n_trained),
             )
         )
-        # What is trained together, and factors of the step size and of the decay.
+        # Vectors trained together, and factors of the step size and of the decay.
         self.groups = [([decaying], 1.0, 1.0), ([others], 1.0, 0.0)]
         if flat.n_pooled:
             own_decay = DEVIATION_DECAY / DEVIATION_RATE
@@ -144,7 +143,7 @@ class AdamW:
             self.groups.append(([self.deviations], DEVIATION_RATE, own_decay))
 
     def prepare(self, max_grad_norm: float, weight_decay: float, window: int) -> None:
-        """Get ready for a phase, from the parameters as they stand.
+        """Prepare for a phase that starts from the current parameters.
 
         Parameters
         ----------
@@ -153,20 +152,20 @@ class AdamW:
         weight_decay : float
             Decoupled weight decay.
         window : int
-            Steps whose parameters the running mean is of.
+            Number of steps in the running mean of the parameters.
         """
         self.max_grad_norm, self.weight_decay = max_grad_norm, weight_decay
         self.window = window
         self.start_over()
 
     def start_over(self) -> None:
-        """Go on from the parameters as they stand."""
+        """Restart deviations and running mean from the current parameters."""
         torch.sub(self.whole, self.common.values, out=self.deviations.values)
         self.average.copy_(self.flat.trained_values)
         self.n_averaged.zero_()
 
     def reset(self) -> None:
-        """Forget the common part and the moments of the gradient."""
+        """Set the common part, the moments of the gradient and their count to zero."""
         self.common.values.zero_()
         for parts, _, _ in self.groups:
             for part in parts:
@@ -175,7 +174,7 @@ class AdamW:
         self.n_steps.zero_()
 
     def step(self, step_size: float) -> None:
-        """Update the parameters by the gradient that they have."""
+        """Update the parameters by the current gradient."""
         norm = torch.linalg.vector_norm(self.flat.gradient)
         excess = norm.div_(self.max_grad_norm).clamp_(min=1.0).float()
         self.n_steps += 1
@@ -202,7 +201,7 @@ class AdamW:
         self.average.lerp_(self.flat.trained_values, self.n_averaged.reciprocal())
 
     def _state(self) -> dict[str, Tensor]:
-        """All tensors that change, by name."""
+        """Return all tensors that change, by name."""
         state = {
             "values": self.flat.values,
             "average": self.average,
@@ -218,10 +217,10 @@ class AdamW:
         return state
 
     def state_dict(self) -> dict[str, Any]:
-        """Return copies of the parameters and of what the optimizer remembers."""
+        """Return copies of the parameters and of the optimizer's state."""
         return {name: tensor.clone() for name, tensor in self._state().items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state_dict` returned."""
+        """Restore what `state_dict` returned."""
         for name, tensor in self._state().items():
             tensor.copy_(state[name])

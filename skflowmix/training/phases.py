@@ -1,4 +1,4 @@
-"""One model in training, phase by phase."""
+"""Training of one model, phase by phase."""
 
 import copy
 from dataclasses import replace
@@ -38,10 +38,10 @@ from skflowmix.training.trainer import Objective, Trainer, TrainingConfig
 
 __all__ = ["FINAL_RATE", "ModelFit"]
 
-# Held-out rows that are looked at after every epoch.
+# Largest number of held-out rows that are evaluated after every epoch.
 MAX_HELD_OUT = 4096
 
-# Share of the step size on all rows, once the held-out ones have judged.
+# Largest step size of the last phase, on all rows, as a share of `learning_rate`.
 FINAL_RATE = 0.25
 
 # Largest number of epochs of the last fit of q(z|x).
@@ -51,8 +51,8 @@ POSTERIOR_EPOCHS = 50
 class ModelFit:
     """One model in training, in the training's dtype and on its device.
 
-    `name` tells it from others of the same candidate; `assign` gives rows of the table
-    that the others are a sample of their first responsibilities.
+    `name` distinguishes it from other models of the same candidate. `assign` maps rows
+    of a stream, of which `table` is a sample, to their first responsibilities.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class ModelFit:
         self.assign = assign
         self.model, self.gaussians = model, gaussians
         self.table, self.responsibilities = table, responsibilities
-        # What this process trains on: all rows, or those that it alone holds.
+        # The rows this process trains on: all rows, or its own shard.
         self.own, self.own_responsibilities = table, responsibilities
         if table.shard is not None:
             self.own = table.shard
@@ -89,7 +89,7 @@ class ModelFit:
         self.held_out = table.batch(responsibilities, judged_by, like)
         groups = self.working.parameter_groups()
         if not len(table.held_out):
-            # Nothing would keep flows from fitting the noise.
+            # Nothing would keep flows from overfitting: they are not trained.
             posterior = self.working.posterior
             plain = [*posterior.biases, self.working.weight_logits]
             groups = {"decayed": posterior.weights, "plain": plain}
@@ -103,7 +103,7 @@ class ModelFit:
             self.log_prob_start = self.held_out_log_prob()
 
     def _own_rows(self, index: np.ndarray) -> Batch:
-        """Rows to train on, which count those that other processes hold."""
+        """Return rows to train on, their counts including other processes' rows."""
         like = self.working.weight_logits
         batch = self.own.batch(self.own_responsibilities, index, like)
         if self.table.shard is not None:
@@ -111,7 +111,7 @@ class ModelFit:
         return batch
 
     def let_move(self, batch: Batch, index: np.ndarray) -> None:
-        """Tell rows, by their numbers, which of their values noise may move."""
+        """Set which values of the rows `index` noise may move, and their thickness."""
         batch.movable = torch.from_numpy(self.own.movable[index]).to(batch.x)
         thickness = self.gaussians.thickness()
         if thickness is not None:
@@ -119,7 +119,7 @@ class ModelFit:
             batch.thickness = torch.from_numpy(of_rows).to(batch.x)
 
     def held_out_log_prob(self) -> Tensor:
-        """Log-densities of the held-out rows, joint with the classes known of them."""
+        """Return log-densities of the held-out rows, joint with any known classes."""
         return self._log_prob(self.held_out)
 
     @torch.no_grad()
@@ -132,12 +132,12 @@ class ModelFit:
 
     @torch.no_grad()
     def held_out_component_log_prob(self) -> np.ndarray:
-        """Log-densities (n, K) of the held-out rows under each flow, in nats."""
+        """Return log-densities (n, K) of the held-out rows under each flow, in nats."""
         log_prob = self.working.component_log_prob(self.held_out.x)
         return log_prob.double().numpy(force=True)
 
     def noise(self, share: float = 1.0) -> Noise | None:
-        """Return noise for a phase that starts with that share of it."""
+        """Return noise for a phase, at first `share` times `input_noise`."""
         scale, table = self.settings.input_noise, self.own
         if scale == 0 and self.table.repeat_widths is None:
             return None
@@ -147,7 +147,7 @@ class ModelFit:
         return Noise(share * scale, self._generator(), span)
 
     def with_labels(self, batch: Batch) -> Batch:
-        """Return rows that have the share of its group in place of each flow's own."""
+        """Return a copy in which each flow has the responsibility of its group."""
         groups = self.working.groups
         if groups.are_single:
             return batch
@@ -158,7 +158,7 @@ class ModelFit:
         return labelled
 
     def source(self, batch: Batch, nearest: np.ndarray | None = None) -> TableSource:
-        """Return a source of batches out of those rows, or of this process's part."""
+        """Return a source of batches of these rows, or of this process's part."""
         arguments = (
             batch,
             self.settings.batch_size_for(batch.n_rows),
@@ -173,7 +173,7 @@ class ModelFit:
         return TableSource(*arguments)
 
     def _generator(self) -> torch.Generator:
-        """Draw a new generator: the same in all processes if their rows are."""
+        """Return a new generator: the same in all processes if they share the rows."""
         generator = self.runtime.generator()
         if self.table.shard is None:
             return generator
@@ -182,9 +182,9 @@ class ModelFit:
         )
 
     def training_source(self, *, of_flows: bool) -> RowSource:
-        """Return a source of all rows but those held out.
+        """Return a source of all rows except the held-out ones.
 
-        Their labels are shares of flows, or of groups, see `with_labels`.
+        Responsibilities are those of flows or of groups, see `with_labels`.
         """
         if self.table.stream is not None:
             return self._stream(self.table.numbers_held_out, of_flows=of_flows)
@@ -194,10 +194,10 @@ class ModelFit:
     def _stream(
         self, left_out: np.ndarray | None = None, *, of_flows: bool
     ) -> StreamSource:
-        """Return a source of the rows that the table is a sample of.
+        """Return a source of the streamed rows, of which the table is a sample.
 
-        Their nearest ones are not known, and noise towards these is not needed: rows
-        that training meets for the first time it cannot have learnt by heart.
+        Their nearest neighbours are unknown, but noise towards them is not needed: rows
+        that training sees for the first time cannot have been memorised.
         """
         table, settings = self.table, self.settings
         stream, assign = table.stream, self.assign
@@ -232,7 +232,7 @@ class ModelFit:
     def elbo(
         self, source: RowSource, temperature: float, noise: Noise | None
     ) -> ElboObjective:
-        """Return the bound on some rows, q starting at that temperature."""
+        """Return the ELBO of a source's rows, with the first temperature of q."""
         settings = self.settings
         return ElboObjective(
             self.working,
@@ -246,7 +246,7 @@ class ModelFit:
     def config(
         self, max_epochs: int, n_drops: int, source: RowSource
     ) -> TrainingConfig:
-        """Return how to train one phase on the rows of a source."""
+        """Return the settings of one phase on the rows of a source."""
         return self.settings.training_config(
             max_epochs,
             n_drops,
@@ -266,7 +266,8 @@ class ModelFit:
         monitor, former = self.runtime.monitor, self.history
         if monitor.stopped:
             return
-        # The ELBO may still surpass Gaussians that the M-step, on much noise, did not.
+        # The M-step has much noise: flows that end it below their Gaussians may still
+        # surpass them on the ELBO.
         config = replace(config, may_keep_start=phase != M_STEP)
         reducer = self.runtime.reducer
         trainer = Trainer(objective, source, self.optimizer, config, reducer)
@@ -291,10 +292,10 @@ class ModelFit:
         return [*former, *({"phase": phase, **record} for record in records)]
 
     def fit_posterior(self) -> None:
-        """Fit q(z|x) to the exact responsibilities of the model that was kept.
+        """Fit q(z|x) to the responsibilities of the model that was kept.
 
-        The weights that were best on held-out rows may be early ones, when q had
-        hardly been trained.
+        The parameters that were best on held-out rows may be from an early epoch, when
+        q had hardly been trained.
         """
         train, held_out = (
             Batch(
@@ -309,7 +310,7 @@ class ModelFit:
         )
         posterior, source = self.working.posterior, self.source(train)
         objective = PosteriorObjective(self.working, source, held_out)
-        # Nothing else is trained from now on: these leave the vector of the others.
+        # Nothing else is trained from here on, so these may leave the common vector.
         groups = {"decayed": posterior.weights, "plain": posterior.biases}
         optimizer = AdamW(FlatParameters(groups))
         config = self.config(POSTERIOR_EPOCHS, 1, source)
@@ -318,9 +319,9 @@ class ModelFit:
         self.runtime.journal.phase(key, trainer, lambda record: False)
 
     def train_by_responsibilities(self, rival: Gaussians | None = None) -> None:
-        """M-step at the first responsibilities, watched by the held-out rows.
+        """Run the M-step at the first responsibilities, evaluated on held-out rows.
 
-        It ends early where that cannot reach a rival as it stands: `is_outrun` tells.
+        It ends early, with `is_outrun`, if it cannot reach the score of a rival.
         """
         noise = self.noise()
         source = self.training_source(of_flows=True)
@@ -336,20 +337,20 @@ class ModelFit:
         )
 
     def _gain_of(self, gaussians: Gaussians) -> float:
-        """Return by how much held-out rows prefer Gaussians to its own, in nats."""
+        """Return the held-out gain of Gaussians over its own, in nats per row."""
         log_prob = self._log_prob_under(gaussians, self.held_out)
         return float(robust_gain(self.held_out, log_prob, self.log_prob_start))
 
     def _log_prob_under(self, gaussians: Gaussians, rows: Batch) -> Tensor:
-        """Log-densities of rows under Gaussians, joint with the classes known."""
+        """Return log-densities of rows under Gaussians, joint with known classes."""
         log_joint = gaussians.log_joint(rows.x.double().numpy(force=True))
         return rows.mask(torch.from_numpy(log_joint).to(rows.x)).logsumexp(1)
 
     def train(self, *, warm: bool = False) -> None:
-        """ELBO, watched by the held-out rows.
+        """Train on the ELBO, evaluated on the held-out rows.
 
-        Flows that the M-step has left clearly worse than their Gaussians have one step
-        size to catch up.
+        Flows that the M-step has left clearly worse than their Gaussians get one step
+        size instead of three.
         """
         settings = self.settings
         hottest = float(self.working.temperature) if warm else settings.temperature
@@ -369,7 +370,7 @@ class ModelFit:
 
     @torch.no_grad()
     def drop_flows_without_gain(self) -> None:
-        """Fall back on the Gaussians where flows are not clearly better."""
+        """Restore the initial Gaussians unless the flows are clearly better."""
         self.keeps_flows = self.clearly_better_than(self.log_prob_start)
         if not self.keeps_flows:
             torch._foreach_copy_(list(self.working.parameters()), self.start)
@@ -390,9 +391,9 @@ class ModelFit:
         return self.candidate(held_out_log_prob)
 
     def _optimism(self) -> float:
-        """Return what flows gain on training rows alone, of rows with known classes.
+        """Return by how much flows gain more on training rows than on held-out rows.
 
-        It can be told as long as they have not seen all rows.
+        Zero without known classes. Valid only until flows are trained on all rows.
         """
         table = self.table
         if table.allowed is None or not len(table.held_out):
@@ -407,10 +408,10 @@ class ModelFit:
         return float(robust_gain(rows, self._log_prob(rows), under_gaussians))
 
     def set_gaussians_of_all_rows(self) -> None:
-        """Let Gaussians of all rows take the place of those without the held-out ones.
+        """Replace the Gaussians by Gaussians of all rows, held-out rows included.
 
-        Flows can have a spike where rows repeat, which a shift would miss: the
-        held-out rows, that the new Gaussians have seen, must not object.
+        Flows can have a spike where rows repeat, which a shift would misplace: the new
+        Gaussians are discarded if they lower the density of the held-out rows.
         """
         table, former, before = self.table, self.gaussians, self.held_out_log_prob()
         moments = table.without_far(self.responsibilities)
@@ -427,24 +428,24 @@ class ModelFit:
 
     @torch.no_grad()
     def replace_by(self, gaussians: Gaussians) -> None:
-        """Let other Gaussians take the place of those that flows were dropped for."""
+        """Use other Gaussians and their weights, once flows have been dropped."""
         self.set_gaussians(gaussians)
         log_weights = torch.from_numpy(np.log(gaussians.weights))
         self.working.weight_logits.copy_(log_weights)
 
     def set_gaussians(self, gaussians: Gaussians) -> None:
-        """Let other Gaussians take the place of those it was trained with."""
+        """Replace the Gaussians that the components whiten by."""
         self.gaussians = gaussians
         self.model = self.model.with_gaussians(gaussians)
         self.working.components.whiten_like_(self.model.components)
 
     def train_on_all_rows(self) -> None:
-        """Go on for a few epochs, from what held-out rows found best.
+        """Train on all rows for a few epochs, from the best held-out parameters.
 
-        Noise is no greater than it was by then, and steps are no larger. Where they
-        were small, in tables whose rows repeat values, Adam's moments go on with them:
-        the first steps of new ones, of one size in all parameters, undo what small ones
-        have found. Of a stream the epochs are long enough to make one pass together.
+        Noise and step size are no larger than at the best epoch. If the step size was
+        small by then, as in tables with repeated values, Adam's moments are kept: with
+        new ones the first steps, equally large in all parameters, would undo what small
+        steps have found. On a stream the epochs together make at least one pass.
         """
         settings = self.settings
         epochs = [record for record in self.history if record["phase"] == ELBO]
@@ -471,7 +472,7 @@ class ModelFit:
         )
 
     def _source_of_all_rows(self) -> RowSource:
-        """Return a source of all rows, those held out before too."""
+        """Return a source of all rows, held-out rows included."""
         if self.table.stream is not None:
             return self._stream(of_flows=False)
         nearest = None
@@ -483,27 +484,27 @@ class ModelFit:
         return self.source(self.with_labels(every_row), nearest)
 
     def better_than(self, other: "ModelFit") -> bool:
-        """Whether held-out rows prefer this model to another as they stand."""
+        """Return whether this model now has a held-out gain over another."""
         log_prob, reference = self.held_out_log_prob(), other.held_out_log_prob()
         return self._agreed(robust_gain(self.held_out, log_prob, reference) > 0)
 
     def starts_ahead_of(self, other: "ModelFit") -> bool:
-        """Whether held-out rows prefer its Gaussians, by more than `tol`."""
+        """Return whether its initial Gaussians have a held-out gain of over `tol`."""
         start, reference = self.log_prob_start, other.log_prob_start
         gain = robust_gain(self.held_out, start, reference)
         return self._agreed(gain > self.settings.tol)
 
     def clearly_better_than(self, other: Tensor) -> bool:
-        """Whether held-out rows clearly prefer this model to one of that density."""
+        """Return whether held-out rows clearly gain over the log-densities `other`."""
         gains = clearly_gains(self.held_out, self.held_out_log_prob(), other)
         return self._agreed(gains)
 
     def _agreed(self, answer: Any) -> bool:
-        """Return what the first process says: last bits of others may differ."""
+        """Return the first process's answer: rounding may differ in the others."""
         return self.runtime.reducer.broadcast(bool(answer))
 
     def candidate(self, held_out_log_prob: Tensor) -> Candidate:
-        """Copy the model as it stands, as those log-densities judge it."""
+        """Copy the model as it stands, with the given held-out log-densities."""
         optimism = self._optimism() if self.optimism is None else self.optimism
         return Candidate(
             self.model.with_parameters_of(self.working),

@@ -1,4 +1,4 @@
-"""What of an estimator's parameters shapes and trains one model."""
+"""The parameters of an estimator that shape and train one model."""
 
 from dataclasses import dataclass
 
@@ -15,26 +15,26 @@ __all__ = [
     "FitSettings",
 ]
 
-# With more rows per column than this, weights decay less.
+# Rows per column beyond which the automatic weight decay falls below 1.
 ROWS_TO_DECAY = 500
 
-# The phases of training, as the history names them, and epochs of the last one: where
-# small steps were what helped, more, a share of those on the ELBO.
+# The phases of training, as the history names them, and epochs of the last one: if the
+# best model came from small steps, `FINAL_SHARE` of the epochs on the ELBO if more.
 M_STEP, ELBO, ALL_ROWS = "m-step", "elbo", "all rows"
 FINAL_EPOCHS, MAX_FINAL_EPOCHS = 8, 32
 FINAL_SHARE = 0.25
 
-# Most fits take fewer epochs on the ELBO.
+# Most fits take fewer epochs on the ELBO than this.
 USUAL_EPOCHS = 40
 
-# An epoch visits no more rows, in no more steps: how many a large table needs until
-# held-out rows stop gaining hardly grows with it.
+# Largest numbers of rows and steps per epoch: how many a large table needs until
+# held-out rows stop gaining hardly grows with its size.
 EPOCH_ROWS = 65_536
 MAX_STEPS = 256
 
-# Fewer multiplications, of a batch for one component, and tables of fewer values, take
-# one thread no longer than several, which beside other programs wait for one another.
-# A spline has so many parameters.
+# Below these numbers of multiplications, per batch and component, and of table values
+# one thread is as fast as several, which wait for each other when other programs run.
+# A spline has `MAP_PARAMETERS` parameters.
 PRODUCTS_TO_SHARE = 2e8
 VALUES_TO_SHARE = 2e6
 MAP_PARAMETERS = 23
@@ -73,7 +73,7 @@ class FitSettings:
     n_threads: int | str | None
 
     def most_epochs_of(self, phase: str) -> int:
-        """Largest number of epochs of a phase."""
+        """Return the largest number of epochs of a phase."""
         return {
             M_STEP: self.n_iter_init,
             ELBO: self.max_iter,
@@ -81,17 +81,16 @@ class FitSettings:
         }[phase]
 
     def final_epochs(self, n_epochs: int, *, in_small_steps: bool) -> int:
-        """Epochs on all rows, after so many on the ELBO."""
+        """Return the number of epochs on all rows, after `n_epochs` on the ELBO."""
         wanted = FINAL_EPOCHS
         if in_small_steps:
             wanted = max(wanted, int(FINAL_SHARE * n_epochs))
         return min(wanted, self.most_epochs_of(ALL_ROWS))
 
     def most_epochs(self) -> int:
-        """Largest number of epochs of a candidate.
+        """Return the largest number of epochs of a candidate.
 
-        It may have two starts, twice as many if flows are divided, and start once
-        again.
+        It may have two starts, twice as many if components are divided, and a restart.
         """
         m_step, elbo, all_rows = (
             self.most_epochs_of(phase) for phase in (M_STEP, ELBO, ALL_ROWS)
@@ -100,29 +99,29 @@ class FitSettings:
         return n_m_steps * m_step + 2 * elbo + all_rows
 
     def usual_epochs(self) -> int:
-        """Return how many epochs most candidates take, or fewer."""
+        """Return a number of epochs that most candidates do not exceed."""
         m_step, elbo, all_rows = (
             self.most_epochs_of(phase) for phase in (M_STEP, ELBO, ALL_ROWS)
         )
         return m_step + min(elbo, USUAL_EPOCHS) + min(all_rows, FINAL_EPOCHS)
 
     def batch_size_for(self, n_rows: int) -> int:
-        """Rows of a batch, out of so many."""
+        """Return the number of rows of a batch, out of `n_rows`."""
         if self.batch_size == "auto":
             return int(2 ** np.clip(np.round(np.log2(n_rows / 16)), 7, 10))
         return int(self.batch_size)
 
     def threads_to_train(self, n_rows: int, n_columns: int) -> int | None:
-        """Threads of the training on a table; None where libraries decide."""
+        """Return the number of threads for training; None where libraries decide."""
         return self._threads(self._steps_are_large(n_rows, n_columns))
 
     def threads_to_fit(self, n_rows: int, n_columns: int) -> int | None:
-        """Threads of what comes before and after it."""
+        """Return the number of threads for the work before and after training."""
         is_large = n_rows * n_columns > VALUES_TO_SHARE
         return self._threads(is_large or self._steps_are_large(n_rows, n_columns))
 
     def _steps_are_large(self, n_rows: int, n_columns: int) -> bool:
-        # The largest product is that of hidden units with the parameters of maps.
+        # The largest matrix product is of hidden units and spline parameters.
         widest = max((1, *self.hidden_units))
         n_products = self.batch_size_for(n_rows) * widest * n_columns * MAP_PARAMETERS
         return n_products > PRODUCTS_TO_SHARE
@@ -142,7 +141,7 @@ class FitSettings:
     ) -> TrainingConfig:
         """Return the settings of one training phase.
 
-        It is on a table of so many rows, which stand for `n_counted`, and columns.
+        The `n_rows` rows of the table stand for `n_counted` rows, see `row_counts`.
         """
         weight_decay = self.weight_decay
         if weight_decay == "auto":

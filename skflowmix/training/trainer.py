@@ -15,54 +15,54 @@ from skflowmix.training.reducers import LocalReducer, Reducer
 
 __all__ = ["Objective", "Outcome", "Trainer", "TrainingConfig"]
 
-# Progress is a gain of at least so much of the score, which in a phase of flows is what
-# it has gained. Negative scores are judged by `tol` alone.
+# Least relative growth of the score that counts as progress; where flows are trained
+# the score is the gain of the phase. For negative scores only `tol` counts.
 LEAST_GAIN = 0.01
 
-# After so many epochs training ends if at the pace of the last one its score would not
+# Epochs after which training ends if, at the pace of the last one, its score would not
 # reach that of a rival.
 RACE_EPOCHS = 5
 
-# Losses or scores that are not finite, each answered by a tenth of the step size.
+# Non-finite losses or scores that are tolerated; each divides the step size by ten.
 MAX_FAILURES = 3
 
 
 class Objective(Protocol):
-    """What a `Trainer` needs to know of what it trains."""
+    """Interface of what a `Trainer` optimises."""
 
-    generators: Sequence[torch.Generator]  # those that the loss draws from
+    generators: Sequence[torch.Generator]  # that the loss draws from
 
     def begin_step(self, starts_epoch: bool) -> Hashable:
-        """Move on what changes from step to step, before the `loss` of each.
+        """Update what changes from step to step; called before each `loss`.
 
-        Losses after equal answers, of as many rows, are the same operations: on a GPU
-        they are recorded once and replayed.
+        After equal return values, losses of equally large batches are the same
+        operations: on a GPU they are recorded once and replayed.
         """
         ...
 
     def loss(self, batch: Batch, step_share: float) -> Tensor:
-        """Mean loss over the given training rows, in nats.
+        """Return the mean loss over the given training rows, in nats.
 
-        `step_share` is the step size over the first one.
+        `step_share` is the step size divided by the first one.
         """
         ...
 
     def evaluate(self) -> dict[str, Tensor]:
-        """Figures for the history; `score` is what is maximised, in nats."""
+        """Return figures for the history; `score`, in nats, is maximised."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what changes besides the parameters."""
+        """Return the state besides the parameters."""
         ...
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from there."""
+        """Restore what `state_dict` returned."""
         ...
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How to train.
+    """Settings of a training run.
 
     Parameters
     ----------
@@ -71,28 +71,28 @@ class TrainingConfig:
     learning_rate : float
         First step size of Adam.
     patience : int
-        Epochs without progress before the step size drops, from the best weights so
-        far; half as many after the first drop.
+        Epochs without progress before the step size drops and training continues from
+        the best parameters at the old one; half as many after the first drop.
     tol : float
-        Progress is an improvement of the score by so many nats per row, since there
-        last was any, and by `LEAST_GAIN` of it.
+        Progress is a growth of the score, since there last was progress, by more than
+        `tol` nats per row and by more than `LEAST_GAIN` of the score.
     n_drops : int
-        The step size drops that many times, then training has converged.
+        Number of drops of the step size after which training converges.
     drop : float
-        Factor of a drop.
+        Factor of the step size at a drop.
     max_grad_norm : float
         Gradients are clipped to this norm.
     weight_decay : float
         Decoupled weight decay (AdamW) of the weight matrices.
     max_steps : int
-        Steps that make an epoch where the data would make more.
+        Largest number of steps per epoch.
     averaged_epochs : int
-        Parameters are judged, and kept, as their running mean over so many epochs; at
-        0 as they are.
+        Epochs in the running mean of the parameters, which is evaluated and kept; at 0
+        the parameters themselves are.
     may_keep_start : bool
-        Whether the parameters at the start may be the best ones.
+        Whether the initial parameters may be the best ones.
     rival_score : float
-        Training ends after `RACE_EPOCHS` epochs where at the pace of the last one the
+        Training ends after `RACE_EPOCHS` epochs if, at the pace of the last one, the
         score would not reach this one.
     """
 
@@ -112,7 +112,7 @@ class TrainingConfig:
 
 @dataclass
 class Outcome:
-    """What came of a training run.
+    """Result of a training run.
 
     Parameters
     ----------
@@ -133,18 +133,18 @@ class Outcome:
 
 
 def keep_freed_memory() -> None:
-    """Let the allocator keep what a step frees, for the next step.
+    """Make the allocator keep the memory that a step frees for the next step.
 
-    The GNU allocator returns memory to the system beyond twice the largest block that
-    it has seen freed, of 32 MiB at most, and has to fetch it again page by page: a
-    fifth of a step of a middling model. The block itself is never touched.
+    The GNU allocator returns free memory beyond twice the largest block freed so far
+    (32 MiB at most) to the system, and getting it back page by page takes a fifth of a
+    step of a medium-sized model. The block allocated here is never touched.
     """
     torch.empty(2**25 - 2**16, dtype=torch.uint8)
 
 
 @dataclass
 class _Progress:
-    """Where a run stands, between two epochs."""
+    """State of a run between two epochs."""
 
     step_size: float
     patience: int
@@ -161,26 +161,28 @@ class _Progress:
 class Trainer:
     """Minimises an objective; the best parameters are left in place.
 
-    It owns all that changes in a run: between two epochs `state_dict` is all of it.
+    It owns all state of a run: between two epochs `state_dict` returns all of it.
 
-    Every epoch's figures save the training loss, and what `on_epoch` sees, are those of
-    the parameters' running average. Each step size starts from the best parameters of
-    the one before, and is left when it no longer improves: the first one on the start
-    as well, the others on themselves only, as noise may have shrunk with them. A loss
-    or score that is not finite restores these, with a tenth of the step size.
+    Every epoch's figures, except the training loss, are those of the running average of
+    the parameters, which is in place when `on_epoch` is called. Each step size starts
+    from the best parameters at the previous one, and drops when the score no longer
+    improves. Only at the first step size is the score compared with that of the start;
+    later ones are compared only with themselves, as training noise may have shrunk with
+    them. A non-finite loss or score restores the best parameters at the current step
+    size and divides the step size by ten.
 
     Parameters
     ----------
     objective : Objective
         Losses of batches and the score to maximise.
     source : RowSource
-        Where batches come from.
+        Source of the batches.
     optimizer : AdamW
         Holds the parameters.
     config : TrainingConfig
-        How.
+        Settings of the run.
     reducer : Reducer, optional
-        Agrees on gradients and figures with other processes.
+        Makes gradients and figures the same in all processes.
 
     Attributes
     ----------
@@ -215,15 +217,15 @@ class Trainer:
         on_epoch: Callable[[dict[str, float]], bool] = lambda record: False,
         after_epoch: Callable[["Trainer"], None] = lambda trainer: None,
     ) -> Outcome:
-        """Train until there is no more progress, or go on from a loaded state.
+        """Train until there is no more progress, from the start or a loaded state.
 
         Parameters
         ----------
         on_epoch : callable
-            Receives each epoch's record while the parameters are those that it judges;
+            Receives each epoch's record while the evaluated parameters are in place;
             true ends the training.
         after_epoch : callable
-            Called between two epochs, where `state_dict` is complete.
+            Called between two epochs, when `state_dict` is complete.
 
         Returns
         -------
@@ -284,8 +286,8 @@ class Trainer:
         if self.reducer.n_ranks == 1:
             self._replays((kind, step_size), step, *drawn)
             return
-        # Processes record different graphs at different times, and would wait for each
-        # other if these held what they do together.
+        # Processes record graphs at different times, and would deadlock if these
+        # contained collective operations.
         self._replays((kind, step_size), differentiate, *drawn)
         self.reducer.mean_(self.flat.gradient)
         self._replays(step_size, lambda: self.optimizer.step(step_size))
@@ -293,7 +295,7 @@ class Trainer:
     def epoch(
         self, on_epoch: Callable[[dict[str, float]], bool] = lambda record: False
     ) -> None:
-        """Train for one epoch, judge it, and decide how to go on."""
+        """Train for one epoch, evaluate it, and decide how to continue."""
         progress, config, flat = self.progress, self.config, self.flat
         assert progress is not None
         progress.epoch += 1
@@ -343,7 +345,7 @@ class Trainer:
             self._best.copy_(flat.values)
 
     def _drop(self) -> None:
-        """Go on with a smaller step size, or end after the last one."""
+        """Continue with a smaller step size, or end after the last one."""
         progress, config = self.progress, self.config
         assert progress is not None
         if progress.n_drops == config.n_drops:
@@ -357,7 +359,7 @@ class Trainer:
         progress.step_size *= config.drop
 
     def _recover(self) -> None:
-        """Go on from the best parameters with much smaller steps."""
+        """Continue from the best parameters at this step size with a tenth of it."""
         progress, config = self.progress, self.config
         assert progress is not None
         progress.n_failures += 1
@@ -377,17 +379,17 @@ class Trainer:
         self.optimizer.start_over()
 
     def _mean_loss(self) -> float:
-        """Mean loss of the epoch's steps, in nats."""
+        """Return the mean loss of the epoch's steps, in nats."""
         self.reducer.mean_(self._total_loss)
         mean = float(self._total_loss) / self.n_steps
         self._total_loss.zero_()
         return mean
 
     def _evaluate(self) -> dict[str, float]:
-        """Figures of the objective, brought to the CPU together."""
+        """Return the figures of the objective, in a single transfer to the CPU."""
         figures = self._replays("evaluate", self.objective.evaluate)
         values = torch.stack([*figures.values()])
-        # Those of one process decide how all of them go on.
+        # All processes decide how to continue by the figures of the first one.
         self.reducer.broadcast_(values)
         return {
             name: value if figures[name].is_floating_point() else int(value)
@@ -395,7 +397,7 @@ class Trainer:
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """Return copies of all that changes in a run, complete between two epochs."""
+        """Return a copy of the state of a run, complete between two epochs."""
         return {
             "optimizer": self.optimizer.state_dict(),
             "source": self.source.state_dict(),
@@ -410,7 +412,7 @@ class Trainer:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state_dict` returned, here or in another process."""
+        """Restore what `state_dict` returned, here or in another process."""
         self._prepare()
         self.optimizer.load_state_dict(state["optimizer"])
         self.source.load_state_dict(state["source"])
