@@ -1,4 +1,4 @@
-"""The Gaussians that components start from: moments, shrunk as the data asks."""
+"""The Gaussians that components start from: moments with shrunk covariances."""
 
 from collections.abc import Sequence
 from typing import Protocol, Self
@@ -18,23 +18,25 @@ from skflowmix.starts.shrinkage import (
 
 __all__ = ["Gaussians", "component_weights", "least_strengths"]
 
-# The least strengths where flows follow: they bend a component back to its own shape,
-# and do it better from scales that are not too narrow for other rows. The greater one
-# is tried as well where there are few rows per component and column, in a small table.
+# Least strengths of the shrinkage, in rows per column, before flows are trained. Flows
+# restore a component's own shape, and do so better from scales that are not too narrow
+# for other rows. The greater strength is also tried in tables of fewer than SMALL_TABLE
+# values and fewer than FEW_ROWS_TO_START rows per component and column.
 LEAST_STRENGTH = 1.0
 GREATER_STRENGTH = 10.0
 FEW_ROWS_TO_START = 20
 SMALL_TABLE = 25_000
 
-# A component is flat with less variance in some direction, once its columns have unit
-# variance, and small with standard deviations of such a share of those of all rows.
+# A component is flat if its variance in some direction is below FLAT in units of its
+# columns' variances, and small if a standard deviation is below SMALL in units of that
+# of all rows.
 FLAT = 3e-4
 SMALL = 0.01
 
-# Means of so many of their component's standard deviations ask for float64.
+# float64 is needed if a mean exceeds this many standard deviations of its component.
 FARTHEST_MEAN = 1e4
 
-# No row counts for more than this in a skewness, in standard deviations.
+# Rows are clipped to this many standard deviations for the skewness.
 SKEW_BOUND = 4.0
 
 
@@ -61,14 +63,14 @@ class Gaussians:
     covariances : ndarray of shape (n_components, n_features, n_features)
         Positive definite covariances.
     axes : ndarray of shape (n_components, n_features, n_features), optional
-        Principal axes as rows, the longest first, each pointing where the rows are
-        skewed to. Where they are known, `whitening` turns the components to them.
+        Principal axes as rows, the longest first, oriented so that the skewness along
+        each is not negative. If given, `whitening` rotates the components to them.
     shrinkage : Shrinkage, optional
         How the covariances were shrunk.
     sample_variances : ndarray of shape (n_components, n_features), optional
-        Variances of the columns before that.
+        Variances of the columns before shrinkage.
     reach : ndarray of shape (n_components,), optional
-        Largest Mahalanobis distance of a component's rows; without bound by default.
+        Largest Mahalanobis distance of a component's rows; infinite by default.
     """
 
     def __init__(
@@ -105,14 +107,14 @@ class Gaussians:
         )
 
     def of_groups(self, groups: _Groups, weights: np.ndarray) -> "Gaussians":
-        """Return the Gaussians with the moments of mixtures of these.
+        """Return one Gaussian per group, with the moments of the group's mixture.
 
         Parameters
         ----------
         groups : Groups
-            The group of every one.
+            The group of every component.
         weights : ndarray of shape (n_components,)
-            Their weights in these mixtures.
+            Weights of the components in the mixtures.
 
         Returns
         -------
@@ -142,7 +144,7 @@ class Gaussians:
         least_strength: float = 0.0,
         turned: bool = False,
     ) -> Self:
-        r"""Weighted moments of each component's rows, covariances shrunk.
+        r"""Fit the weighted moments of each component's rows, with shrunk covariances.
 
         .. math::
 
@@ -151,28 +153,26 @@ class Gaussians:
             P = (1 - a) \bar S + a\, \mathrm{diag}(\bar S),
             \quad \bar S = \sum_k \pi_k S_k,
 
-        the posterior mean under an inverse Wishart prior around the pooled
-        covariance, as large as the component is: :math:`\lambda_k` is the mean ratio
-        of its variances to the pooled ones, to the power :math:`n_k / (n_k + 100)`. The
-        strength :math:`\nu` and :math:`a` are those with the largest
-        cross-validated likelihood of the mixture. Where rows are few, means come
-        nearer to each other as well if that is likelier: then a share of every row
-        goes to all components by their weights. A component without rows takes the
-        moments of all rows.
+        the posterior mean under an inverse Wishart prior around the pooled covariance,
+        scaled to the component: :math:`\lambda_k` is the mean ratio of its variances
+        to the pooled ones, to the power :math:`n_k / (n_k + 100)`. The strength
+        :math:`\nu` and :math:`a` are those with the largest cross-validated likelihood
+        of the mixture. Where rows are few and it increases this likelihood, a share of
+        every row goes to all components in proportion to their weights, which also
+        shrinks the means. A component without rows takes the moments of all rows.
 
         Parameters
         ----------
         x : ndarray of shape (n_samples, n_features)
             Standardised rows.
         sample_weight : ndarray of shape (n_samples,)
-            Positive weights, that of a row being one.
+            Positive weights; a single row has weight one.
         responsibilities : ndarray of shape (n_samples, n_components)
             Share of each row that belongs to each component.
         reg_covar : float
-            Added to the diagonals, in units of these, see `_added`.
+            Added to the diagonals, in units of their entries, see `_added`.
         least_strength : float, default=0.0
-            Covariances lean to the pooled one at least as much as if this had been
-            seen on so many rows per column.
+            Least strength of the shrinkage, in rows per column.
         turned : bool, default=False
             Whether to find the principal axes.
 
@@ -202,14 +202,14 @@ class Gaussians:
         *,
         turned: bool = False,
     ) -> list[Self]:
-        """`fit` for each of several least strengths, by one cross-validation.
+        """Fit Gaussians for each of several least strengths by one cross-validation.
 
         Parameters
         ----------
         x, sample_weight, responsibilities, reg_covar, turned
             As for `fit`.
         least_strengths : sequence of float
-            One for each of the Gaussians.
+            Least strengths as for `fit`, one for each result.
 
         Returns
         -------
@@ -237,14 +237,14 @@ class Gaussians:
         responsibilities: np.ndarray,
         shrinkage: Shrinkage,
     ) -> Self:
-        """`fit` with a given shrinkage.
+        """Fit Gaussians with a given shrinkage.
 
         Parameters
         ----------
         x, sample_weight, responsibilities : ndarray
             As for `fit`.
         shrinkage : Shrinkage
-            How much.
+            How to shrink the covariances.
 
         Returns
         -------
@@ -273,9 +273,10 @@ class Gaussians:
     def refit(
         self, x: np.ndarray, sample_weight: np.ndarray, responsibilities: np.ndarray
     ) -> Self:
-        """Return the Gaussians of other rows, shrunk as much, with the same axes.
+        """Fit Gaussians to other rows with the same shrinkage and axes.
 
-        Axes that these rows did not choose whiten the variances along them only.
+        The axes need not be principal axes of these rows: then whitening normalises
+        only the variances along them.
 
         Parameters
         ----------
@@ -293,13 +294,13 @@ class Gaussians:
         return other
 
     def measure_reach(self, x: np.ndarray, responsibilities: np.ndarray) -> None:
-        """Find how far from their mean the rows of each component lie, as whitened.
+        """Set `reach` to the largest whitened distance of each component's rows.
 
         Parameters
         ----------
         x, responsibilities : ndarray
-            As for `fit`. A row belongs to the component that has most of it; one
-            without responsibilities to none.
+            As for `fit`. A row belongs to the component of its largest responsibility;
+            a row without responsibilities belongs to none.
         """
         owner = np.where(responsibilities.any(axis=1), responsibilities.argmax(1), -1)
         scales, whitening = self.scales(), self.whitening()
@@ -309,7 +310,7 @@ class Gaussians:
             self.reach[k] = np.linalg.norm(white, axis=1).max()
 
     def log_joint(self, x: np.ndarray) -> np.ndarray:
-        """Log-densities of rows with each component, log p(k) + log N(x; k).
+        """Return the joint log-densities log p(k) + log N(x; k) of rows.
 
         Parameters
         ----------
@@ -324,8 +325,8 @@ class Gaussians:
         return log_joint_of(self.weights, self.means, self.covariances, x)
 
     def are_flat(self) -> bool:
-        """Whether one has next to no variance in some direction, save `reg_covar`."""
-        if self._are_flat is None:  # asked in every phase of a fit
+        """Whether a component is flat in some direction, apart from `reg_covar`."""
+        if self._are_flat is None:  # cached: every phase of a fit calls this
             scales = self.scales()
             correlations = self.covariances / (scales[:, :, None] * scales[:, None, :])
             least = FLAT + self._reg_covar
@@ -338,18 +339,18 @@ class Gaussians:
         return _are_positive_definite(self.covariances)
 
     def are_small(self) -> bool:
-        """Whether one is small beside the rows, whose columns have unit variance."""
+        """Whether a component is small; all rows together have unit variances."""
         return self.scales().min() < SMALL
 
     def need_float64(self) -> bool:
-        """Whether float32 cannot tell the rows of one from each other."""
+        """Whether float32 is too coarse to tell a component's rows apart."""
         far = np.abs(self.means) > FARTHEST_MEAN * np.sqrt(self.sample_variances)
         return bool((far & (self.sample_variances > 0)).any())
 
     def thickness(self) -> np.ndarray | None:
-        """Return the standard deviations (K, D) that `reg_covar` has added.
+        """Return the standard deviations (K, D) of what `reg_covar` has added.
 
-        None where no component needs them: all vary in every direction.
+        None if all components vary in every direction and do not need it.
         """
         if not (self.are_flat() or (self.sample_variances == 0).any()):
             return None
@@ -364,11 +365,10 @@ class Gaussians:
         return np.sqrt(np.diagonal(self.covariances, axis1=1, axis2=2))
 
     def whitening(self) -> np.ndarray:
-        """Matrices W that whiten rows which `scales` has divided.
+        """Return the matrices W that whiten rows divided by `scales`.
 
-        They turn the components to their principal axes where these are known;
-        otherwise they are triangular and leave each column as near to itself as can
-        be.
+        They rotate the components to their principal axes where these are known;
+        otherwise they are lower triangular with positive diagonals.
 
         Returns
         -------
@@ -386,7 +386,7 @@ class Gaussians:
 
 
 def least_strengths(n_rows: int, n_columns: int, n_components: int) -> list[float]:
-    """Least strengths of the shrinkage of Gaussians that flows may start from.
+    """Return least strengths of the shrinkage for Gaussians that flows start from.
 
     Parameters
     ----------
@@ -396,7 +396,7 @@ def least_strengths(n_rows: int, n_columns: int, n_components: int) -> list[floa
     Returns
     -------
     strengths : list of float
-        For `Gaussians.fit_each`; where there are several, held-out rows have to choose.
+        For `Gaussians.fit_each`; the caller chooses among several by held-out rows.
     """
     few = n_rows < FEW_ROWS_TO_START * n_columns * n_components
     if few and n_rows * n_columns < SMALL_TABLE:
@@ -405,7 +405,7 @@ def least_strengths(n_rows: int, n_columns: int, n_components: int) -> list[floa
 
 
 def _are_positive_definite(matrices: np.ndarray) -> bool:
-    """Tell by their factors, in a tenth of the time that eigenvalues take."""
+    """Test by Cholesky factors, in a tenth of the time that eigenvalues take."""
     try:
         np.linalg.cholesky(matrices)
     except np.linalg.LinAlgError:
@@ -416,7 +416,7 @@ def _are_positive_definite(matrices: np.ndarray) -> bool:
 def _principal_axes(
     gaussians: Gaussians, x: np.ndarray, shares: np.ndarray
 ) -> np.ndarray:
-    """Eigenvectors, the longest axis first, pointing where the rows are skewed to."""
+    """Return eigenvectors, the longest first, with non-negative skewness along each."""
     variances, vectors = np.linalg.eigh(gaussians.covariances)
     axes = vectors.transpose(0, 2, 1)[:, ::-1].copy()
     spreads = np.sqrt(variances[:, ::-1])
@@ -430,5 +430,5 @@ def _principal_axes(
 def component_weights(
     responsibilities: np.ndarray, sample_weight: np.ndarray
 ) -> np.ndarray:
-    """Mixture weights of responsibilities (n, K): their weighted means."""
+    """Return the mixture weights: weighted means of responsibilities (n, K)."""
     return weights_of(sample_weight @ responsibilities)

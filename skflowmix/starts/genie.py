@@ -1,4 +1,4 @@
-"""Tree linkage that resists outliers."""
+"""Single linkage on a spanning tree that resists outliers."""
 
 from typing import Protocol, SupportsIndex
 
@@ -10,7 +10,7 @@ GINI_THRESHOLD = 0.3
 
 
 class _Distances(Protocol):
-    """Distances between all rows, those of one at a time."""
+    """Distances between all rows, read one row at a time."""
 
     def __len__(self) -> int: ...
 
@@ -23,14 +23,15 @@ def spanning_tree(distances: _Distances) -> tuple[np.ndarray, np.ndarray]:
     Parameters
     ----------
     distances : ndarray of shape (n, n)
-        Between the rows, symmetric; or what has as many rows, each asked for once.
+        Symmetric distances between the rows, or an object that returns a row of them
+        for an index; each row is read once.
 
     Returns
     -------
     edges : ndarray of shape (n - 1, 2), int
         Row numbers, the shortest edge first.
     lengths : ndarray of shape (n - 1,)
-        Increasing.
+        Lengths of the edges, increasing.
     """
     n = len(distances)
     edges = np.empty((n - 1, 2), dtype=np.intp)
@@ -54,7 +55,7 @@ def spanning_tree(distances: _Distances) -> tuple[np.ndarray, np.ndarray]:
 
 
 class _ClusterSizes:
-    """The sizes of clusters that merge, with their Gini index kept up to date."""
+    """Sizes of clusters that merge, and their Gini index."""
 
     def __init__(self, n: int):
         self.n = n
@@ -81,12 +82,12 @@ class _ClusterSizes:
 
 
 def linkage_labels(distances: np.ndarray, n_components: int) -> np.ndarray:
-    """Single linkage that must merge a smallest cluster when sizes grow unequal.
+    """Cluster by single linkage, merging a smallest cluster while sizes are unequal.
 
     Parameters
     ----------
     distances : ndarray of shape (n, n)
-        Between the rows, symmetric.
+        Symmetric distances between the rows.
     n_components : int
         Number of clusters K.
 

@@ -1,4 +1,4 @@
-"""Groups that merge as long as one Gaussian describes two of them best."""
+"""Agglomerative clustering by the likelihood of Gaussians."""
 
 from typing import SupportsIndex
 
@@ -17,15 +17,15 @@ def merging_labels(
     n_groups: int,
     random_state: np.random.RandomState,
 ) -> np.ndarray:
-    """Merge k-means groups as long as one Gaussian describes two of them best.
+    """Merge k-means groups, each time the pair that loses the least likelihood.
 
-    Likelihoods do not depend on the columns' scales, as distances do, and find groups
-    of very different sizes.
+    Unlike distances, likelihoods depend little on the columns' scales and can find
+    groups of very different sizes.
 
     References
     ----------
     C. Fraley, *Algorithms for model-based Gaussian hierarchical clustering*, SIAM
-    Journal on Scientific Computing 20, 1998, the criterion of unequal covariances.
+    Journal on Scientific Computing 20, 1998, the criterion for unequal covariances.
     """
     x, weight = landmarks.x, landmarks.weight
     model = KMeans(n_groups, n_init=1, random_state=random_state)
@@ -49,7 +49,7 @@ def merging_labels(
         return mass * (0.5 * log_det - np.log(mass))
 
     def merged(k: SupportsIndex) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Mass, mean and scatter of group k with each of the others."""
+        """Return mass, mean and scatter of group k merged with each other group."""
         total = mass + mass[k]
         between = means - means[k]
         spread = np.einsum("gi,gj->gij", between, between)
@@ -84,12 +84,12 @@ def merging_labels(
 
 
 def _typical_variances(x: np.ndarray, n_components: int) -> np.ndarray:
-    """Variances of one of so many clusters of equal size that fill the rows' space."""
+    """Return variances of one of `n_components` equal clusters that fill the space."""
     return np.var(x, axis=0) * n_components ** (-2 / x.shape[1])
 
 
 def _lean(covariances: np.ndarray, mass: np.ndarray, typical: np.ndarray) -> np.ndarray:
-    """Covariances of few rows lean towards a diagonal between theirs and typical."""
+    """Shrink covariances of few rows to a diagonal of own and typical variances."""
     n_features = len(typical)
     shrinkage = ((n_features + 1) / (mass + n_features + 1))[:, None]
     diagonals = np.diagonal(covariances, axis1=1, axis2=2)

@@ -1,7 +1,7 @@
-"""First responsibilities: what the mixture's components look like before training.
+"""First responsibilities: the mixture's components before training.
 
-Every method partitions the rows with an ordinary clusterer. ``"auto"`` runs several
-that fail on different data, and ranks the partitions they give.
+Most methods partition the rows with an ordinary clusterer. ``"auto"`` runs several that
+fail on different data, and ranks their partitions.
 """
 
 import warnings
@@ -60,21 +60,24 @@ INIT_METHODS = (
 )
 
 SAME_PARTITION_ARI = 0.98
-# Columns whose spreads in data units differ by less than this factor, save the quarter
-# of them that varies least, are taken to be measured in one unit.
+# Columns are taken to share one unit if their spreads in data units differ by at most
+# this factor, except for the quarter of the columns that varies least.
 COMMENSURATE_RATIO = 8.0
-# Groups that start merging: so many if there are enough rows, of so many on average.
+# Merging starts from at least MIN_GROUPS groups, but from no more than leave each at
+# least GROUP_ROWS rows on average.
 MIN_GROUPS = 40
 GROUP_ROWS = 8
-# Iterations of Gaussians, and those by which some that began with few rows go on with
-# more.
+# Most iterations of expectation maximisation on the landmarks, and afterwards on more
+# rows.
 MAX_ITER = 100
 MAX_MORE_ITER = 20
-# Noise on values that repeat, in widths of `repeat_widths`, in standard deviations of a
-# column: smaller widths get none, as values so near to each other make no cluster.
+# Dequantization noise: its size in units of `repeat_widths`, and the range of these in
+# standard deviations of a column. Values with smaller widths get no noise, as values so
+# close to each other make no clusters.
 REPEAT_NOISE = 0.8
 SMALLEST_REPEAT_WIDTH, LARGEST_REPEAT_WIDTH = 0.15, 1.0
-# Of so large a share of the weight, rows that repeat could be a cluster, however near.
+# Repeated rows with more than this share of the weight could be a cluster, however near
+# others are: they get noise even of smaller widths.
 HEAVY_ROW = 0.02
 
 
@@ -85,12 +88,12 @@ class Proposal:
     Attributes
     ----------
     name : str
-        The method that made it.
+        The method that found it.
     responsibilities : ndarray of shape (n, K)
         Non-negative, rows sum to one.
     score : float
-        What `believed_or_cut` says of it, larger is better; NaN where there was
-        nothing to compare it with.
+        Its score by `believed_or_cut`, larger is better; NaN if it was not compared
+        with others.
     """
 
     name: str
@@ -116,27 +119,27 @@ def propose_partitions(
     sample_weight : ndarray of shape (n,)
         Positive, mean one.
     n_components : int or None
-        K; None takes as many as a clusterer finds.
+        K; with None, a clusterer finds the number.
     init : str or scikit-learn clusterer
-        How, one of `INIT_METHODS`. A clusterer is cloned, never changed; an
-        `n_clusters` is set to K. ``"auto"`` spreads values that repeat in a column by
-        noise as wide as they are apart, then ranks spectral clustering, tree linkage,
-        and Gaussian mixtures started from these, from k-means and from merged groups,
-        by `skflowmix.starts.scores.ranking`.
+        Method, one of `INIT_METHODS`. A clusterer is cloned, never changed; an
+        `n_clusters` of it is set to K. ``"auto"`` adds dequantization noise to values
+        that repeat in a column, then ranks spectral clustering, tree linkage, clear
+        separations, and Gaussian mixtures started from spectral clustering, linkage,
+        k-means and merged groups, by `skflowmix.starts.scores.ranking`.
     random_state : RandomState
         The only source of randomness.
     n_init : int, default=1
-        How many proposals to make at most: those of a random method have different
-        seeds, those of ``"auto"`` are its best; ``"linkage"`` and clusterers make one.
+        Most proposals to make. A random method makes them with different seeds,
+        ``"auto"`` returns its best; ``"linkage"`` and clusterers make only one.
     column_scales : ndarray of shape (D,), optional
-        What each column of `x` was divided by. Distances are then taken in data units
-        where all columns look as if they shared one unit; otherwise, and by default,
-        every column is scaled to unit variance.
+        What each column of `x` was divided by. If given, and if all columns seem to
+        share one unit, distances are taken in data units; otherwise every column is
+        scaled to unit variance.
 
     Returns
     -------
     list of Proposal
-        Never empty; from ``"auto"`` different partitions, the best one first.
+        Never empty; the proposals of ``"auto"`` differ, the best one first.
 
     Raises
     ------
@@ -159,7 +162,7 @@ def propose_partitions(
                 x, sample_weight, n_components, init, random_state
             )
             return [Proposal(name, responsibilities)]
-        assert n_components is not None  # a clusterer alone finds it
+        assert n_components is not None  # only a clusterer finds it
         if name == "auto":
             x, sample_weight, origin = without_repeats(
                 x, sample_weight, column_scales, random_state
@@ -202,10 +205,10 @@ def rescale_columns(
 ) -> np.ndarray:
     """Bring columns to a common scale: data units if plausible, else unit variance.
 
-    Rows that are `left_out`, of shape (n,), do not count.
+    Rows in the mask `left_out`, of shape (n,), do not count.
     """
     # Variances, because quartiles jump with the shares of rows in a column's modes;
-    # clipped, so that a few far rows do not set the scale.
+    # clipped, so that a few outlying rows do not set the scale.
     middle, weight = np.clip(x, -5.0, 5.0), sample_weight
     if left_out is not None and not left_out.all():
         middle, weight = middle[~left_out], weight[~left_out]
@@ -214,10 +217,10 @@ def rescale_columns(
     varies = spread > 1e-9
     scale = np.where(varies, spread, 1.0)
     if column_scales is not None and varies.any():
-        # Over the largest one: extreme units and their squares overflow.
+        # Relative to the largest, because extreme units and their squares overflow.
         column_scales = column_scales / column_scales.max()
         in_units = spread[varies] * column_scales[varies]
-        # Pixels at an image's edge hardly vary: a quarter of the columns may not.
+        # A quarter of the columns may hardly vary, as pixels at an image's edge.
         low = np.quantile(in_units, 0.25, method="lower")
         if in_units.max() / COMMENSURATE_RATIO <= low:
             largest = in_units.max()
@@ -232,10 +235,10 @@ def without_repeats(
     column_scales: np.ndarray | None,
     random_state: np.random.RandomState,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows whose distances and densities tell clusters.
+    """Transform rows so that their distances and densities show clusters.
 
-    Values that repeat in a column are spread by noise, columns have a common scale, and
-    directions are left out in which rows do not differ.
+    Values that repeat in a column get dequantization noise, columns a common scale, and
+    directions in which rows do not differ are dropped.
 
     Parameters
     ----------
@@ -245,11 +248,11 @@ def without_repeats(
     Returns
     -------
     x : ndarray of shape (m, d)
-        Rows, one or several for each that was given.
+        Rows, one or several for each given row.
     sample_weight : ndarray of shape (m,)
         Their weights, mean one.
     origin : ndarray of shape (m,), int
-        The row that each came of.
+        Number of the given row that each comes from.
     """
     x, sample_weight, origin = _spread_repeats(x, sample_weight, random_state)
     x = rescale_columns(x, sample_weight, column_scales)
@@ -261,8 +264,8 @@ def _spread_repeats(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Add noise to values that repeat: a cluster must not be one value of a column.
 
-    A row of nothing else, which stands for many, makes several. Returns rows, weights
-    and, for each, the number of the row that it came of.
+    A row in which all columns that vary have such values is split into copies according
+    to its weight. Return rows, weights and, for each, the number of its original row.
     """
     origin = np.arange(len(x))
     widths = repeat_widths(x, sample_weight, LARGEST_REPEAT_WIDTH)
@@ -288,7 +291,7 @@ def _spread_repeats(
 
 
 def of_origins(responsibilities: np.ndarray, origin: np.ndarray) -> np.ndarray:
-    """Mean responsibilities of what came of each row, see `without_repeats`."""
+    """Return mean responsibilities of the copies of each row, see `without_repeats`."""
     if len(origin) == origin.max() + 1:
         return responsibilities
     totals = np.zeros((origin.max() + 1, responsibilities.shape[1]))
@@ -297,11 +300,11 @@ def of_origins(responsibilities: np.ndarray, origin: np.ndarray) -> np.ndarray:
 
 
 def _drop_flat_directions(x: np.ndarray, sample_weight: np.ndarray) -> np.ndarray:
-    """Leave out directions in which rows do not differ: a density there means nothing.
+    """Drop directions in which rows do not differ: a density there means nothing.
 
-    Columns that are constant, copies or sums of others would decide how believable
-    Gaussians are. Rows do differ where nearest rows do: groups that are small beside
-    their distances are flat only in the large.
+    Columns that are constant, copies or sums of others would dominate the likelihoods
+    of Gaussians. A direction is kept if nearest rows differ in it: groups much smaller
+    than the distances between them are flat only at the scale of all rows.
     """
     covariance = np.atleast_2d(np.cov(x.T, aweights=sample_weight, ddof=0))
     variances, axes = np.linalg.eigh(covariance)
@@ -492,7 +495,7 @@ def _ranked_candidates(
 def _kmeans_labels(
     landmarks: Landmarks, n_components: int, random_state: np.random.RandomState
 ) -> np.ndarray:
-    """K-means, begun with Ward's clusters where these end nearer to their means."""
+    """Run k-means from k-means++ and from Ward's clusters; the lower inertia wins."""
     x, weight = landmarks.x, landmarks.weight
     pairs = squareform(landmarks.distances, checks=False)
     labels = cut_tree(linkage(pairs, "ward"), n_components)[:, 0]
@@ -514,7 +517,7 @@ def expectation_maximisation(
     shrinkage: Shrinkage,
     max_iter: int = MAX_ITER,
 ) -> np.ndarray:
-    """Fit a Gaussian mixture from a partition; returns responsibilities."""
+    """Fit a Gaussian mixture from a partition and return its responsibilities."""
     previous = -np.inf
     for _ in range(max_iter):
         gaussians = Gaussians.shrunk(x, weight, responsibilities, shrinkage)
@@ -533,7 +536,7 @@ def _posterior(
     shrinkage: Shrinkage,
     random_state: np.random.RandomState,
 ) -> np.ndarray:
-    """Responsibilities of all rows under Gaussians that began with the landmarks."""
+    """Return responsibilities of all rows by Gaussians started from the landmarks."""
     x, weight = landmarks.all_rows, landmarks.all_weights
     data = landmarks.x, landmarks.weight
     gaussians = Gaussians.shrunk(*data, responsibilities, shrinkage)

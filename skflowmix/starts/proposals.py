@@ -1,4 +1,4 @@
-"""First partitions where some rows lie far from the others."""
+"""First partitions of data with outlying rows, called far in the code."""
 
 from typing import Any
 
@@ -25,16 +25,16 @@ from skflowmix.starts.shrinkage import LOSS_BOUND
 
 __all__ = ["count_starts", "propose_starts"]
 
-# At most so many groups of far rows have components of their own.
+# Most groups of outlying rows with components of their own.
 MAX_GROUPS = 4
 
-# Clusters of the bulk touch less densely than this, halves of one more, see `contact`.
+# Greatest `contact` between clusters of the bulk; halves of one cluster touch more.
 LARGEST_CONTACT = 0.1
 
-# The bulk has at least this share of the distinct rows.
+# Least share of the distinct rows in the bulk.
 MIN_BULK = 0.5
 
-# Nats per row by which Gaussians of more clusters have to be likelier.
+# Nats per row by which Gaussians of more clusters must be likelier.
 CLEARLY_LIKELIER = 0.05
 
 
@@ -47,20 +47,22 @@ def propose_starts(
     random_state: np.random.RandomState,
     n_init: int = 1,
 ) -> list[np.ndarray]:
-    """Propose first responsibilities, in which far rows do not decide.
+    """Propose first responsibilities that do not depend on outlying rows.
 
-    The bulk, rows without a far value, is partitioned by itself. Groups of far rows
-    have components of their own, the heaviest first, unless the bulk falls into as many
-    clusters as there are components, by more than the groups lose then. All other far
-    rows join the component of the nearest row of the bulk, far values clipped to the
-    range of the bulk.
+    The bulk is partitioned by itself. It is all rows but the outlying ones: those with
+    an outlying value, beyond a gap or in a lone heap. Groups of outlying rows, the
+    heaviest first, have components of their own, unless a finer partition of the bulk
+    makes better use of these, see `_is_supported`. All other outlying rows join the
+    component of the nearest row of the bulk, after their values are clipped to the
+    range of the bulk. If the bulk is too small, or if `init` is a clusterer, all rows
+    are partitioned together.
 
     Parameters
     ----------
     x, sample_weight, n_components, init, random_state, n_init
         As for `propose_partitions`.
     standardizer : Standardizer
-        What the rows were standardised by; it tells which values are far.
+        Standardised the rows; defines which values are outlying.
 
     Returns
     -------
@@ -110,28 +112,28 @@ def count_starts(
     random_state: np.random.RandomState,
     n_init: int = 1,
 ) -> tuple[list[np.ndarray], list[dict[str, Any]]]:
-    """Count the clusters, and start from them.
+    """Count the clusters and propose first responsibilities with as many components.
 
-    Those of the bulk are counted by `count_clusters`; groups of far rows are clusters,
-    the heaviest `MAX_GROUPS` at most. Other far rows join clusters of the bulk as in
-    `propose_starts`.
+    `count_clusters` counts the clusters of the bulk. The heaviest groups of outlying
+    rows, `MAX_GROUPS` at most, are further clusters. Other outlying rows join clusters
+    of the bulk as in `propose_starts`.
 
     Parameters
     ----------
     x, sample_weight, standardizer, random_state, n_init
         As for `propose_starts`.
     max_components : int
-        The most there can be.
+        Most clusters that may be found.
     init : str
-        With ``"auto"`` the first proposal is the clusters that were counted; any other
-        method divides the bulk into as many.
+        With ``"auto"`` the first proposal is the counted clusters; any other method
+        divides the bulk into as many parts as were counted.
 
     Returns
     -------
     starts : list of ndarray of shape (n, K)
         Responsibilities, the best first.
     path : list of dict
-        What was counted and what was not, see `FlowMixture`.
+        Merges of the clusters, counted and passed over, see `FlowMixture`.
     """
     counts = row_counts(sample_weight)
     far, groups = _unusual_rows(x, sample_weight, counts, standardizer, random_state)
@@ -164,8 +166,8 @@ def _with_far_rows(
 ) -> list[np.ndarray]:
     """Extend partitions of the bulk to all rows.
 
-    So many groups have components of their own; other far rows join that of the nearest
-    row of the bulk, far values clipped to its range.
+    The first `n_groups` groups have components of their own. Other outlying rows,
+    clipped to the range of the bulk, join the component of its nearest row.
     """
     far = np.ones(len(x), dtype=bool)
     far[bulk] = False
@@ -194,9 +196,10 @@ def _unusual_rows(
     standardizer: Standardizer,
     random_state: np.random.RandomState,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Rows with a value far from the others or in a heap, and groups among them.
+    """Return the mask of rows outside the bulk, and the group of each row.
 
-    Groups have numbers from 0, the heaviest first; other rows have -1.
+    Such a row has an outlying value, or one beyond a gap or in a lone heap. Groups have
+    numbers from 0, the heaviest first; rows in no group have -1.
     """
     far: Any = standardizer.far(x).any(axis=1)
     for column in x.T:
@@ -223,9 +226,11 @@ def _losses(
     standardizer: Standardizer,
     n_groups: int,
 ) -> np.ndarray:
-    """Nats per row of the bulk that groups lose for want of a component.
+    """Return the likelihood each group loses without a component of its own.
 
-    Far rows count in no moments of others. Codes lose nothing: they are no cluster.
+    In nats per row outside the groups: `LOSS_BOUND` per column for each row of a group,
+    since it is left out of the moments of other components. Groups whose outlying
+    values are codes, which are no cluster, lose nothing.
     """
     far = standardizer.far(x)
     losses = np.zeros(n_groups)
@@ -240,11 +245,11 @@ def _losses(
 def _is_supported(
     landmarks: Landmarks, finer: np.ndarray, coarser: np.ndarray, loss: float
 ) -> bool:
-    """Whether the bulk falls into the finer of two partitions.
+    """Whether the finer of two partitions of the bulk is better.
 
-    Either Gaussians are believed and likelier, clearly and by more than that loss, or
-    no two clusters touch more densely than separate ones may, or than those of the
-    coarser partition do.
+    If its Gaussians are believed, they must be likelier than the coarser ones by more
+    than `CLEARLY_LIKELIER` plus `loss`. Otherwise its densest contact between clusters
+    must not exceed both `LARGEST_CONTACT` and that of the coarser partition.
     """
     finer, coarser = finer[landmarks.index], coarser[landmarks.index]
     likelihood = choose_shrinkage(landmarks, finer)[1]

@@ -219,7 +219,7 @@ def beyond_gaps(column: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 
 def lone_heaps(column: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Number the few values that repeat in a column of otherwise distinct values.
+    """Assign numbers to the few values that repeat where all others are distinct.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What speaks for a partition of the rows: Gaussians, or nearest neighbours."""
+"""Scores of a partition of the rows, by Gaussians or by nearest neighbours."""
 
 import numpy as np
 from sklearn.metrics import adjusted_rand_score
@@ -18,31 +18,32 @@ __all__ = [
     "ranking",
 ]
 
-# Among these, strengths per column, cross-validation chooses a shrinkage.
+# Strengths per column and diagonalities among which cross-validation chooses.
 PARTITION_STRENGTHS = (0.02, 1.0, 10.0, 100.0)
 PARTITION_DIAGONALITIES = (0.0, 1.0)
 REG_COVAR = 1e-4
 # Nats per row by which Gaussians may lose to a kernel estimate and still be believed.
 GAUSSIAN_TOLERANCE = 0.02
-# Neighbours of a row that a partition may cut off, and the least distance that divides.
+# Nearest neighbours of a row that `largest_cut` counts, and the least distance that it
+# divides by.
 CUT_NEIGHBORS = 5
 SHORTEST = 1e-12
-# Clusters of a smaller share of an average one have few rows.
+# Clusters of less than this share of an average cluster have few rows.
 LEAST_SHARE = 0.1
-# A partition whose gaps are so many times as long as those within its clusters is
-# clearly separated, if its `largest_cut` of all pairs alike is no larger than this.
+# A partition is clearly separated if its separation exceeds CLEAR_SEPARATION and either
+# its score is positive or its `largest_cut` of unweighted pairs is below MAX_CLEAR_CUT.
 CLEAR_SEPARATION = 2.0
 MAX_CLEAR_CUT = 0.05
-# Clusters overlap where every partition has a larger one by density.
+# Clusters overlap if every partition has a larger `largest_cut` by density than this.
 MAX_CUT = 0.02
-# Gaussians that differ by less, in nats per row, are as likely.
+# Gaussians that differ by less than this, in nats per row, count as equally likely.
 AS_LIKELY = 0.005
 
 
 def choose_shrinkage(
     landmarks: Landmarks, responsibilities: np.ndarray
 ) -> tuple[Shrinkage, float]:
-    """Shrinkage under which rows are likeliest to Gaussians of the others.
+    """Choose the shrinkage whose Gaussians have the best cross-validated likelihood.
 
     Parameters
     ----------
@@ -74,14 +75,14 @@ def choose_shrinkage(
 def held_out_likelihood(
     landmarks: Landmarks, responsibilities: np.ndarray, shrinkage: Shrinkage
 ) -> float:
-    """Mean log-density of rows under Gaussians of the others.
+    """Return the mean log-density of held-out rows under Gaussians of the others.
 
     Parameters
     ----------
     landmarks, responsibilities
         As for `choose_shrinkage`.
     shrinkage : Shrinkage
-        How much.
+        How to shrink the covariances.
 
     Returns
     -------
@@ -96,7 +97,7 @@ def held_out_likelihood(
 
 
 def kernel_score(landmarks: Landmarks) -> float:
-    """Mean leave-one-out log-density of a kernel estimate with local bandwidths.
+    """Return the leave-one-out log-density of a kernel estimate with local bandwidths.
 
     Parameters
     ----------
@@ -106,7 +107,7 @@ def kernel_score(landmarks: Landmarks) -> float:
     Returns
     -------
     score : float
-        In nats per row, for the best of three widths, see `bounded_means`.
+        Mean in nats per row for the best of three widths, see `bounded_means`.
     """
     n_features = landmarks.x.shape[1]
     weight = landmarks.weight
@@ -124,7 +125,7 @@ def kernel_score(landmarks: Landmarks) -> float:
             exponent += log_kernel_weight
             largest = exponent.max(axis=1)
             exponent -= largest[:, None]
-            # Arithmetic on subnormal numbers is slow: what cannot count is cut off.
+            # Arithmetic on subnormal numbers is slow: negligible terms are raised.
             kernels = np.exp(np.maximum(exponent, -50.0), dtype=np.float32)
             log_density[i, rows] = largest + np.log(kernels.sum(axis=1))
             log_density[i, rows] -= n_features * np.log(width)
@@ -135,13 +136,13 @@ def kernel_score(landmarks: Landmarks) -> float:
 def believed_or_cut(
     landmarks: Landmarks, responsibilities: np.ndarray, gain: float
 ) -> float:
-    """Say how believable a partition is, larger is better.
+    """Return how believable a partition is; larger is better.
 
     A positive score is the gain, in nats per row, of one Gaussian per cluster over a
-    kernel density estimate of all rows (plus a tolerance): both of rows besides those
-    that they were fitted to. If Gaussians describe the density that well, the clusters
-    are taken to be Gaussian, overlapping or not. Any other partition has a score in
-    [-1, 0]: minus its `largest_cut`.
+    kernel density estimate of all rows, plus a tolerance; both are evaluated on rows
+    that they were not fitted to. If Gaussians describe the density that well, the
+    clusters are taken to be Gaussian, overlapping or not. Any other partition has a
+    score in [-1, 0]: minus its `largest_cut`.
 
     Parameters
     ----------
@@ -150,7 +151,7 @@ def believed_or_cut(
     responsibilities : ndarray of shape (n, K)
         The partition.
     gain : float
-        Of its Gaussians over the kernel estimate, in nats per row.
+        Gain of its Gaussians over the kernel estimate, in nats per row.
 
     Returns
     -------
@@ -164,7 +165,7 @@ def believed_or_cut(
 def largest_cut(
     landmarks: Landmarks, responsibilities: np.ndarray, *, by_density: bool = True
 ) -> float:
-    """Share of nearest neighbours in other clusters, in the cluster with the largest.
+    """Return the largest share, over clusters, of neighbours in other clusters.
 
     Parameters
     ----------
@@ -173,11 +174,12 @@ def largest_cut(
     responsibilities : ndarray of shape (n, K)
         The partition.
     by_density : bool, default=True
-        A pair of neighbours counts less the longer it is beside distances that are
-        usual in the denser one of their clusters: by the square of that ratio, a
-        density in two columns. Rows of noise between clusters have neighbours on both
-        sides, while a cut through a cluster parts rows that are near to each other. Of
-        clusters of few rows, which may be outliers, all pairs count alike.
+        Whether to weight a pair of neighbours by (usual / own distance)^2, at most 1:
+        a density in two columns. The usual distance is the median distance to the last
+        of `CUT_NEIGHBORS`, in the denser of both clusters. Rows of noise between
+        clusters, with distant neighbours on both sides, then count less than close rows
+        that a cut through a cluster separates. Pairs of rows in clusters of few rows,
+        which may be outliers, all have weight 1.
 
     Returns
     -------
@@ -196,7 +198,7 @@ def largest_cut(
             if len(own):
                 usual[cluster] = np.median(own)
         denser = np.minimum(usual[labels][:, None], usual[neighbors])
-        # Outliers are far from everything: their pairs would hardly count.
+        # Outliers are far from all other rows: their pairs would hardly count.
         rows = np.bincount(labels, minlength=n_clusters)
         few = rows < max(2 * CUT_NEIGHBORS, LEAST_SHARE * len(labels) / n_clusters)
         counts *= np.where(few[labels][:, None], 1.0, denser / lengths).clip(max=1) ** 2
@@ -214,25 +216,26 @@ def ranking(
     separations: np.ndarray,
     cuts: np.ndarray,
 ) -> np.ndarray:
-    """Numbers of partitions, the best one first.
+    """Rank partitions, the best one first.
 
-    Several may cut no neighbours apart, or only outliers between clusters: those that
-    are separated most come first. Where all cut many, clusters overlap, and the
-    likeliest Gaussians come first. Of Gaussians that are as likely, those that agree
-    most with the other partitions do.
+    Partitions are sorted by score, then by separation. The score of a clearly separated
+    partition is at least zero. If all partitions cut many neighbours apart, clusters
+    overlap, and gains replace the scores. If the best partition has a positive score
+    but is not clearly separated, those with equally likely Gaussians come first, sorted
+    by their mean agreement with all partitions.
 
     Parameters
     ----------
     labels : list of ndarray of shape (n,)
         The partitions.
     gains : ndarray of shape (n_partitions,)
-        Of their Gaussians over a kernel estimate, in nats per row.
+        Gains of their Gaussians over a kernel estimate, in nats per row.
     scores : ndarray of shape (n_partitions,)
-        What `believed_or_cut` says.
+        Scores by `believed_or_cut`.
     separations : ndarray of shape (n_partitions,)
         See `skflowmix.starts.separation.SeparationTree`.
     cuts : ndarray of shape (n_partitions,)
-        Each `largest_cut`, of all pairs alike.
+        Each `largest_cut` of unweighted pairs.
 
     Returns
     -------

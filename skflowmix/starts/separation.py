@@ -1,4 +1,4 @@
-"""How far groups lie apart: a spanning tree in locally scaled distances, contacts."""
+"""Separation of groups: a spanning tree in locally scaled distances, and contacts."""
 
 from typing import Protocol, SupportsIndex
 
@@ -8,12 +8,13 @@ from skflowmix.starts.genie import spanning_tree
 
 __all__ = ["SeparationTree", "contact"]
 
-# A row's scale is its distance to so many neighbours.
+# A row's scale is the distance to its neighbour of this rank.
 SCALE_NEIGHBORS = 5
-# A group has at least this share of all rows, and of an average cluster's.
+# Least share of the weight in a group: the lesser of LEAST_SHARE and, relative to an
+# average cluster, LEAST_CLUSTER_SHARE.
 LEAST_SHARE = 0.01
 LEAST_CLUSTER_SHARE = 0.1
-# A pair in which only one row is among the other's neighbours counts this much.
+# Weight of a pair in which only one row is among the other's neighbours; else it is 1.
 ONE_WAY_WEIGHT = 0.1
 
 
@@ -31,16 +32,16 @@ class SeparationTree:
     """A minimum spanning tree whose long edges separate groups of any density.
 
     The length of an edge is the mutual reachability distance of its rows over the
-    smaller one of their scales, so that gaps are measured in the distances within the
-    denser group. Only edges between groups that are large enough count: a few outliers
-    belong to the group that they are tied to.
+    smaller of their scales, so that gaps are measured in units of the distances within
+    the denser group. Only edges between groups that are large enough count: a few
+    outliers belong to the group that an edge connects them to.
 
     Parameters
     ----------
     landmarks : Landmarks
         The rows.
     n_components : int
-        Number of clusters K, which decides what is large enough.
+        Number of clusters K, which affects the least size of a group.
 
     References
     ----------
@@ -66,7 +67,7 @@ class SeparationTree:
         Parameters
         ----------
         n_clusters : int
-            The most clusters there may be.
+            Most clusters to return.
         parts : ndarray of shape (n,), optional
             Labels of rows that are not to be cut apart, from 0.
 
@@ -86,7 +87,7 @@ class SeparationTree:
         return np.unique(roots, return_inverse=True)[1][parts]
 
     def separation(self, labels: np.ndarray) -> float:
-        """Say how clearly a partition cuts at gaps and nowhere else.
+        """Return how clearly a partition cuts at gaps and nowhere else.
 
         Parameters
         ----------
@@ -96,12 +97,13 @@ class SeparationTree:
         Returns
         -------
         separation : float
-            The shortest edge between two clusters over the longest one that joins
-            groups within a cluster, larger is better.
+            Length of the shortest edge between two clusters over that of the longest
+            edge that joins large groups within a cluster, or 1; larger is better.
         """
         shares = np.zeros((self.branches.max() + 1, labels.max() + 1))
         np.add.at(shares, (self.branches, labels), self.weight)
-        # What most of a group is, as the tree may tie an outlier to another cluster.
+        # Most of a branch decides, as the tree may connect an outlier of its cluster to
+        # another one.
         owner = shares.argmax(axis=1)[self.branches]
         is_cut = labels[self.edges[:, 0]] != labels[self.edges[:, 1]]
         ends = owner[self.edges[self.splits]]
@@ -109,9 +111,9 @@ class SeparationTree:
         return self.lengths[is_cut].min(initial=np.inf) / joined.max(initial=1.0)
 
     def _splits(self, parts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Numbers of the edges that join large groups, shortest first, and all edges.
+        """Return which edges join large groups, and all edges between parts.
 
-        Edges are those between parts; numbers are among them.
+        The first result is indices into the second; both are sorted by length.
         """
         groups = _Groups(np.bincount(parts, self.weight))
         splits: list[int] = []
@@ -126,7 +128,7 @@ class SeparationTree:
 
 
 class _Reachability:
-    """Lengths of all edges, a row at a time: the matrix is large."""
+    """Lengths of all edges, computed a row at a time to save memory."""
 
     def __init__(self, distances: np.ndarray, scale: np.ndarray):
         self.distances, self.scale = distances, scale
@@ -141,7 +143,7 @@ class _Reachability:
 
 
 class _Groups:
-    """Groups that merge."""
+    """Disjoint sets with their sizes."""
 
     def __init__(self, sizes: np.ndarray):
         self.sizes = list(sizes)
@@ -154,7 +156,7 @@ class _Groups:
         return i
 
     def join(self, i: int, j: int) -> float | None:
-        """Merge the groups of two members; returns the size of the smaller one."""
+        """Merge the groups of two members and return the size of the smaller one."""
         i, j = self.find(i), self.find(j)
         if i == j:
             return None
@@ -167,11 +169,12 @@ class _Groups:
 def contact(
     landmarks: _Landmarks, labels: np.ndarray, n_groups: int, n_pairs: int
 ) -> np.ndarray:
-    """How densely each two groups touch: (n_groups, n_groups), from 0 to 1.
+    """Return how densely each two groups touch: (n_groups, n_groups), from 0 to 1.
 
-    Less where fewer than `n_pairs` neighbours meet.
-
-    A far row has neighbours in other clusters, but is none of theirs.
+    It is the mean density rank, in their own groups, of neighbours from both groups (1
+    for the densest row), reduced in proportion if these are fewer than `n_pairs` pairs.
+    Pairs of which only one row is the other's neighbour count less: an outlying row has
+    neighbours in other groups, but is not a neighbour of theirs.
     """
     n, neighbors = landmarks.n, landmarks.neighbors
     sparsity = landmarks.neighbor_distances[:, -1]

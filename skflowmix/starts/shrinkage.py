@@ -1,4 +1,4 @@
-"""How far covariances lean to their pooled one: moments, and cross-validation."""
+"""Shrinkage of covariances towards the pooled one, chosen by cross-validation."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -23,37 +23,38 @@ __all__ = [
     "weights_of",
 ]
 
-# Strengths and diagonalities to compare.
+# Pairs of strength and diagonality to compare.
 Grid = Sequence[tuple[float, float]]
 
-# Prior strengths per column, shares of the prior's correlations given up, and shares
-# of responsibility given to all components alike, among which cross-validation chooses.
+# Grid of cross-validation: prior strengths per column, shares by which the prior's
+# correlations are reduced, and shares of responsibility that every row gives to all
+# components in proportion to their weights.
 STRENGTHS = (1e-3, 0.02, 0.2, 1.0, 3.0, 10.0, 100.0)
 DIAGONALITIES = (0.0, 0.1, 0.3, 1.0)
 BLENDS = (0.0, 0.1, 0.3)
 N_FOLDS = 5
 
-# Components of fewer rows have a prior whose size is nearer to the pooled covariance's
-# than to their own.
+# The prior's scale is nearer to the pooled covariance's than to the component's own if
+# the component has fewer rows.
 ROWS_OF_POOLED_SIZE = 100
 
-# Variances are due to rounding below the square of such a share of the values.
+# Variances below the square of this share of the values are rounding errors.
 ROUNDING = 1e-12
 
-# With less than this nothing is inverted by matrices of rows: it would be rounding.
+# `_log_joints_by_rows` needs a greater `reg_covar`: rounding errors would dominate.
 LEAST_REG_COVAR = 1e-9
 
 MAX_ROWS = 2000
 
-# Rows that repeat and weigh more than this are divided among the folds.
+# Merged rows with more than this share of the weight are divided among the folds.
 HEAVY_SHARE = 0.05
 
-# Components are blended only where there are fewer rows per component and column, and
-# for a gain of so many nats per row.
+# Responsibilities are blended only with fewer than FEW_ROWS rows per component and
+# column, and for a gain of more than BLEND_TOLERANCE nats per row.
 FEW_ROWS = 10
 BLEND_TOLERANCE = 0.02
 
-# In cross-validation no row counts for more than this below the median, in nats per
+# In cross-validation no row counts as more than this below the median, in nats per
 # column.
 LOSS_BOUND = 10.0
 
@@ -70,10 +71,10 @@ class Shrinkage(NamedTuple):
 def log_joint_of(
     weights: np.ndarray, means: np.ndarray, covariances: np.ndarray, x: np.ndarray
 ) -> np.ndarray:
-    """Log-densities (n, K) of rows with each Gaussian, log p(k) + log N(x; k)."""
+    """Return the joint log-densities (n, K) log p(k) + log N(x; k) of rows."""
     log_joint = np.empty((len(x), len(weights)))
     for k, factor in enumerate(np.linalg.cholesky(covariances)):
-        # SciPy's checks take several times as long where rows are few.
+        # `solve_triangular` spends several times as long on checks where rows are few.
         z, _ = dtrtrs(factor, (x - means[k]).T, lower=1)
         log_det = np.log(factor.diagonal()).sum()
         log_joint[:, k] = -0.5 * np.einsum("ij,ij->j", z, z) - log_det
@@ -82,7 +83,7 @@ def log_joint_of(
 
 
 def weights_of(totals: np.ndarray) -> np.ndarray:
-    """Mixture weights of components of such weight: none is zero."""
+    """Return mixture weights in proportion to `totals`, none of them zero."""
     weights = np.maximum(totals / totals.sum(), 1e-6)
     return weights / weights.sum()
 
@@ -90,7 +91,10 @@ def weights_of(totals: np.ndarray) -> np.ndarray:
 def _shares_of_components(
     sample_weight: np.ndarray, responsibilities: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Total weight of each component, and the rows' shares of it (n, K)."""
+    """Return each component's total weight and the rows' shares of it (n, K).
+
+    All rows share in an empty component.
+    """
     shares = responsibilities * sample_weight[:, None]
     totals = shares.sum(0)
     is_empty = totals <= 1e-10 * sample_weight.sum()
@@ -102,7 +106,7 @@ def _shares_of_components(
 def moments(
     x: np.ndarray, sample_weight: np.ndarray, responsibilities: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Total weight, mean and covariance of each component."""
+    """Return the total weight, mean and covariance of each component."""
     totals, shares = _shares_of_components(sample_weight, responsibilities)
     means = shares.T @ x
     covariances = np.empty((len(totals), x.shape[1], x.shape[1]))
@@ -119,7 +123,7 @@ def shrink(
     diagonality: float,
     reg_covar: float,
 ) -> np.ndarray:
-    """Covariances that lean to the pooled one, see `Gaussians.fit`."""
+    """Return covariances shrunk towards the pooled one, see `Gaussians.fit`."""
     pooled = np.tensordot(totals / totals.sum(), covariances, axes=1)
     prior = (1 - diagonality) * pooled + diagonality * np.diag(np.diag(pooled))
     share = (strength / (totals + strength))[:, None, None]
@@ -137,14 +141,15 @@ def _added(
 ) -> np.ndarray:
     """Return what `reg_covar` adds to shrunk variances.
 
-    In units of these; where a component's own variance is none, of the pooled one.
+    Its unit is the shrunk variance, or the pooled one where a component's own is zero,
+    or one where both are.
     """
     unit = np.where(variances > ROUNDING * pooled, shrunk, pooled)
     return reg_covar * np.where(unit > ROUNDING**2, unit, 1.0)
 
 
 def _sizes(totals: np.ndarray, variances: np.ndarray, pooled: np.ndarray) -> np.ndarray:
-    """Mean ratios of variances (K, D) to pooled ones, as if some rows had ratio 1."""
+    """Return mean ratios of variances (K, D) to pooled ones, shrunk towards one."""
     varies = pooled > ROUNDING**2
     if not varies.any():
         return np.ones(len(totals))
@@ -155,7 +160,7 @@ def _sizes(totals: np.ndarray, variances: np.ndarray, pooled: np.ndarray) -> np.
 def blended(
     responsibilities: np.ndarray, sample_weight: np.ndarray, share: float
 ) -> np.ndarray:
-    """Give every row that share of all components, by their weights."""
+    """Replace a share of each row's responsibilities by the components' weights."""
     overall = np.average(responsibilities, axis=0, weights=sample_weight)
     return (1 - share) * responsibilities + share * overall
 
@@ -167,9 +172,9 @@ def choose_shrinkages(
     reg_covar: float,
     leasts: Sequence[float],
 ) -> list[Shrinkage]:
-    """For each least strength the shrinkage with the best cross-validated likelihood.
+    """Choose the shrinkage of best cross-validated likelihood for each least strength.
 
-    Rows come in a random order already (`merge_identical_rows`).
+    Rows must be in a random order, as from `merge_identical_rows`.
     """
     n_columns = x.shape[1]
     n_rows = row_counts(sample_weight).sum()
@@ -213,7 +218,7 @@ def cross_validated_scores(
     grid: Grid,
     reg_covar: float,
 ) -> np.ndarray:
-    """Mean log-densities of rows under Gaussians with moments of the others.
+    """Return mean log-densities of held-out rows under Gaussians of the other rows.
 
     Parameters
     ----------
@@ -227,7 +232,7 @@ def cross_validated_scores(
     scores : ndarray of shape (n_settings,)
         In nats per row, see `bounded_means`.
     """
-    # A cluster that is one value must not be foretold by that value.
+    # Undivided rows: a cluster of one repeated row must not be predicted by itself.
     folds = _whole_rows(len(x))
     log_prob = _cross_validate(
         x, sample_weight, responsibilities, grid, reg_covar, folds
@@ -238,7 +243,7 @@ def cross_validated_scores(
 def bounded_means(
     log_prob: np.ndarray, sample_weight: np.ndarray, n_columns: int
 ) -> np.ndarray:
-    """Mean log-densities, of which no row decides.
+    """Return mean log-densities that no single row dominates.
 
     Parameters
     ----------
@@ -260,16 +265,16 @@ def bounded_means(
 
 
 def _whole_rows(n_rows: int) -> np.ndarray:
-    """Share of each row that each fold holds out (N_FOLDS, n): every fifth row."""
+    """Return the held-out share of each row (N_FOLDS, n): each fold has every fifth."""
     folds = np.arange(N_FOLDS)[:, None]
     return (np.arange(n_rows) % N_FOLDS == folds).astype(float)
 
 
 def _parts_of_rows(sample_weight: np.ndarray) -> np.ndarray:
-    """Shares as `_whole_rows` gives them, save for rows that stand for many others.
+    """Return the shares of `_whole_rows`, with heavy merged rows in every fold.
 
-    Where the table would be another one without such a row, it has a part in each fold,
-    as it would have if it were not merged.
+    A row with more than `HEAVY_SHARE` of the weight that stands for at least `N_FOLDS`
+    rows has an equal part in each fold, as its copies would without merging.
     """
     shares = _whole_rows(len(sample_weight))
     heavy = sample_weight > HEAVY_SHARE * sample_weight.sum()
@@ -285,7 +290,7 @@ def _cross_validate(
     reg_covar: float,
     folds: np.ndarray,
 ) -> np.ndarray:
-    """Log-densities of the mixture, one row for each setting, one column for each x."""
+    """Return held-out log-densities of the mixture (n_settings, n)."""
     log_prob = np.zeros((len(grid), len(x)))
     by_rows = len(x) < x.shape[1] and reg_covar > LEAST_REG_COVAR
     log_joints = _log_joints_by_rows if by_rows else _log_joints
@@ -306,7 +311,7 @@ def _log_joints(
     grid: Grid,
     reg_covar: float,
 ) -> Iterator[np.ndarray]:
-    """Log-densities of new rows with each component (n_new, K), for each setting."""
+    """Yield joint log-densities of new rows (n_new, K) for each setting."""
     totals, means, covariances = moments(x, sample_weight, responsibilities)
     for strength, diagonality in grid:
         shrunk = shrink(totals, covariances, strength, diagonality, reg_covar)
@@ -321,10 +326,10 @@ def _log_joints_by_rows(
     grid: Grid,
     reg_covar: float,
 ) -> Iterator[np.ndarray]:
-    r"""`_log_joints` where rows are fewer than columns, by matrices of rows.
+    r"""Yield what `_log_joints` does, faster with fewer rows than columns.
 
-    A covariance is :math:`\Delta + A^T M A` then, with :math:`\Delta` diagonal and the
-    rows A, so that by the identities of Woodbury and Sylvester only
+    A covariance is :math:`\Delta + A^T M A`, with :math:`\Delta` diagonal and the rows
+    A. By the identities of Woodbury and Sylvester only the n x n matrix
     :math:`I + A \Delta^{-1} A^T M` has to be inverted.
     """
     totals, shares = _shares_of_components(sample_weight, responsibilities)
@@ -349,7 +354,7 @@ def _log_joints_by_rows(
             products = (both / diagonal) @ both.T
             among, across = products[: len(x), : len(x)], products[len(x) :, : len(x)]
             inner = lu_factor(np.eye(len(x)) + among @ middle)
-            # Products of what lies between the new rows and the mean.
+            # Products of the new rows' deviations from the component's mean.
             to_rows = across - own @ among
             squares = products.diagonal()[len(x) :] - across @ own - to_rows @ own
             squares -= np.einsum(

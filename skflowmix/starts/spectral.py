@@ -1,4 +1,4 @@
-"""Spectral clustering of a graph that may fall into parts."""
+"""Spectral clustering of a graph that may be disconnected."""
 
 from typing import Protocol
 
@@ -25,20 +25,20 @@ def spectral_labels(
     n_components: int,
     random_state: np.random.RandomState,
 ) -> np.ndarray:
-    """Normalised cut of the k-NN graph with locally scaled weights.
+    """Cluster by normalised cuts of the k-NN graph with locally scaled weights.
 
-    Cuts between connected parts of the graph cost nothing. Where there are more parts
-    than clusters, those that lie closest together are joined, and so are small ones
-    with others. Where there are fewer, the cheapest cuts within them divide them:
-    those of the smallest eigenvalues, which are found part by part, because a solver
-    for all of them may miss copies of the eigenvalue zero.
+    Cuts between connected parts of the graph cost nothing. Small parts are joined with
+    others; if more large parts remain than clusters, those nearest to each other are
+    joined as well. If fewer remain, they are divided by the cheapest cuts, those of the
+    smallest eigenvalues. These are computed part by part, because a solver for the
+    whole graph may miss copies of the eigenvalue zero.
 
     Parameters
     ----------
     landmarks : Landmarks
         The rows.
     tree : SeparationTree
-        Theirs.
+        Separation tree of the landmarks.
     n_components : int
         Number of clusters K.
     random_state : RandomState
@@ -91,7 +91,7 @@ def spectral_labels(
 def _smallest(
     graph: csr_array, n_vectors: int, random_state: np.random.RandomState
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Smallest eigenvalues of a connected graph's Laplacian, and their vectors."""
+    """Return the smallest eigenvalues and vectors of a connected graph's Laplacian."""
     n = graph.shape[0]
     laplacian = eye_array(n) - graph
     if n > max(200, 3 * n_vectors):
