@@ -1,6 +1,6 @@
-"""Mixtures of normalizing flows with the verbs of scikit-learn.
+"""Mixtures of normalizing flows with scikit-learn's API.
 
-`FlowMixture` is the `GaussianMixture` for clusters that are not Gaussian.
+`FlowMixture` is a `GaussianMixture` for clusters that are not Gaussian.
 """
 
 from skflowmix._version import __version__

@@ -1,4 +1,4 @@
-"""`FlowMixtureOptions`: what is rarely set, of the model and of its training."""
+"""`FlowMixtureOptions`: rarely set options of the model and of its training."""
 
 from collections.abc import Sequence
 from dataclasses import fields
@@ -14,7 +14,7 @@ from skflowmix.training.settings import FitSettings
 __all__ = ["FlowMixtureOptions", "NameOptions", "OptionsMixin"]
 
 
-# Parameters of `GaussianMixture` that mean nothing here.
+# Parameters of `GaussianMixture` that do not exist here, and why.
 MEANINGLESS = {
     "covariance_type": "components are flows, whose shape is not restricted",
     "precisions_init": "components start from the covariances of their first rows",
@@ -22,7 +22,7 @@ MEANINGLESS = {
 
 
 class NameOptions(StrOptions):
-    """Names to choose from, which messages give in one order."""
+    """String options that error messages list in sorted order."""
 
     def __str__(self) -> str:
         return f"a str among {{{', '.join(map(repr, sorted(self.options)))}}}"
@@ -31,90 +31,94 @@ class NameOptions(StrOptions):
 class FlowMixtureOptions(BaseEstimator):
     """Options of model and training that are rarely set.
 
-    All estimators take one as `options`; None stands for these defaults. An estimator
-    never changes it: setting ``options__name`` gives it a copy. To search among
-    options, give the estimator an object first, as a kernel of a Gaussian process: then
-    ``options__input_noise`` and the like are its parameters.
+    All estimators take such an object as `options`; None means these defaults. An
+    estimator never changes the object: setting ``options__name`` replaces it by a
+    changed copy. To search among options, give the estimator an object first, like the
+    kernel of a Gaussian process: then it has parameters like ``options__input_noise``.
 
     Parameters
     ----------
     n_common_transforms : int or "auto", default="auto"
-        Number of layers before the flows that are the same for all components: they
-        learn what the columns have in common, such as steps, bounds and tails, from
-        all rows. "auto" is 1, in the classifier 0: with few labels classes can lose.
-        None is used without `n_transforms`, nor where rows are rank-deficient (a
-        column is constant, or the sum of others).
+        Number of layers before the flows that are the same for all components. They
+        learn features that all components share, such as steps, bounds and tails of
+        columns, from all rows. "auto" is 1, but 0 in the classifier, where with few
+        labels they can lower the accuracy. There are none if `n_transforms` is 0, or if
+        the rows are rank-deficient (a column is constant, or the sum of others).
     n_shared_transforms : int, default=0
-        Number of the `n_transforms` layers, the last ones before the base
-        distribution, that are the same for all components: for clusters of one shape,
-        moved and turned, which then learn it from all rows. From 0, where every
-        component has its own shape, to `n_transforms`.
+        How many of the `n_transforms` layers, counted from the base distribution, are
+        the same for all components. For clusters of one shape, shifted and rotated,
+        which is then learnt from all rows. From 0 (every component has its own shape)
+        to `n_transforms`.
     posterior_units : int or tuple of int, default=(64, 64)
-        Widths of the hidden layers of the network of q(z|x), from columns to a logit
-        for each flow. Wider ones follow finer borders, in more time; with none, (),
-        logits are linear in the columns.
+        Widths of the hidden layers of the network of q(z|x), which maps the columns to
+        a logit for each flow. Wider layers model finer boundaries but take more time;
+        with ``()`` the logits are linear in the columns.
     n_iter_init : int, default=15
-        Largest number of epochs of the M-step, in which flows are trained at the first
-        responsibilities. It ends early after `n_iter_no_change` epochs without
-        progress, so that large numbers change little. With 0 the ELBO starts from
-        Gaussians, and ``n_flows_per_component="auto"`` is 1.
+        Maximum number of epochs of the M-step, in which flows are trained with the
+        first responsibilities held fixed. It ends early after `n_iter_no_change` epochs
+        without progress, so large numbers change little. With 0 training on the ELBO
+        starts from Gaussians, and ``n_flows_per_component="auto"`` means 1.
     temperature : float, default=1.0
-        First temperature of q(z|x). At a step on the ELBO its logits are divided by
-        ``max(temperature * exp(-temperature_decay * step), 0.1)``. Large ones let a row
-        train all components at first; from 0.1 down q is decided from the start.
+        Initial temperature of q(z|x). In a step on the ELBO its logits are divided by
+        ``max(temperature * exp(-temperature_decay * step), 0.1)``. With large values a
+        row trains all components at first; with 0.1 or less q is sharp from the start.
     temperature_decay : float, default=1e-3
-        Rate of this decay, per step. At 0 the temperature is constant; at 1 it is 0.1
-        after three steps.
+        Decay rate of the temperature, per step. At 0 the temperature is constant; at 1
+        it falls from 1 to 0.1 within three steps.
     label_noise : float, default=0.05
-        Assumed error rate e of the first responsibilities r, in (0, 1]. They count in
-        the ELBO as noisy labels: a row adds the sum over the K components of
-        ``q_k * log((1 - e) * K * r_k + e)``. Towards 0 rows keep their first component
+        Assumed error rate e of the first responsibilities r, in (0, 1]. They enter the
+        ELBO as noisy labels: a row adds the sum over the K components of
+        ``q_k * log((1 - e) * K * r_k + e)``. Near 0 rows keep their first component
         whatever the densities say; at 1 the sum is 0, as in the paper, and flexible
-        components can drift away from a right partition. Among the flows of a component
-        rows are free. Labels in the `y` of a classifier are never wrong.
+        components can drift away from a correct partition. The sum does not depend on
+        how a row is divided among the flows of a component. Labels in the `y` of a
+        classifier are taken to be correct.
     input_noise : float or "auto", default="auto"
-        Noise in training, as a share of distances. A row moves along the lines to its
-        two nearest rows, by independent Gaussians: the standard deviation along each is
-        ``input_noise / sqrt(2)`` times its length, times the step size over
-        `learning_rate`. Values in a spike of their column do not move. "auto" is 0.5,
-        in classifier and detector 0. At 0 flows can follow single rows, from 1 on they
-        lose detail.
+        Noise on the rows in training, relative to distances between rows. A row is
+        moved along the lines to its two nearest rows by independent Gaussian steps,
+        whose standard deviation is ``input_noise / sqrt(2)`` times the length of the
+        line, times the current step size divided by `learning_rate`. Values in a spike
+        of their column do not move. "auto" is 0.5, but 0 in the classifier and the
+        detector. At 0 flows can overfit single rows; from 1 on they lose detail.
     repeat_noise : float or "auto", default="auto"
-        Largest standard deviation of the noise in training on values that repeat in a
-        column, as integers do (dequantization), in standard deviations of the column.
-        That of a value is ``min(repeat_noise, d / 2)``: within the distance d, on one
-        side, other values hold at least half of its weight. Of integers d is mostly 1.
-        It does not shrink with the step size. "auto" is 0, in classifier and detector
-        0.25. At 0 flows follow such values with spikes: samples then look like the
-        data, but the heights of the spikes say little. Large values leave ``d / 2``.
+        Dequantization: largest standard deviation of the noise that training adds to
+        values that repeat in a column, as integers do, in standard deviations of the
+        column. The noise of a value is ``min(repeat_noise, d / 2)``, where d is the
+        distance within which other values on one side have at least half of its weight
+        (for integers mostly 1). It does not shrink with the step size. "auto" is 0, but
+        0.25 in the classifier and the detector. At 0 flows fit spikes at such values:
+        samples look like the data, but the heights of the spikes mean little. With
+        large values the noise is ``d / 2``.
     validation_fraction : float, default=0.15
-        Share of the distinct rows, rounded down, held out until the last phase, in
-        (0, 1). They say when a phase ends and whether flows are kept. With fewer than 8
-        of them flows are not trained. Few judge by chance; with a large share flows and
-        Gaussians have few rows to learn from until the last phase.
+        Share of the distinct rows that is held out until the last phase, in (0, 1); the
+        number is rounded down. Held-out rows decide when a phase ends and whether flows
+        are kept. With fewer than 8 of them flows are not trained. With a small share
+        these decisions are noisy; with a large one few rows are left for training until
+        the last phase.
     batch_size : int or "auto", default="auto"
-        Rows of a step. "auto" is a sixteenth of the training rows, rounded to a power
-        of two from 128 to 1024. Small batches have noisy gradients, and an epoch is at
-        most 256 of them; from the number of training rows on an epoch is one step.
+        Number of rows in a step. "auto" is a sixteenth of the training rows, rounded to
+        a power of two from 128 to 1024. Small batches have noisy gradients, and an
+        epoch has at most 256 of them. If there are no more training rows than this, an
+        epoch is one step.
     weight_decay : float or "auto", default="auto"
         Decoupled weight decay of the networks' weight matrices, not of biases: a step
-        takes the share ``weight_decay * step size`` of a weight. "auto" is
-        ``min(1, 500 * columns / rows)``. What sets a component apart from the others
-        decays three times as fast as what they have in common. At 0 nothing decays, and
-        flows can follow single rows; large values leave maps that do not depend on the
-        other columns.
+        subtracts the share ``weight_decay * step size`` of a weight. "auto" is
+        ``min(1, 500 * columns / rows)``. The weights of a component are a common part
+        plus a deviation, which decays three times as fast. At 0 nothing decays, and
+        flows can overfit single rows; with large values the map of a column does not
+        depend on the other columns.
     dtype : {"float32", "float64"}, default="float32"
-        Precision of the training; "float64" takes twice the memory. It is float64 in
-        any case where a component is tiny: its mean, in standardised columns, more than
-        10 000 of its standard deviations from 0. Scores have the precision of the X
-        they are for.
+        Precision of the training; "float64" takes twice the memory. Training is in
+        float64 in any case if a component is tiny: in a standardised column, its mean
+        is more than 10 000 of its standard deviations from 0. Scores have the precision
+        of the X they are computed for.
     n_threads : int, "auto" or None, default="auto"
-        Threads of torch, BLAS and OpenMP during a fit; those before it are restored.
-        "auto" is 1, but where a step multiplies large matrices (hundreds of columns),
-        and before and after training where the table has more than two million values,
-        what the libraries have; None always leaves them what they have. More threads
-        gain nothing on small models, and beside other busy programs make a fit
-        several times slower.
+        Number of threads of torch, BLAS and OpenMP during a fit; afterwards it is
+        restored. "auto" is 1, except where it leaves the libraries' own setting: if
+        training steps multiply large matrices (hundreds of columns), and before and
+        after training if the table has more than two million values. None always leaves
+        the libraries' setting. More threads do not speed up small models, and beside
+        other busy programs they make a fit several times slower.
 
     Examples
     --------
@@ -194,14 +198,14 @@ class FlowMixtureOptions(BaseEstimator):
     def paper(cls) -> Self:
         """Return the options of the paper's experiments.
 
-        There training is on the ELBO alone: no M-step, common layers, noise, weight
-        decay or noisy labels, and a decaying temperature. 5 % of the rows are held out,
-        in place of 15 %, to choose the best parameters by.
+        The paper trains on the ELBO only: with a decaying temperature, but without
+        M-step, common layers, noise, weight decay or noisy labels. Here 5 % of the
+        rows, instead of 15 %, are held out to choose the best parameters.
 
-        The rest is up to the estimator: ``init_params="random"`` and the paper's flows,
-        on its pinwheel ``flow="realnvp"``, ``n_transforms=8``, ``hidden_units=(8,)``
-        and ``learning_rate=1e-3``. The paper trains a fixed number of epochs: ``tol=0``
-        and an `n_iter_no_change` above `max_iter`.
+        The other settings are parameters of the estimator: ``init_params="random"`` and
+        the paper's flows, for its pinwheel ``flow="realnvp"``, ``n_transforms=8``,
+        ``hidden_units=(8,)`` and ``learning_rate=1e-3``. For a fixed number of epochs,
+        as in the paper, set ``tol=0`` and an `n_iter_no_change` above `max_iter`.
 
         Returns
         -------
@@ -225,9 +229,9 @@ class FlowMixtureOptions(BaseEstimator):
 
 
 class OptionsMixin(BaseEstimator):
-    """An estimator with a parameter `options`.
+    """Mixin for estimators with a parameter `options`.
 
-    `_auto_options` holds what the options' "auto" stands for in it.
+    `_auto_options` holds the values that "auto" stands for in the estimator.
     """
 
     options: FlowMixtureOptions | None
@@ -239,7 +243,7 @@ class OptionsMixin(BaseEstimator):
     }
 
     def __new__(cls, *args: Any, **parameters: Any) -> Self:
-        """Say where a parameter has gone, or why there is none."""
+        """Raise an error for options, and for parameters that do not exist, by name."""
         for name, value in parameters.items():
             if reason := cls._why_no_parameter(name, value):
                 raise TypeError(f"{reason}.")
@@ -247,7 +251,7 @@ class OptionsMixin(BaseEstimator):
 
     @classmethod
     def _why_no_parameter(cls, name: str, value: Any) -> str | None:
-        """Reason for which a parameter of that name is somewhere else, or nowhere."""
+        """Say why the estimator has no parameter of this name; None if unknown."""
         if name in MEANINGLESS:
             return f"{cls.__name__} has no {name}: {MEANINGLESS[name]}"
         if name in FlowMixtureOptions._parameter_constraints:
@@ -258,7 +262,7 @@ class OptionsMixin(BaseEstimator):
         return None
 
     def set_params(self, **params: Any) -> Self:
-        """Set parameters, those of `options` as ``options__name``.
+        """Set parameters; set those of `options` by ``options__name``.
 
         Parameters
         ----------
@@ -286,7 +290,7 @@ class OptionsMixin(BaseEstimator):
         return super().set_params(**params)
 
     def _resolved_options(self) -> FlowMixtureOptions:
-        """Return new options in which nothing depends on the estimator any more."""
+        """Return a copy of the options with this estimator's values for "auto"."""
         options = FlowMixtureOptions() if self.options is None else self.options
         options._validate_params()
         values = options.get_params(deep=False)
@@ -296,7 +300,7 @@ class OptionsMixin(BaseEstimator):
         return FlowMixtureOptions(**values)
 
     def _settings(self) -> FitSettings:
-        """Collect what shapes and trains a model."""
+        """Collect the settings of the model and its training."""
         options = self._resolved_options()
         values: dict[str, Any] = {}
         for field in fields(FitSettings):
@@ -308,7 +312,7 @@ class OptionsMixin(BaseEstimator):
             if values[name] is None:
                 values[name] = 1
         for name, value in values.items():
-            # Unsigned ones of NumPy overflow, and spoil the type of what they touch.
+            # NumPy's unsigned integers overflow, and change the type of results.
             if isinstance(value, np.integer):
                 values[name] = int(value)
         if values["n_shared_transforms"] > values["n_transforms"]:
@@ -320,7 +324,7 @@ class OptionsMixin(BaseEstimator):
 
 
 def widths(name: str, units: Any) -> tuple[int, ...]:
-    """Return the widths of hidden layers as a tuple; one number is one layer."""
+    """Return the widths of hidden layers as a tuple; an integer means one layer."""
     if isinstance(units, (int, np.integer)):
         units = (units,)
     try:

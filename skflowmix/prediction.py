@@ -1,4 +1,4 @@
-"""What a fitted mixture answers: densities, responsibilities, samples."""
+"""Methods of fitted mixtures: densities, responsibilities, samples."""
 
 import functools
 import warnings
@@ -28,7 +28,7 @@ from skflowmix.validation import check_rows, rows_not_finite
 
 __all__ = ["FittedMethods", "all_or_none"]
 
-# Rows drawn at a time.
+# Number of rows drawn at a time.
 SAMPLE_CHUNK = 16384
 
 
@@ -39,10 +39,9 @@ OF_CALLBACKS = ("_callback", "_skl")
 
 
 def all_or_none(fit: _Method) -> _Method:
-    """Decorate a `fit` that leaves an estimator as it was where it fails.
+    """Decorate `fit` so that a failed fit leaves the estimator as it was.
 
-    Whatever the reason: also a callback that raises when it is torn down, which is
-    after `fit` proper.
+    This includes errors of a callback's teardown, after `fit` itself.
     """
 
     @functools.wraps(fit)
@@ -64,7 +63,7 @@ def all_or_none(fit: _Method) -> _Method:
 
 
 class FittedMethods(BaseEstimator):
-    """Methods of an estimator with a fitted `module_` and `_standardizer`."""
+    """Methods of estimators with a fitted `module_` and `_standardizer`."""
 
     def _check_rows(self, X: Any) -> Any:
         check_is_fitted(self)
@@ -72,7 +71,7 @@ class FittedMethods(BaseEstimator):
 
     @property
     def _log_scale(self) -> float:
-        """Log-Jacobian of the standardisation, to subtract from log-densities."""
+        """Log-Jacobian of the standardisation, subtracted from log-densities."""
         return self._standardizer.log_scale
 
     def _evaluate(
@@ -81,10 +80,10 @@ class FittedMethods(BaseEstimator):
         question: Callable[..., Any],
         of_others: float | np.ndarray = -np.inf,
     ) -> np.ndarray:
-        """Ask the module about checked rows, standardised, in the dtype of X.
+        """Evaluate a method of the module on checked rows, in the dtype of X.
 
         Rows that are not finite, which scikit-learn's `assume_finite` lets through, get
-        the answer `of_others`.
+        the value `of_others`.
         """
         device = resolve_device(self.device, fitted=True)
         answers = evaluate(self.module_, self._standardizer, X, question, device)
@@ -93,7 +92,7 @@ class FittedMethods(BaseEstimator):
 
     @in_kind
     def component_log_prob(self, X: Any) -> Any:
-        """Log-density of every component at every row.
+        """Compute the log-density of every row under every component.
 
         Parameters
         ----------
@@ -110,7 +109,7 @@ class FittedMethods(BaseEstimator):
 
     @in_kind
     def score_samples(self, X: Any) -> Any:
-        """Log-likelihood of every row.
+        """Compute the log-likelihood of every row.
 
         Parameters
         ----------
@@ -127,7 +126,7 @@ class FittedMethods(BaseEstimator):
         return self._evaluate(X, MixtureModule.log_prob) - self._log_scale
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
-        """Mean log-likelihood of the rows.
+        """Compute the mean log-likelihood of the rows.
 
         Parameters
         ----------
@@ -150,7 +149,7 @@ class FittedMethods(BaseEstimator):
 
     @in_kind
     def elbo(self, X: Any) -> Any:
-        """Evidence lower bound of every row.
+        """Compute the evidence lower bound (ELBO) of every row.
 
         Parameters
         ----------
@@ -167,7 +166,7 @@ class FittedMethods(BaseEstimator):
 
     @in_kind
     def predict_proba(self, X: Any) -> Any:
-        """Exact responsibilities p(z=k|x).
+        """Compute the exact responsibilities p(z=k|x).
 
         Parameters
         ----------
@@ -180,12 +179,12 @@ class FittedMethods(BaseEstimator):
             Rows sum to one; dtype of X.
         """
         X = self._check_rows(X)
-        # Nothing is known of a row that is not finite.
+        # A row that is not finite gets the mixture weights.
         return self._evaluate(X, MixtureModule.group_responsibilities, self.weights_)
 
     @in_kind
     def posterior_proba(self, X: Any) -> Any:
-        """Amortised posterior q(z=k|x): one small network, no flow.
+        """Compute the amortised posterior q(z=k|x), by one small network.
 
         Parameters
         ----------
@@ -202,7 +201,7 @@ class FittedMethods(BaseEstimator):
 
     @in_kind
     def predict(self, X: Any) -> Any:
-        """Most probable component of every row.
+        """Predict the most probable component of every row.
 
         Parameters
         ----------
@@ -212,7 +211,7 @@ class FittedMethods(BaseEstimator):
         Returns
         -------
         labels : ndarray of shape (n_samples,)
-            Integers below `n_components`.
+            Integers from 0 to ``n_components_ - 1``.
         """
         X = self._check_rows(X)
         return self._evaluate(X, MixtureModule.predict, int(self.weights_.argmax()))
@@ -233,13 +232,13 @@ class FittedMethods(BaseEstimator):
         component : int, default=None
             Draw from this component only.
         random_state : int, RandomState instance or None, default=None
-            None goes on with the estimator's own stream, so that two calls differ;
+            None continues the estimator's own random stream, so that two calls differ;
             an int gives the same rows every time.
 
         Returns
         -------
         X : ndarray of shape (n_samples, n_features)
-            Rows, those of one component after those of another.
+            Rows, grouped by component.
         labels : ndarray of shape (n_samples,)
             Their components.
 
@@ -271,7 +270,7 @@ class FittedMethods(BaseEstimator):
         flows: np.ndarray | None,
         random_state: Any,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Draw from some flows in the proportion of their weights, or from all."""
+        """Draw from some or all flows, in proportion to their weights."""
         check_is_fitted(self)
         if type(n_samples) is bool or not (
             isinstance(n_samples, (int, np.integer)) and n_samples >= 1
@@ -303,14 +302,14 @@ class FittedMethods(BaseEstimator):
         rows = np.empty((n_samples, self.n_features_in_))
         n_chunks = -(-n_samples // SAMPLE_CHUNK)
         with own_arithmetic(), torch.no_grad():
-            # Strided, so that every chunk has its share of all components.
+            # Strided, so that every chunk holds a share of every component.
             for part in (slice(i, None, n_chunks) for i in range(n_chunks)):
                 component = torch.from_numpy(labels[part]).to(device)
                 rows[part] = model.sample(component, generator).cpu().numpy()
         return self._standardizer.inverse_transform(rows), labels
 
     def _n_parameters(self) -> int:
-        """Free parameters of the density; q(z|x) does not count."""
+        """Return the number of free parameters of the density, without q(z|x)."""
         n_components, n_features = self.module_.n_components, self.n_features_in_
         of_flows = self.module_.components.n_flow_parameters
         of_gaussians = n_components * (n_features + n_features * (n_features + 1) // 2)
@@ -325,11 +324,11 @@ class FittedMethods(BaseEstimator):
             )
 
     def bic(self, X: Any) -> float:
-        """Bayesian information criterion; the lower, the better.
+        """Compute the Bayesian information criterion; lower is better.
 
-        Every weight of the networks counts as a parameter, thousands a component,
-        though early stopping leaves them less freedom: where there are flows the
-        smallest `n_components` nearly always wins. Choose by a held-out `score`, or
+        Every weight of the networks counts as a parameter, thousands per component,
+        although early stopping limits their freedom. So with flows the smallest
+        `n_components` nearly always wins. Choose by a held-out `score` instead, or
         count clusters with ``n_components="auto"``.
 
         Parameters
@@ -352,7 +351,7 @@ class FittedMethods(BaseEstimator):
         return float(-2 * log_prob.sum() + self._n_parameters() * np.log(len(log_prob)))
 
     def aic(self, X: Any) -> float:
-        """Akaike information criterion; the lower, the better.
+        """Compute the Akaike information criterion; lower is better.
 
         Parameters
         ----------
@@ -380,12 +379,12 @@ class FittedMethods(BaseEstimator):
 
     @property
     def precisions_cholesky_(self) -> np.ndarray:
-        """Upper triangular factors U of the precisions, each U times its transpose.
+        """Upper triangular factors U of the precisions, each being U @ U.T.
 
-        As `sklearn.mixture.GaussianMixture` has them with full covariances.
+        Defined as in `sklearn.mixture.GaussianMixture` with full covariances.
         """
         check_is_fitted(self)
-        # In units of the columns' scales squares neither overflow nor underflow.
+        # In units of the columns' scales, squares neither overflow nor underflow.
         scale = self._standardizer.scale
         of_components = self._gaussians.of_groups(
             self.module_.groups, self.flow_weights_
