@@ -18,33 +18,34 @@ from skflowmix.starts.gaussians import Gaussians
 
 __all__ = ["WIDE", "Components", "FlowComponents"]
 
-# Buffers that hold where components whiten.
+# Buffers that define how components whiten rows.
 WHITENING = ("means", "scales", "whitening", "unwhitening", "log_constant", "radii")
 
-# Of more columns the posterior network learns little from few rows, while their
-# Gaussians tell components apart: it corrects these, and most pairs need no flow.
+# With more columns than this, the posterior network learns little from few rows, but
+# Gaussians separate the components: the network only corrects the posterior of these
+# Gaussians, and most pairs of rows and components need no flow.
 WIDE = 500
 
-# Finding pairs that need no flow costs so few rows more than it saves.
+# Up to this many rows, finding pairs that need no flow costs more than it saves.
 FEW_ROWS = 32
 
 
-# Gradients of the rows, if asked for, and of all parameters, given those of the
-# log-densities.
+# Maps gradients of the log-densities to those of the rows (None if not needed) and of
+# all parameters.
 Backward = Callable[[Tensor], tuple[Tensor | None, ...]]
 
 
 def _no_backward(
     grad: Tensor, grad_log: Tensor, needs_input: bool
 ) -> tuple[Tensor | None, list[Tensor]]:
-    """Backward of no transforms."""
+    """Return the gradients of an empty stack of transforms, the identity."""
     return grad, []
 
 
 def _record_joined(
     stack: FlowStack, z: Tensor, parameters: Sequence[Sequence[Tensor]], keeps: bool
 ) -> tuple[Tensor, list[Tensor], FlowBackward]:
-    """Map z (K, D, N) by the one flow of a stack, for which all rows are its own."""
+    """Map z (K, D, N) by a stack of a single flow, shared by all components."""
     if not parameters:
         return z, [], _no_backward
 
@@ -66,12 +67,11 @@ def _record_joined(
 
 
 class Components(Protocol):
-    """What the mixture needs of its K components: a torch module with these.
+    """Interface of the K components of a mixture, a torch module.
 
-    Parameters of a group are trained alike, see `skflowmix.training.optimizer`:
-    "pooled" ones (weights of several components, K leading) as a common part and
-    deviations from it, "decayed" ones (other weights) with weight decay, "plain" ones
-    without.
+    Parameters are trained by group, see `skflowmix.training.optimizer`: "pooled" ones
+    (weights of several components, K leading) as a common part and deviations from it,
+    "decayed" ones (other weights) with weight decay, "plain" ones without.
     """
 
     n_components: int
@@ -80,7 +80,7 @@ class Components(Protocol):
     architecture: dict[str, Any]
 
     def spec(self) -> dict[str, Any]:
-        """Return what describes the components besides their tensors."""
+        """Return a description of the components, without their tensors."""
         ...
 
     @property
@@ -91,29 +91,29 @@ class Components(Protocol):
     def log_prob(
         self, x: Tensor, pairs: Support | AllPairs, trains: bool = False
     ) -> Tensor:
-        """Log-densities (K, C) of pairs of rows x (N, D) and components, in nats.
+        """Return log-densities (K, C), in nats, of pairs of rows x and components.
 
-        Where the model `trains` gradients may be other than those of the value.
+        If the model `trains`, gradients may differ from those of the returned value.
         """
         ...
 
     def log_prob_of_all(self, x: Tensor) -> Tensor:
-        """Log-densities (N, K) of all pairs, in nats."""
+        """Return log-densities (N, K) of all pairs, in nats."""
         ...
 
     def gaussian_log_prob(self, x: Tensor) -> Tensor | None:
-        """Log-densities (K, N) of Gaussians like the components, or None.
+        """Return log-densities (K, N) of the components' Gaussians, or None.
 
-        The posterior network then corrects the posterior of these.
+        If given, the posterior network corrects the posterior of these Gaussians.
         """
         ...
 
     def with_gaussians(self, gaussians: Gaussians) -> Self:
-        """Return a copy that starts from, or whitens by, other Gaussians."""
+        """Return a copy that starts from other Gaussians, or whitens by them."""
         ...
 
     def whiten_like_(self, other: Any) -> None:
-        """Take over the Gaussians of other components."""
+        """Copy the Gaussians of other components."""
         ...
 
     def sample(self, component: Tensor, generator: torch.Generator) -> Tensor:
@@ -125,7 +125,7 @@ class Components(Protocol):
         ...
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """Trained parameters by group: "pooled", "decayed" and "plain"."""
+        """Return trained parameters by group: "pooled", "decayed" and "plain"."""
         ...
 
 
@@ -138,29 +138,32 @@ class FlowComponents(nn.Module):
         \quad z_k = s\bigl(g_k(W_k h_k(S_k^{-1} (c(x) - \mu_k)))\bigr)
 
     with :math:`S_k` the standard deviations of component k and :math:`W_k` the matrix
-    that whitens what they scale. The first transform :math:`h_k` still sees the
-    columns one by one, where steps, bounds and repeated values are simple; the others,
-    :math:`g_k`, see them decorrelated.
+    that whitens the scaled rows. The first transform :math:`h_k` acts on the original
+    columns, where steps, bounds and repeated values are simple; the other transforms,
+    :math:`g_k`, act on decorrelated columns.
 
-    Components can share transforms on both sides. What columns have in common, c,
-    learns from all rows. Shared transforms next to the base distribution, s, give the
-    components one shape, moved, turned and bent a little by their own; :math:`W_k` then
-    turns them to their principal axes, pointing where they are skewed to.
+    Components can share transforms on both sides. The common transforms c, next to the
+    data, learn from all rows. The shared transforms s, next to the base distribution,
+    give the components one shape, which their own transforms move, turn and slightly
+    bend; :math:`W_k` then rotates each component to its principal axes, oriented
+    towards its skewness.
 
-    Where a component is flat (a column is the sum of others but for a hundredth), all
-    transforms, those of other components too, come after :math:`W_k` and none is
-    common: a step of those before would take rows many standard deviations out of their
-    plane. None is common either where a component is small beside the data.
+    If the covariance of any component is nearly singular (a column is the sum of others
+    up to a hundredth), all transforms of all components come after :math:`W_k` and none
+    is common: a step of a transform before :math:`W_k` would move rows by many standard
+    deviations out of their subspace. There are no common transforms either if a
+    component is small relative to the data.
 
     All transforms start as the identity and every component as the Gaussian
-    :math:`N(\mu_k, \Sigma_k)`. With transforms the base distribution :math:`p_0` has
-    heavier tails than the normal one (`skflowmix.model.tails.RadialBase`): one far row
-    must not decide a fit. They act within a ball of the Mahalanobis distance to
-    :math:`N(\mu_k, \Sigma_k)` (`skflowmix.model.tails.Ball`, which stretches x before
-    the first and shrinks z after the last of them); beyond it the density falls with
-    that distance and has elliptical contours. A hundredth of every component stays as
-    it starts, near the surface of the ball more and there all of it: where flows leave
-    next to no density, it still falls with the distance.
+    :math:`N(\mu_k, \Sigma_k)`. With transforms, the base distribution :math:`p_0` has
+    heavier tails than the normal (`skflowmix.model.tails.RadialBase`), so that a single
+    outlying row cannot dominate a fit. Transforms act within a ball of Mahalanobis
+    distances to :math:`N(\mu_k, \Sigma_k)` (`skflowmix.model.tails.Ball`, which
+    stretches x before the first transform and shrinks z after the last); beyond the
+    ball, the density has elliptical contours and decreases with the distance. A share
+    of every component remains the initial density: a hundredth in the core of the ball,
+    rising to all at its surface. Where flows leave almost no density, it therefore
+    still decreases with the distance.
 
     Parameters
     ----------
@@ -171,10 +174,9 @@ class FlowComponents(nn.Module):
     n_transforms : int
         Number of layers of each flow. With 0 there are no transforms at all.
     n_common_transforms : int, default=0
-        Number of layers before these, the same for all components.
+        Number of layers before those of the components, common to all components.
     n_shared_transforms : int, default=0
-        How many of the `n_transforms` layers, the last ones, are the same for all
-        components.
+        Number of the last of the `n_transforms` layers that all components share.
     hidden_units : sequence of int
         Widths of the hidden layers of the conditioners.
     generator : torch.Generator
@@ -224,12 +226,12 @@ class FlowComponents(nn.Module):
             self.register_buffer(name, value)
 
     def _build(self, layers: Sequence[int], generator: torch.Generator) -> None:
-        """Make the stacks, of so many layers each."""
+        """Make the four stacks, with the given numbers of layers."""
         flow, hidden_units = (
             self.architecture[name] for name in ("flow", "hidden_units")
         )
         n_components, n_features = self.n_components, self.n_features
-        # What an evaluation holds of one row at a time, roughly.
+        # Approximate working memory of an evaluation per row.
         self.floats_per_row = 8 * n_components * max(*hidden_units, 24 * n_features, 1)
         stacks, position = [], 0
         sizes = (1, n_components, n_components, 1)
@@ -251,7 +253,7 @@ class FlowComponents(nn.Module):
         self.double()
 
     def spec(self) -> dict[str, Any]:
-        """Return what `from_spec` makes components of, besides their tensors."""
+        """Return what `from_spec` needs to rebuild them, except their tensors."""
         return {
             "architecture": self.architecture,
             "n_components": self.n_components,
@@ -284,7 +286,7 @@ class FlowComponents(nn.Module):
 
     @staticmethod
     def _whitening(gaussians: Gaussians) -> dict[str, Tensor]:
-        """Buffers that hold where components whiten."""
+        """Return the buffers that define how components whiten rows."""
         scales = gaussians.scales()
         whitening = gaussians.whitening()
         n_features = scales.shape[1]
@@ -300,7 +302,7 @@ class FlowComponents(nn.Module):
         }
 
     def with_gaussians(self, gaussians: Gaussians) -> Self:
-        """Return a copy on the CPU, in float64, that whitens by other Gaussians."""
+        """Return a copy, from float64 on the CPU, that whitens by other Gaussians."""
         other = copy.deepcopy(self)
         for name, value in self._whitening(gaussians).items():
             setattr(other, name, value)
@@ -312,7 +314,7 @@ class FlowComponents(nn.Module):
         return sum(flows.n_parameters for flows in self.flows())
 
     def whiten_like_(self, other: Self) -> None:
-        """Whiten by the Gaussians that other components whiten by."""
+        """Copy the whitening of other components."""
         for name in WHITENING:
             getattr(self, name).copy_(getattr(other, name))
 
@@ -331,19 +333,20 @@ class FlowComponents(nn.Module):
         return groups
 
     def _ball(self, index: Tensor | slice = slice(None)) -> Ball:
-        """Return the balls of components, for (K, 1, N) or (K, N, 1) radii."""
+        """Return the components' balls, for radii of shape (K, 1, N) or (K, N, 1)."""
         return Ball(self.n_features, self.radii[index, None, None])
 
     def flows(self) -> tuple[FlowStack, ...]:
-        """All transforms, from the data to the base distribution."""
+        """Return all transforms, from the data to the base distribution."""
         return self.common, self.inner, self.outer, self.shared
 
     def log_prob(
         self, x: Tensor, pairs: Support | AllPairs, trains: bool = False
     ) -> Tensor:
-        """Log-densities (K, C) of pairs of standardised rows x (N, D) and components.
+        """Return log-densities (K, C) of pairs of standardised rows and components.
 
-        All of it is one function for autograd, whose nodes cost more than small layers.
+        It is a single autograd function: one node per small layer would cost more than
+        the layer.
         """
         parameters = [stack.recorded_parameters for stack in self.flows()]
         needs_input, keeps = x.requires_grad, torch.is_grad_enabled()
@@ -424,7 +427,7 @@ class FlowComponents(nn.Module):
         return log_prob, backward
 
     def log_prob_of_all(self, x: Tensor) -> Tensor:
-        """Log-density of every component at every row.
+        """Return the log-density of every component at every row.
 
         Parameters
         ----------
@@ -453,10 +456,11 @@ class FlowComponents(nn.Module):
         return log_prob.T
 
     def gaussian_log_prob(self, x: Tensor) -> Tensor | None:
-        """Log-densities (K, N) of the Gaussians at x (N, D), where q has to know them.
+        """Return log-densities (K, N) of the Gaussians, or None if q needs none.
 
-        Of components that are small beside the data a network of standardised rows
-        cannot see the borders, and of many columns it learns little. Otherwise None.
+        q needs them if components are small relative to the data, since a network of
+        standardised rows cannot resolve their borders, or if there are many columns,
+        from which it learns little.
         """
         if not self.guides_posterior:
             return None
@@ -464,7 +468,7 @@ class FlowComponents(nn.Module):
         return self.log_constant.unsqueeze(1) - 0.5 * r.square()
 
     def _mahalanobis(self, x: Tensor) -> Tensor:
-        """Mahalanobis distance of every row to every component: (K, 1, N)."""
+        """Return the Mahalanobis distances of rows to components: (K, 1, N)."""
         centred = x.T.sub(self.means.unsqueeze(2)).div_(self.scales.unsqueeze(2))
         return norm(torch.bmm(self.whitening, centred))
 
@@ -476,7 +480,7 @@ class FlowComponents(nn.Module):
         component : Tensor of shape (N,), int64
             Component of every row.
         generator : torch.Generator
-            Source of the draws. One on the CPU draws the same for every device.
+            Source of the draws. On the CPU, it gives the same draws for every device.
 
         Returns
         -------

@@ -14,8 +14,8 @@ __all__ = ["Affine", "AutogradMap", "ElementwiseMap", "RationalQuadraticSpline"]
 
 ONE = torch.ones((), dtype=torch.float32)
 
-# Gradients of x and of the parameters, given those of the value and of the log-slope;
-# the latter only has to broadcast.
+# Maps gradients of the value and of the log-slope to those of x and of the parameters.
+# The gradient of the log-slope only has to broadcast to its shape.
 MapBackward = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
@@ -29,13 +29,13 @@ class ElementwiseMap(Protocol):
     n_parameters: int
 
     def forward(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        """Value and log-slope, both shaped as x."""
+        """Return the value and the log-slope, both shaped as x."""
         ...
 
     def record(
         self, x: Tensor, parameters: Tensor
     ) -> tuple[Tensor, Tensor, MapBackward]:
-        """`forward` without autograd, and its backward."""
+        """Return the outputs of `forward`, without autograd, and their backward."""
         ...
 
     def inverse(self, z: Tensor, parameters: Tensor) -> Tensor:
@@ -44,10 +44,10 @@ class ElementwiseMap(Protocol):
 
 
 class AutogradMap(ABC):
-    """An element-wise map of which only `forward` and `inverse` are written.
+    """Base class of element-wise maps that define only `forward` and `inverse`.
 
-    Its backward is autograd's, which is slower than one by hand. See `ElementwiseMap`
-    for what the two methods and `n_parameters` have to be; `forward` must be made of
+    The backward is autograd's, which is slower than a hand-written one. See
+    `ElementwiseMap` for the two methods and `n_parameters`; `forward` must consist of
     torch operations that change nothing in place.
 
     Examples
@@ -64,7 +64,7 @@ class AutogradMap(ABC):
 
     @abstractmethod
     def forward(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        """Value and log-slope, both shaped as x."""
+        """Return the value and the log-slope, both shaped as x."""
 
     @abstractmethod
     def inverse(self, z: Tensor, parameters: Tensor) -> Tensor:
@@ -73,7 +73,7 @@ class AutogradMap(ABC):
     def record(
         self, x: Tensor, parameters: Tensor
     ) -> tuple[Tensor, Tensor, MapBackward]:
-        """`forward` without autograd, and its backward."""
+        """Return the outputs of `forward`, without autograd, and their backward."""
         if torch.is_inference_mode_enabled():
             return *self.forward(x, parameters), _no_backward
         inputs = [t.detach().requires_grad_() for t in (x, parameters)]
@@ -104,12 +104,12 @@ class Affine:
 
     .. math:: s = \frac{a}{1 + |a / \log \epsilon|}
 
-    so that the slope stays within :math:`(\epsilon, 1 / \epsilon)`, zuko's form.
+    so that the slope lies in :math:`(\epsilon, 1 / \epsilon)`, as in zuko.
 
     Parameters
     ----------
     min_slope : float, default=1e-3
-        The bound :math:`\epsilon` of the slope.
+        Lower bound :math:`\epsilon` of the slope.
     """
 
     n_parameters = 2
@@ -121,13 +121,13 @@ class Affine:
         return torch.add(ONE, raw.abs(), alpha=-1 / math.log(self.min_slope))
 
     def forward(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        """Value and log-slope, both shaped as x."""
+        """Return the value and the log-slope, both shaped as x."""
         return Recorded.apply(self.record, x, parameters)
 
     def record(
         self, x: Tensor, parameters: Tensor
     ) -> tuple[Tensor, Tensor, MapBackward]:
-        """`forward` without autograd, and its backward."""
+        """Return the outputs of `forward`, without autograd, and their backward."""
         shift, raw = parameters.unbind(-2)
         denominator = self._denominator(raw)
         log_slope = raw / denominator
@@ -152,7 +152,7 @@ class RationalQuadraticSpline:
 
     The parameters of one map are ``n_bins`` widths, ``n_bins`` heights and
     ``n_bins - 1`` inner slopes, unconstrained: widths and heights pass through a
-    soft clip and a softmax, slopes through a soft clip and ``exp`` (zuko's form).
+    soft clip and a softmax, slopes through a soft clip and ``exp``, as in zuko.
 
     Parameters
     ----------
@@ -161,7 +161,8 @@ class RationalQuadraticSpline:
     bound : float, default=5.0
         Half the width of the interval on which the spline acts.
     min_slope : float, default=1e-3
-        Bound of the slopes at the knots, and of the ratio of bin widths.
+        Lower bound of the slopes at the knots and of the ratios between bin widths; its
+        reciprocal is the upper bound.
 
     References
     ----------
@@ -176,13 +177,13 @@ class RationalQuadraticSpline:
         self.n_parameters = 3 * n_bins - 1
 
     def forward(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        """Value and log-slope, both shaped as x."""
+        """Return the value and the log-slope, both shaped as x."""
         return Recorded.apply(self.record, x, parameters)
 
     def record(
         self, x: Tensor, parameters: Tensor
     ) -> tuple[Tensor, Tensor, MapBackward]:
-        """`forward` without autograd, and its backward."""
+        """Return the outputs of `forward`, without autograd, and their backward."""
         flat, segment = self._segment(x, parameters, 0)
         inside = segment.inside
         acts = inside.to(flat)
@@ -206,7 +207,7 @@ class RationalQuadraticSpline:
     def _segment(
         self, point: Tensor, parameters: Tensor, side: int
     ) -> tuple[Tensor, "_Segment"]:
-        """Points as (M, N), and the bins that they fall in."""
+        """Return the points as (M, N), and the bins that contain them."""
         n_points = point.shape[-1]
         flat = point.reshape(-1, n_points)
         raw = parameters.reshape(-1, self.n_parameters, n_points)
@@ -214,15 +215,15 @@ class RationalQuadraticSpline:
 
 
 class _Segment:
-    """The bin of each of M x N splines that its point falls in.
+    """The bins that contain the points of M x N splines, one point per spline.
 
-    ``side`` says whether the points are values of x (0) or of z (1). Arrays named
+    ``side`` tells whether the points are values of x (0) or of z (1). Arrays named
     ``sizes`` and ``ends`` are (M, 2, n_bins, N), widths then heights, before
-    normalisation; pairs for widths and heights, or for the knots on the left and on
-    the right, are (M, 2, N); everything else is (M, N).
+    normalisation; pairs for widths and heights, or for the left and right knots, are
+    (M, 2, N); everything else is (M, N).
 
-    Small splines cost what their operations' number costs, and a Python scalar is one
-    operation more: hence `ONE`, and factors as ``alpha`` and ``value``.
+    The cost of small splines is the number of operations, and a Python scalar adds one:
+    hence `ONE`, and factors passed as ``alpha`` and ``value``.
     """
 
     def __init__(
@@ -232,7 +233,7 @@ class _Segment:
         self.spline, self.raw = spline, raw
         clip = -math.log(spline.min_slope)
         sides = raw[:, : 2 * n_bins].view(len(raw), 2, n_bins, -1)
-        # The soft clip bounds the exponent: the softmax needs no maximum.
+        # The soft clip bounds the exponent, so the softmax need not subtract a maximum.
         self.damping = torch.add(ONE, sides.abs(), alpha=2 / clip).reciprocal_()
         self.sizes = (sides * self.damping).exp_()
         ends = self._cumulate(self.sizes, raw.new_ones(n_bins, n_bins).tril_())
@@ -240,7 +241,7 @@ class _Segment:
         self.per_size = 2 * bound / self.total
         self.inside = point.abs() < bound
         position = (point + bound).div_(self.per_size[:, side])
-        # In floating point, which torch compares much faster than it makes booleans.
+        # In floating point: torch compares into floats much faster than into booleans.
         passed = ends[:, side, :-1].clone().le_(position.unsqueeze(1))
         current = passed.sum(1, keepdim=True).long()
         self.bin = current.unsqueeze(1).expand(-1, 2, -1, -1)
@@ -250,7 +251,7 @@ class _Segment:
         self.offsets = end.sub_(size).mul_(self.per_size)
         self.width, self.height = self.lengths.unbind(1)
         self.x0, self.z0 = (self.offsets - bound).unbind(1)
-        # Slopes at the inner knots 0..n_bins-2 are free; at the two ends they are one.
+        # Slopes are free at the inner knots 0..n_bins-2, and one at the two ends.
         knots = torch.cat((current - 1, current), 1)
         self.columns = knots.clamp(0, n_bins - 2)
         inner = ((knots >= 0) & (knots < n_bins - 1)).to(raw)
@@ -265,14 +266,14 @@ class _Segment:
 
     @staticmethod
     def _cumulate(sizes: Tensor, triangle: Tensor) -> Tensor:
-        """Sum over bins by a product, which is faster than `cumsum`."""
+        """Cumulate over bins by a matrix product, which is faster than `cumsum`."""
         n_splines, n_sides, _, n_points = sizes.shape
         flat = sizes.flatten(0, 1)
         sums = torch.bmm(triangle.expand(len(flat), -1, -1), flat)
         return sums.view(n_splines, n_sides, len(triangle), n_points)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Value and log-slope of points inside the interval."""
+        """Return value and log-slope of points inside the interval."""
         # Rounding may put a point just outside its bin.
         self.theta = theta = (x - self.x0).div_(self.width).clamp_(0, 1)
         self.rest = rest = ONE - theta
@@ -305,12 +306,11 @@ class _Segment:
         return torch.addcmul(self.x0, theta, self.width)
 
     def backward(self, grad_value: Tensor, grad_log: Tensor) -> tuple[Tensor, Tensor]:
-        """Gradients with respect to x and to the raw parameters."""
+        """Return the gradients with respect to x and to the raw parameters."""
         theta, rest, mixed, secant = self.theta, self.rest, self.mixed, self.secant
         turn = rest - theta
-        # Gradients of the numerator of the value, of the denominator that value and
-        # log-slope share (with its sign turned), and of the rise, from which all
-        # others follow.
+        # All gradients follow from those of the numerator of the value, of the
+        # denominator common to value and log-slope (negated), and of the rise.
         on_numerator = (grad_value * self.height).div_(self.denominator)
         off_denominator = torch.mul(on_numerator, self.ratio).addcdiv_(
             grad_log, self.denominator, value=2
@@ -355,9 +355,9 @@ class _Segment:
     ) -> Tensor:
         n_bins = self.spline.n_bins
         grad = torch.zeros_like(self.raw)
-        # A size moves the starts of the bins after it, the length of its own, and
-        # through the normalisation all of them: three steps of a reversed cumsum,
-        # whose first place is for the starts that no size moves.
+        # A size shifts the starts of the later bins, scales its own bin and, through
+        # the normalisation, affects all bins: three steps of a reversed cumulative
+        # sum, whose first entry is for starts that no size shifts.
         on_all = torch.mul(on_starts, self.offsets).addcmul_(on_lengths, self.lengths)
         steps = self.raw.new_zeros(len(grad), 2, n_bins + 1, grad.shape[2])
         steps[:, :, -1] = on_all.div_(self.total).neg_()

@@ -27,14 +27,14 @@ __all__ = [
     "family_of",
 ]
 
-# Conditioners see no further than this; a map acts on everything.
+# Inputs of conditioners are clipped to +-this; the maps act on unclipped values.
 CONDITIONER_BOUND = 5.0
 
-# Gradients of the input and of the conditioners' parameters, given those of the output
-# (K, D, N) and of the log-determinant (K, 1, N); the first only if asked for.
+# Maps gradients of the output (K, D, N) and of the log-determinant (K, 1, N) to those
+# of the input, if the last argument is True, and of the conditioners' parameters.
 FlowBackward = Callable[[Tensor, Tensor, bool], tuple[Tensor | None, list[Tensor]]]
 
-# The columns as a layer works on them: (K, D, N) in one piece or in two.
+# The columns (K, D, N) that a layer works on, in one part or in two.
 Parts = tuple[Tensor, ...]
 LayerBackward = Callable[[Parts, Tensor, bool], tuple[Parts, list[Tensor]]]
 
@@ -71,9 +71,10 @@ class _Layer(nn.Module, ABC):
     def record(
         self, parts: Parts, parameters: Sequence[Tensor]
     ) -> tuple[Parts, Tensor, LayerBackward]:
-        """Map x to z, both in parts, and log-slopes, with a backward by hand.
+        """Return z and log-slopes of x, both points in parts, and a backward.
 
-        `parameters` are the conditioner's. The backward returns no parts unless asked.
+        `parameters` are the conditioner's. The backward returns the gradient of the
+        parts only if its last argument is True.
         """
 
     @abstractmethod
@@ -82,14 +83,14 @@ class _Layer(nn.Module, ABC):
 
     @abstractmethod
     def join(self, parts: Parts) -> Tensor:
-        """Return the columns of all parts in their order."""
+        """Return the columns of all parts in their original order."""
 
     @abstractmethod
     def invert(self, z: Tensor) -> Tensor:
         """Return the x that `record` maps to z."""
 
     def _condition(self, bounded: Tensor) -> Tensor:
-        """Parameters (K, columns, n_parameters, N) of the maps."""
+        """Return the parameters (K, columns, n_parameters, N) of the maps."""
         outputs = self.conditioner(bounded.transpose(1, 2)).transpose(1, 2)
         return self._per_column(outputs)
 
@@ -101,10 +102,10 @@ class _Layer(nn.Module, ABC):
 
 
 def _regroup(parts: Parts, former: _Layer | None, layer: _Layer | None) -> Parts:
-    """Columns in the parts that a layer works on, after those of another layer.
+    """Convert the parts of the `former` layer to those of `layer`.
 
-    Where both split the columns in the same way nothing is copied. None stands for
-    all columns in one piece.
+    Nothing is copied if both layers split the columns in the same way. None stands for
+    all columns in one part.
     """
     if former and layer and former.split_by == layer.split_by:
         return parts
@@ -118,9 +119,9 @@ def _record(
     parameters: Sequence[Sequence[Tensor]],
     keeps: bool,
 ) -> tuple[Tensor, list[Tensor], FlowBackward]:
-    """Images (K, D, N) of x under all layers and their log-slopes, without autograd.
+    """Return images (K, D, N) of x under all layers, log-slopes, and a backward.
 
-    `parameters` are those of the layers' conditioners. The backward holds on to the
+    `parameters` are those of the layers' conditioners. The backward keeps the
     activations; without `keeps` it cannot be used.
     """
     log_slopes, backwards = [], []
@@ -155,7 +156,7 @@ def _record(
 
 
 def _evaluate(layers: Sequence[_Layer], x: Tensor) -> tuple[Tensor, Tensor]:
-    """Images (K, N, D) of x under all layers, and log-determinants (K, N)."""
+    """Return images (K, N, D) of x under all layers, and log-determinants (K, N)."""
     needs_input, keeps = x.requires_grad, torch.is_grad_enabled()
     parameters = [layer.conditioner.recorded_parameters for layer in layers]
 
@@ -179,11 +180,11 @@ def _evaluate(layers: Sequence[_Layer], x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Coupling(_Layer):
-    """Half of the columns parametrise the map of the other half.
+    """Coupling layer: half of the columns parametrise the map of the other half.
 
     Layer ``position`` splits the columns by one bit of their index, so that any two
-    columns fall apart in one of the first ``2 log2(D)`` layers. For D = 1 the map has
-    free parameters instead of a network.
+    columns are in different halves in one of the first ``2 ceil(log2(D))`` layers. For
+    D = 1 the map has free parameters instead of a network.
 
     Parameters
     ----------
@@ -227,7 +228,7 @@ class Coupling(_Layer):
             changed[:] = True
         self.register_buffer("given", torch.nonzero(~changed).flatten())
         self.register_buffer("changed", torch.nonzero(changed).flatten())
-        # Columns split and join without copies where both halves are in one piece.
+        # Halves contiguous in column order are split and joined without indexing.
         self.changed_first = bool(changed[0])
         self.sizes = self._in_order(len(self.changed), len(self.given))
         order = torch.cat(self._in_order(self.changed, self.given))
@@ -276,7 +277,7 @@ class Coupling(_Layer):
         return self.join(self._in_order(changed, given))
 
     def split(self, x: Tensor) -> Parts:
-        """Halves of the columns, that of the first column first."""
+        """Return the halves of the columns, the one with the first column first."""
         if self.in_pieces:
             halves = self._in_order(self.changed, self.given)
             return x.index_select(1, halves[0]), x.index_select(1, halves[1])
@@ -288,15 +289,15 @@ class Coupling(_Layer):
         return x.index_select(1, self.places) if self.in_pieces else x
 
     def _in_order(self, changed: _T, given: _T) -> tuple[_T, _T]:
-        """Put the halves in their order, or take them out of it."""
+        """Convert between (changed, given) and the order of the columns, both ways."""
         return (changed, given) if self.changed_first else (given, changed)
 
 
 class Autoregressive(_Layer):
-    """Each column's map is parametrised by the columns before it.
+    """Autoregressive layer: previous columns parametrise the map of each column.
 
-    Odd layers run through the columns backwards. For D = 1 (and for the first column
-    always) there is nothing to see and the map has free parameters.
+    Odd layers take the columns in reverse order. The map of the first column, which is
+    the only one for D = 1, depends on no column: its parameters are free.
 
     Parameters
     ----------
@@ -362,7 +363,7 @@ class Autoregressive(_Layer):
         return (value,), log_slope, backward
 
     def split(self, x: Tensor) -> Parts:
-        """All columns in one part."""
+        """Return all columns in one part."""
         return (x,)
 
     def join(self, parts: Parts) -> Tensor:
@@ -370,7 +371,7 @@ class Autoregressive(_Layer):
         return parts[0]
 
     def invert(self, z: Tensor) -> Tensor:
-        """See `_Layer`; column after column, every hidden unit once."""
+        """See `_Layer`; goes column by column, computing every hidden unit once."""
         n_components, n_features, n_rows = z.shape
         n_parameters, network = self.elementwise.n_parameters, self.conditioner
         biases = [bias.unsqueeze(2) for bias in network.biases]
@@ -410,11 +411,11 @@ class FlowFamily(NamedTuple):
     conditioner : {Coupling, Autoregressive}
         Which columns a map's parameters depend on.
     elementwise : callable
-        Makes the map, as its class does.
+        Makes the map when called without arguments; its class, for example.
 
     Examples
     --------
-    Splines of more bins on a wider interval:
+    Splines with more bins on a wider interval:
 
     >>> from functools import partial
     >>> from skflowmix import FlowMixture
@@ -436,7 +437,7 @@ FLOWS: dict[str, FlowFamily] = {
 
 
 def family_of(flow: str | FlowFamily) -> FlowFamily:
-    """Return the family of a name in `FLOWS`, or the family that is given."""
+    """Return the family named in `FLOWS`, or a given family unchanged."""
     return FLOWS[flow] if isinstance(flow, str) else flow
 
 
@@ -456,7 +457,7 @@ class FlowStack(nn.Module):
     hidden_units : sequence of int
         Widths of the conditioners' hidden layers.
     first_position : int, default=0
-        Position of the first layer, which decides the columns that it changes.
+        Position of the first layer, which determines the columns that it changes.
     generator : torch.Generator
         Source of the initial weights.
 
@@ -483,7 +484,7 @@ class FlowStack(nn.Module):
         super().__init__()
         family = family_of(flow)
         self._n_flows = n_components
-        # Plain lists beside the modules, which are slow to look up.
+        # Plain lists besides the modules, since look-ups in modules are slow.
         self._layers: list[_Layer] = [
             family.conditioner(
                 n_components,
@@ -526,7 +527,7 @@ class FlowStack(nn.Module):
         Parameters
         ----------
         x : Tensor of shape (K, N, D)
-            Points, a set of N for each component.
+            N points for each component.
 
         Returns
         -------
@@ -572,12 +573,12 @@ class FlowStack(nn.Module):
 
     @property
     def n_parameters(self) -> int:
-        """Number of free parameters; connections that a mask cuts do not count."""
+        """Number of free parameters; masked connections do not count."""
         layers = (m for m in self.modules() if isinstance(m, StackedLinear))
         return sum(layer.n_parameters for layer in layers)
 
     def select(self, index: Tensor) -> "FlowStack":
-        """Take the flows of the components in `index`, as a stack of their own."""
+        """Return a new stack with copies of the flows in `index`."""
         selected = copy.deepcopy(self)
         for parameter in selected.parameters():
             parameter.data = parameter.data[index]

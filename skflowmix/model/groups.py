@@ -1,4 +1,4 @@
-"""Which group each flow belongs to: components and classes of several flows."""
+"""Groups of flows: components and classes that consist of several flows."""
 
 from collections.abc import Sequence
 from typing import Any, Self
@@ -9,9 +9,9 @@ __all__ = ["Groups"]
 
 
 class Groups:
-    """A map from K flows to groups, whose flows stand next to each other.
+    """An assignment of K flows to groups of consecutive flows.
 
-    Densities, responsibilities and weights of a group are sums over its flows.
+    Joint densities, responsibilities and weights of a group are sums over its flows.
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ class Groups:
 
     @classmethod
     def singles(cls, n_flows: int) -> Self:
-        """Return the groups of one flow each."""
+        """Return groups of one flow each."""
         return cls(np.ones(n_flows, dtype=int))
 
     @property
@@ -44,13 +44,13 @@ class Groups:
         return self.n_groups == self.n_flows
 
     def select(self, index: np.ndarray) -> "Groups":
-        """Return the groups of some flows, in that order, each next to its own."""
+        """Return the groups of the flows in `index`, which keeps groups adjacent."""
         of_flow = self.of_flow[index]
         firsts = np.flatnonzero(np.diff(of_flow, prepend=-1))
         return Groups(np.diff(firsts, append=len(of_flow)))
 
     def parts(self, values: Any) -> list[Any]:
-        """Split the last axis of an array or tensor into those of the groups."""
+        """Split the last axis of an array or tensor into one part per group."""
         ends = np.cumsum(self.sizes)
         return [
             values[..., end - size : end]
@@ -58,17 +58,17 @@ class Groups:
         ]
 
     def allowed(self, known: np.ndarray) -> np.ndarray:
-        """Tell which flows are possible for rows whose group may be known.
+        """Tell which flows each row may belong to, given its group if known.
 
         Parameters
         ----------
         known : ndarray of shape (n_samples,)
-            Number of each row's group, -1 where it is unknown.
+            Index of each row's group, -1 if unknown.
 
         Returns
         -------
         allowed : ndarray of shape (n_samples, n_flows), bool
-            All of them where the group is unknown.
+            True for all flows if the group is unknown.
         """
         return (known < 0)[:, None] | (known[:, None] == self.of_flow)
 

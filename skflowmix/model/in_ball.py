@@ -1,4 +1,4 @@
-"""Rows on their way through flows that act within a ball, with gradients by hand."""
+"""Evaluation of flows that act within a ball, with hand-written gradients."""
 
 import math
 from collections.abc import Callable
@@ -10,23 +10,23 @@ from skflowmix.model.tails import BASE_SHARE, LOG_BASE_SHARE, Ball, RadialBase, 
 
 __all__ = ["TINY", "InBall"]
 
-# Radii are no smaller where they divide.
+# Lower bound of radii that are divisors.
 TINY = 1e-30
 
 
 class InBall:
-    """Whitened rows on their way through flows that act within a ball.
+    """Whitened rows passed through flows that act within a ball.
 
     Parameters
     ----------
     white : Tensor of shape (K, D, N)
         The rows.
     unwhitening : Tensor of shape (K, D, D)
-        Brings them back to the scales of the columns.
+        Inverse of the whitening, back to scaled columns.
     base : RadialBase or None
-        The base distribution; without transforms None, for the normal one.
+        The base distribution; None, without transforms, is the standard normal.
     ball : Ball or None
-        The balls of the components; none without transforms.
+        The balls of the components; None without transforms.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class InBall:
         self.ball = ball
         self.r = norm(white)
         self.inside = self.r < self.ball.radius
-        # On a GPU the answer would have to be waited for.
+        # On a GPU this test would require a synchronisation.
         self.all_in_core = not white.is_cuda and bool((self.r <= self.ball.core).all())
         if not self.all_in_core:
             self.stretch = self.ball.stretch(self.r)
@@ -53,7 +53,7 @@ class InBall:
             self.moved = torch.where(self.inside, white * self.factor, 0.0)
 
     def scaled(self, centred: Tensor) -> Tensor:
-        """Stretch the rows before they are whitened; those outside go to the centre."""
+        """Return stretched centred rows, with those outside the ball set to zero."""
         if self.base is None or self.all_in_core:
             return centred
         shift = torch.bmm(self.unwhitening, self.moved - self.white)
@@ -62,10 +62,11 @@ class InBall:
     def log_prob(
         self, z: Tensor, log_slopes: list[Tensor], trains: bool
     ) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]]:
-        """Log-densities (K, 1, N) of images z, up to a constant, and their backward.
+        """Return log-densities (K, 1, N) of z, up to a constant, and their backward.
 
         The backward returns gradients of z, of the log-slopes, and of the radius of the
-        whitened rows; where the model trains, see `MixtureModule.training_log_prob`.
+        whitened rows. If the model `trains`, they are those of
+        `MixtureModule.training_log_prob`.
         """
         parts = [part.sum(1, keepdim=True) for part in log_slopes]
         if self.base is None:
@@ -74,7 +75,7 @@ class InBall:
                 log_prob += part
             return log_prob, lambda grad: (-grad * z, grad, grad)
         rho = norm(z)
-        # Most batches stay in the core, where nothing has to be shrunk.
+        # Most batches stay in the core, which is not shrunk.
         shrinks = z.is_cuda or not bool((rho <= self.ball.core).all())
         if shrinks:
             shrunk = self.ball.shrink(rho)
@@ -115,10 +116,10 @@ class InBall:
         return both, backward
 
     def backward(self, grad: Tensor, on_radius: Tensor, shifted: bool) -> Tensor:
-        """Gradient of the whitened rows.
+        """Return the gradient of the whitened rows.
 
-        `grad` is that of the moved rows or, where these were `shifted` in units of the
-        columns, that of the shifted ones, which also reaches the rows directly.
+        `grad` is the gradient of the moved rows or, if `shifted`, of the rows that
+        `scaled` returned, without their direct dependence on the centred rows.
         """
         if self.base is None:
             return grad

@@ -21,22 +21,22 @@ __all__ = [
     "log_softmax",
 ]
 
-# The posterior network sees standardised rows no further out than this.
+# Standardised rows are clipped to +-this for the posterior network.
 POSTERIOR_BOUND = 10.0
 
-# Where it corrects the Gaussians, these give q no less than this, in nats.
+# Lower bound, in nats, of the Gaussians' log-posterior that the network corrects.
 LEAST_LOG_POSTERIOR = -10.0
 
 
 def log_softmax(logits: Tensor) -> Tensor:
-    """Log-softmax over the columns of (N, K), by columns: short rows are slow."""
+    """Return the log-softmax of each row; transposed, since short rows are slow."""
     return logits.T.log_softmax(0).T
 
 
 def elbo_terms(
     log_prob: Tensor, log_prior: Tensor, log_posterior: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    r"""Reconstruction, prior and entropy terms of the ELBO, each of shape (N,).
+    r"""Return the reconstruction, prior and entropy terms of the ELBO, each (N,).
 
     .. math::
 
@@ -72,9 +72,9 @@ class MixtureModule(nn.Module):
 
     .. math:: p(x) = \sum_k \pi_k \, p(x|k)
 
-    All methods take standardised rows. Several components can be a group, as the flows
-    of one component of an estimator: its density, responsibilities and weight are sums
-    over them.
+    All methods take standardised rows. Several components can form a group, such as the
+    flows of one component of an estimator: its responsibilities and weight are sums
+    over them, its density their weighted mean.
 
     Parameters
     ----------
@@ -83,9 +83,9 @@ class MixtureModule(nn.Module):
     posterior : PosteriorNet
         Logits of q(z|x).
     weights : ndarray of shape (K,)
-        The weights :math:`\pi_k` to start with.
+        The initial weights :math:`\pi_k`.
     groups : Groups, optional
-        The group of each component; one each by default.
+        The groups of components; by default, each component is its own group.
 
     References
     ----------
@@ -130,7 +130,7 @@ class MixtureModule(nn.Module):
         generator : torch.Generator
             Source of the initial network weights.
         groups : Groups, optional
-            The group of each component; one each by default.
+            The groups of components; by default, each component is its own group.
         **flows : dict
             Further parameters of `FlowComponents`.
 
@@ -149,7 +149,7 @@ class MixtureModule(nn.Module):
         return cls(components, posterior, gaussians.weights, groups)
 
     def spec(self) -> dict[str, Any]:
-        """Return what `from_spec` makes a mixture of, besides its tensors."""
+        """Return what `from_spec` needs to rebuild the mixture, except its tensors."""
         return {
             "components": self.components.spec(),
             "posterior_units": self.posterior.hidden_units,
@@ -200,27 +200,27 @@ class MixtureModule(nn.Module):
         return {name: state[name].numpy(force=True).copy() for name in sorted(state)}
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without torch: equal models have equal pickles."""
+        """Return a state without torch objects: equal models have equal pickles."""
         return {"spec": self.spec(), "arrays": self.arrays()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(self.from_spec(state["spec"], state["arrays"]).__dict__)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "MixtureModule":
-        """Copy what there is, of any dtype and on any device."""
+        """Copy the module as it is, in its dtype and on its device."""
         other = self.__class__.__new__(self.__class__)
         other.__dict__.update(copy.deepcopy(self.__dict__, memo))
         return other
 
     @property
     def architecture(self) -> dict:
-        """Parameters that a fitted model cannot change."""
+        """Parameters that cannot change once the model is built."""
         units = {"posterior_units": self.posterior.hidden_units}
         return {**self.components.architecture, **units}
 
     @property
     def floats_per_row(self) -> int:
-        """Floats that an evaluation holds of one row at a time, roughly."""
+        """Approximate working memory of an evaluation per row, in floats."""
         return self.components.floats_per_row
 
     @property
@@ -234,14 +234,14 @@ class MixtureModule(nn.Module):
         return self.components.n_features
 
     def with_gaussians(self, gaussians: Gaussians) -> "MixtureModule":
-        """Return a copy on the CPU whose components whiten by other Gaussians."""
+        """Return a copy whose components whiten by other Gaussians; CPU only."""
         other = copy.deepcopy(self)
         other.components = self.components.with_gaussians(gaussians)
         return other
 
     @torch.no_grad()
     def with_parameters_of(self, other: "MixtureModule") -> "MixtureModule":
-        """Return a copy with the parameters of a model in other precision, or place."""
+        """Return a copy with the parameters of a model of another dtype or device."""
         model = copy.deepcopy(self)
         pairs = zip(model.parameters(), other.parameters(), strict=True)
         for kept, new in pairs:
@@ -264,7 +264,7 @@ class MixtureModule(nn.Module):
         return self.weight_logits.log_softmax(0)
 
     def component_log_prob(self, x: Tensor) -> Tensor:
-        """Log-density of every component at every row.
+        """Return the log-density of every component at every row.
 
         Parameters
         ----------
@@ -279,7 +279,7 @@ class MixtureModule(nn.Module):
         return self.components.log_prob_of_all(x)
 
     def chosen_log_prob(self, x: Tensor, chosen: Tensor) -> Tensor:
-        """Log-densities of some pairs of rows and components.
+        """Return the log-densities of chosen pairs of rows and components.
 
         Parameters
         ----------
@@ -305,20 +305,21 @@ class MixtureModule(nn.Module):
         return log_prob.masked_fill(~chosen, -math.inf)
 
     def training_log_prob(self, x: Tensor, pairs: Support | AllPairs) -> Tensor:
-        """Return the same of pairs, (K, C), with gradients that flows learn from.
+        """Return log-densities (K, C) of `pairs`, with gradients for training.
 
-        A row counts in them for the flow as much as a component is its, however much
-        likelier the row is under the base. By the likelihood's own gradient a flow
-        would not return once a few steps have moved it off its rows.
+        In the gradients, the flow's share of a row is at least its prior share of the
+        component, even if the row is much likelier under the base distribution. With
+        the exact gradient, a flow that a few steps have moved off its rows would not
+        return to them.
         """
         return self.components.log_prob(x, pairs, trains=True)
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """Log-density log p(x) of the mixture, in nats: (N, D) to (N,)."""
+        """Return log p(x) of the mixture, in nats: (N, D) to (N,)."""
         return (self.component_log_prob(x) + self.log_weights).logsumexp(1)
 
     def responsibilities(self, x: Tensor) -> Tensor:
-        """Exact p(z=k|x), by Bayes' rule: (N, D) to (N, K)."""
+        """Return the exact p(z=k|x), by Bayes' rule: (N, D) to (N, K)."""
         return (self.component_log_prob(x) + self.log_weights).softmax(1)
 
     def group_sums(self, values: Tensor) -> Tensor:
@@ -335,7 +336,7 @@ class MixtureModule(nn.Module):
         return torch.stack([own.logsumexp(-1) for own in parts], -1)
 
     def group_log_prob(self, x: Tensor) -> Tensor:
-        """Log-density of every group at every row, in nats: (N, D) to (N, G)."""
+        """Return log-densities of all groups at rows, in nats: (N, D) to (N, G)."""
         log_prob = self.component_log_prob(x)
         if self.groups.are_single:
             return log_prob
@@ -343,20 +344,20 @@ class MixtureModule(nn.Module):
         return log_joint - self.group_logsumexp(self.log_weights)
 
     def group_responsibilities(self, x: Tensor) -> Tensor:
-        """Exact responsibilities of the groups: (N, D) to (N, G)."""
+        """Return the exact responsibilities of the groups: (N, D) to (N, G)."""
         return self.group_sums(self.responsibilities(x))
 
     def group_posterior_proba(self, x: Tensor) -> Tensor:
-        """Amortised q of the groups: (N, D) to (N, G)."""
+        """Return the amortised posterior of the groups: (N, D) to (N, G)."""
         return self.group_sums(self.posterior_proba(x))
 
     def predict(self, x: Tensor) -> Tensor:
-        """Most probable group: (N, D) to (N,)."""
+        """Return the most probable group of each row: (N, D) to (N,)."""
         log_joint = self.component_log_prob(x) + self.log_weights
         return self.group_logsumexp(log_joint).argmax(1)
 
     def label_bound_and_log_prob(self, x: Tensor) -> Tensor:
-        """Group, ELBO and log p(x) of each row: (N, D) to (N, 3)."""
+        """Return group, ELBO and log p(x) of each row: (N, D) to (N, 3)."""
         log_prob = self.component_log_prob(x)
         log_joint = log_prob + self.log_weights
         log_q = self.log_posterior(x)
@@ -365,17 +366,18 @@ class MixtureModule(nn.Module):
         return torch.stack((labels, elbo, log_joint.logsumexp(1)), 1)
 
     def elbo(self, x: Tensor) -> Tensor:
-        """Evidence lower bound, in nats: (N, D) to (N,)."""
+        """Return the evidence lower bound, in nats: (N, D) to (N,)."""
         return self.label_bound_and_log_prob(x)[:, 1]
 
     def posterior_proba(self, x: Tensor) -> Tensor:
-        """Amortised q(z=k|x): (N, D) to (N, K)."""
+        """Return the amortised q(z=k|x): (N, D) to (N, K)."""
         return self.posterior_logits(x).softmax(1)
 
     def posterior_logits(self, x: Tensor) -> Tensor:
-        """Logits of the amortised q(z|x), over the temperature: (N, D) to (N, K).
+        """Return logits of q(z|x): (N, D) to (N, K).
 
-        Where the components say so it corrects the posterior of their Gaussians.
+        The network's logits, divided by the temperature. If the components provide
+        Gaussian log-densities, the log-posterior of these Gaussians is added.
         """
         bounded = x.clamp(-POSTERIOR_BOUND, POSTERIOR_BOUND)
         logits = self.posterior(bounded) / self.temperature
@@ -388,7 +390,7 @@ class MixtureModule(nn.Module):
         return logits + log_prior
 
     def log_posterior(self, x: Tensor) -> Tensor:
-        """Amortised log q(z=k|x): (N, D) to (N, K)."""
+        """Return the amortised log q(z=k|x): (N, D) to (N, K)."""
         return log_softmax(self.posterior_logits(x))
 
     def sample(self, component: Tensor, generator: torch.Generator) -> Tensor:
@@ -399,7 +401,7 @@ class MixtureModule(nn.Module):
         component : Tensor of shape (N,), int64
             Component of every row.
         generator : torch.Generator
-            Source of the draws. One on the CPU draws the same for every device.
+            Source of the draws. On the CPU, it gives the same draws for every device.
 
         Returns
         -------
@@ -411,7 +413,7 @@ class MixtureModule(nn.Module):
     def select_(self, index: Tensor) -> None:
         """Reorder the components, or keep some of them, in place.
 
-        Those of a group have to stay next to each other.
+        Components of a group must stay adjacent.
         """
         self.groups = self.groups.select(index.numpy(force=True))
         self.components.select_(index)

@@ -15,19 +15,19 @@ __all__ = [
     "units_of_degree",
 ]
 
-# Gradients of an MLP's input and of its parameters, given that of its output; the
-# first is not computed unless asked for.
+# Maps the gradient of an MLP's output to those of its input, if the last argument is
+# True, and of its parameters.
 MLPBackward = Callable[[Tensor, bool], tuple[Tensor | None, list[Tensor]]]
 
 _relu_backward = torch.ops.aten.threshold_backward.grad_input
 
 
 class Recorded(torch.autograd.Function):
-    """A function with a backward by hand: fewer kernels than autograd's.
+    """A function with a hand-written backward, which needs fewer kernels than autograd.
 
     ``Recorded.apply(record, *inputs)`` calls ``record(*inputs)``, which returns its
-    outputs and a function of their gradients that returns those of the inputs. That
-    one must leave alone what it was given, since autograd may call it again.
+    outputs and a backward that maps their gradients to those of the inputs. The
+    backward must not modify its arguments, since autograd may call it again.
     """
 
     @staticmethod
@@ -41,12 +41,12 @@ class Recorded(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradients of the inputs, none for `record`."""
+        """Return the gradients of the inputs, and None for `record`."""
         return None, *ctx.by_hand(*gradients)
 
 
 def _uniform(shape: Sequence[int], bound: float, generator: torch.Generator) -> Tensor:
-    # Drawn alike whatever torch's default dtype is: a seed means one model.
+    # In float32 whatever torch's default dtype, so that a seed determines the model.
     drawn = torch.empty(*shape, dtype=torch.float32, device=generator.device)
     return drawn.uniform_(-bound, bound, generator=generator)
 
@@ -96,7 +96,7 @@ class StackedLinear(nn.Module):
 
     @property
     def n_parameters(self) -> int:
-        """Number of free parameters; connections that the mask cuts do not count."""
+        """Number of free parameters; masked connections do not count."""
         n_components, n_outputs = self.bias.shape
         if self.weight is None:
             return n_components * n_outputs
@@ -148,7 +148,7 @@ class StackedMLP(nn.Module):
             for i in range(last + 1)
         )
         self.masked = masks is not None
-        # Bias and weight of every layer, in turns; without inputs one bias. Gathered
+        # Bias and weight of every layer, alternating; without inputs one bias. Gathered
         # once, because modules look up their parameters slowly.
         linears = cast(list[StackedLinear], self.layers)
         pairs = ((linear.bias, linear.weight) for linear in linears)
@@ -166,7 +166,7 @@ class StackedMLP(nn.Module):
         return [linear.bias for linear in cast(list[StackedLinear], self.layers)]
 
     def masked_weights(self, weights: Sequence[Tensor]) -> list[Tensor]:
-        """Weights of the layers without the connections that masks cut."""
+        """Return the weights of the layers, with masked connections set to zero."""
         if not self.masked:
             return list(weights)
         masks = [cast(Tensor, linear.mask) for linear in self.layers]
@@ -195,7 +195,7 @@ class StackedMLP(nn.Module):
     ) -> tuple[Tensor, MLPBackward]:
         """Map x of shape (K, n_inputs, N) to (K, n_outputs, N), without autograd.
 
-        The long axis comes last, where narrow layers make wide products.
+        The long axis N comes last, so that narrow layers still make wide products.
 
         Parameters
         ----------
@@ -242,14 +242,14 @@ class StackedMLP(nn.Module):
 
 
 def units_of_degree(degree: int, n_columns: int) -> slice:
-    """Hidden units that see the columns up to a position in the autoregression."""
+    """Return the hidden units that see columns up to an autoregressive position."""
     return slice(degree, None, n_columns - 1)
 
 
 def autoregressive_masks(
     order: Tensor, n_parameters: int, hidden_units: Sequence[int]
 ) -> list[Tensor]:
-    """Masks that let column i of the output see only the columns before it.
+    """Return masks by which output column i depends only on the columns before it.
 
     Parameters
     ----------
@@ -323,7 +323,7 @@ class PosteriorNet(nn.Module):
         return self.mlp.biases
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits of shape (N, K) for x of shape (N, D)."""
+        """Return logits of shape (N, K) for x of shape (N, D)."""
         return self.mlp(x.unsqueeze(0)).squeeze(0)
 
     def permute_(self, index: Tensor) -> None:

@@ -5,7 +5,7 @@ from torch import Tensor
 
 __all__ = ["SPARSE_SHARE", "AllPairs", "Support"]
 
-# A support pays when it holds at most this share of all pairs.
+# A `Support` is worthwhile up to this share of all pairs.
 SPARSE_SHARE = 0.8
 
 
@@ -17,15 +17,15 @@ class Support:
     chosen : Tensor of shape (N, K), bool
         The pairs.
     capacity : int, optional
-        Largest number C of rows of a component; those beyond are left out. By default
-        all have room, which a GPU would have to be asked for and waited for.
+        Largest number C of rows per component; further rows are left out. By default,
+        all pairs fit, which on a GPU requires a synchronisation.
 
     Attributes
     ----------
     kept : Tensor of shape (N, K), bool
-        The pairs that found room.
+        The pairs in the table.
     rows : Tensor of shape (K, C)
-        Row numbers, padded with zeros.
+        Row indices, padded with zeros.
     valid : Tensor of shape (K, C), bool
         False on the padding.
     """
@@ -37,7 +37,7 @@ class Support:
             capacity = int(counts.max())
         slots = torch.arange(capacity, device=counts.device)
         self.valid = slots < counts.unsqueeze(1)
-        # Slot 0 takes what is not in the table.
+        # Slot 0 collects rows that do not enter the table.
         slots = by_component.cumsum(1, dtype=torch.int64)
         fits = by_component & (slots <= capacity)
         self.kept = fits.T
@@ -47,21 +47,21 @@ class Support:
         self.rows = table[:, 1:].contiguous()
 
     def gather(self, table: Tensor) -> Tensor:
-        """Entries (K, C) of a table (K, N), zero on the padding."""
+        """Return entries (K, C) of a table (K, N), zero on the padding."""
         return table.gather(1, self.rows).mul_(self.valid)
 
     def scatter(self, entries: Tensor, n_rows: int) -> Tensor:
-        """Table (K, N) of entries (K, C), zero elsewhere."""
+        """Return a table (K, N) with the entries (K, C), zero elsewhere."""
         table = entries.new_zeros(len(entries), n_rows)
         return table.scatter_add_(1, self.rows, entries * self.valid)
 
     def spread(self, columns: Tensor) -> Tensor:
-        """Copy columns (D, N) to the components whose pairs they are in: (K, D, C)."""
+        """Copy the rows of each component, from columns (D, N) to (K, D, C)."""
         rows = self.rows.unsqueeze(1).expand(-1, len(columns), -1)
         return columns.expand(len(rows), -1, -1).gather(2, rows)
 
     def collect(self, parts: Tensor, n_rows: int) -> Tensor:
-        """Add up over components what `spread` copied: (K, D, C) to (D, N)."""
+        """Sum over components, the adjoint of `spread`: (K, D, C) to (D, N)."""
         n_columns = parts.shape[1]
         flat = parts.transpose(0, 1).flatten(1)
         rows = self.rows.flatten().expand(n_columns, -1)
@@ -69,7 +69,7 @@ class Support:
 
 
 class AllPairs:
-    """Every row with every component: a `Support` that leaves out nothing.
+    """All pairs of rows and components, with the methods of `Support`.
 
     Parameters
     ----------

@@ -9,30 +9,32 @@ from torch import Tensor
 
 __all__ = ["Ball", "RadialBase", "Stretch", "ball_radius", "norm"]
 
-# A normal distribution has three rows in a thousand further out than the root of the
-# number of columns by more than this.
+# The tail of the base distribution begins at sqrt(D) + this, beyond which a standard
+# normal has three rows in a thousand.
 NORMAL_ROOM = 2.0
 
-# Flows act on rows up to this Mahalanobis distance at most, in many columns to that
-# many roots of their number. Up to this share of the radius rows stay where they are.
+# Largest radius of the ball in which flows act, a Mahalanobis distance: the larger of
+# RADIUS and RADIUS_PER_ROOT * sqrt(D). The stretch leaves rows up to CORE_SHARE of the
+# radius, the core, where they are.
 RADIUS = 10.0
 RADIUS_PER_ROOT = 2.5
 CORE_SHARE = 0.75
 
-# Share of a component that no flow shapes, in the core.
+# Share of a component, in the core, that does not go through its flow.
 BASE_SHARE = 0.01
 LOG_BASE_SHARE = math.log(BASE_SHARE)
 
-# Standard deviations over which the tail of the base distribution bends, the fewer the
-# heavier it is: this over the number of columns, within these bounds. A radial density
-# falls faster the more columns there are. In two, with the scale of ten, weights and
-# sizes of components, not distances, decided whose a region far out is.
+# Scale of the base distribution's tail, in standard deviations:
+# TAIL_SCALE_TIMES_COLUMNS / D, clipped to TAIL_SCALES; smaller means a heavier tail. A
+# radial density falls faster with more columns. In two columns, with the scale for ten,
+# weights and sizes of components, not distances, determined which component a remote
+# region was assigned to.
 TAIL_SCALE_TIMES_COLUMNS = 3.0
 TAIL_SCALES = (0.3, 1.5)
 
 
 def norm(x: Tensor) -> Tensor:
-    """Lengths (K, 1, N) of vectors x (K, D, N), bounded so that squares are finite."""
+    """Return lengths (K, 1, N) of x (K, D, N), clipped so that squares are finite."""
     largest = math.sqrt(torch.finfo(x.dtype).max) / 2 / math.sqrt(x.shape[1])
     return torch.linalg.vector_norm(x.clamp(-largest, largest), dim=1, keepdim=True)
 
@@ -41,20 +43,19 @@ class RadialBase:
     r"""A normal distribution in D dimensions whose radius has a logarithmic tail.
 
     The density of :math:`z` is that of :math:`z \, t(r) / r` under the standard normal,
-    with the Jacobian counted, where :math:`r = |z|` and
+    times the Jacobian determinant, where :math:`r = |z|` and
 
     .. math:: t(r) = r, \quad r \le b; \qquad
         t(r) = b + s \log(1 + (r - b) / s), \quad r > b.
 
-    It is continuous and falls with r alone, so that its contours are spheres. A row 80
-    standard deviations out costs tens of nats instead of 3200.
+    It is continuous and decreases with r alone, so that its contours are spheres. A row
+    at 80 standard deviations costs tens of nats instead of 3200.
 
     Parameters
     ----------
     n_features : int
         D. The tail begins at :math:`b = \sqrt{D} + 2`, beyond which the normal has
-        about three rows in a thousand; s is 3 / D, but within 0.3
-        and 1.5.
+        about three rows in a thousand; its scale s is 3 / D, clipped to [0.3, 1.5].
     """
 
     def __init__(self, n_features: int):
@@ -63,7 +64,7 @@ class RadialBase:
         self.scale = float(np.clip(TAIL_SCALE_TIMES_COLUMNS / n_features, *TAIL_SCALES))
 
     def log_prob(self, r: Tensor) -> tuple[Tensor, Tensor]:
-        """Log-density at radius r, up to that of the normal at 0, and its slope.
+        """Return the log-density at radius r, relative to the normal's at 0, and slope.
 
         Parameters
         ----------
@@ -84,7 +85,7 @@ class RadialBase:
         log_prob = t.square().mul_(-0.5).sub_(log_stretch)
         slope = -t * rate - torch.where(beyond, rate / self.scale, 0)
         if others:
-            # Both are zero inside the bound, and at a radius of zero undefined.
+            # Both terms are zero inside the bound, and undefined at radius zero.
             safe = r.clamp(min=self.bound)
             t_safe = t.clamp(min=self.bound)
             log_prob += others * (t_safe.log() - safe.log())
@@ -93,14 +94,14 @@ class RadialBase:
         return log_prob, slope
 
     def radius(self, t: Tensor) -> Tensor:
-        """Return the r that is mapped to t, the radius of a normal draw."""
-        largest = math.log(torch.finfo(t.dtype).max) / 2  # leaves room to unwhiten
+        """Return the radius r whose t(r) is t, the radius of a normal draw."""
+        largest = math.log(torch.finfo(t.dtype).max) / 2  # headroom to unwhiten
         excess = (t - self.bound).div_(self.scale).clamp_(0, largest)
         return t.clamp(max=self.bound) + self.scale * excess.expm1_()
 
 
 def ball_radius(n_features: int, reach: np.ndarray) -> np.ndarray:
-    r"""Radius of the ball of components whose rows reach so far.
+    r"""Return the radius of each component's ball, given the reach of its rows.
 
     Parameters
     ----------
@@ -112,8 +113,9 @@ def ball_radius(n_features: int, reach: np.ndarray) -> np.ndarray:
     Returns
     -------
     radius : ndarray
-        So large that the core holds these rows, and the base distribution up to where
-        its tail begins; at most 10, or :math:`2.5 \sqrt D` where that is more (D > 16).
+        Large enough that the core contains the component's rows, and the base
+        distribution up to the beginning of its tail; at most 10, or
+        :math:`2.5 \sqrt D` if that is more (D > 16).
     """
     root = math.sqrt(n_features)
     largest = max(RADIUS, RADIUS_PER_ROOT * root)
@@ -121,10 +123,10 @@ def ball_radius(n_features: int, reach: np.ndarray) -> np.ndarray:
 
 
 class Stretch(NamedTuple):
-    """A radial map at some radii: new radii, their slope, log-determinant and its.
+    """A radial map at given radii: new radii and log-determinant, with their slopes.
 
-    Last how much of the shell outside the core is left to the ball's surface, from 1 in
-    the core to 0.
+    `left` is the remaining fraction of the shell between core and surface of the ball,
+    from 1 in the core to 0 at the surface.
     """
 
     radius: Tensor
@@ -142,27 +144,26 @@ class Ball:
         \rho(r) = r, \quad r \le c; \qquad
         \rho(r) = c + \frac{(R - c)(r - c)}{R - r}, \quad c < r < R.
 
-    With :math:`\varphi(u) = u \rho(|u|) / |u|`, any bijection f of the space gives
-    :math:`\varphi^{-1} \circ f \circ \varphi`, one of the ball, which the identity
-    continues outside. So flows shape a component within :math:`|u| < R` only; beyond it
-    has the contours of its Gaussian.
+    With :math:`\varphi(u) = u \rho(|u|) / |u|`, any bijection f of the space gives a
+    bijection :math:`\varphi^{-1} \circ f \circ \varphi` of the ball, continued by the
+    identity outside. Flows thus shape a component within :math:`|u| < R` only; beyond,
+    it has the contours of its Gaussian.
 
-    Not all draws from the base distribution go through the flows: the share s of those
-    at radius r stay where they are,
+    Not all draws from the base distribution go through the flows. Of the draws at
+    radius r, the share
 
-    .. math:: s(r) = 0.01^{\min(1, (R - r) / (R - c))},
+    .. math:: s(r) = 0.01^{\min(1, (R - r) / (R - c))}
 
-    so that densities at the surface are those of the base. They rise no faster towards
-    it than the base falls, roughly: otherwise rings of a wide component that its flow
-    has left empty would fall to others.
+    is left unchanged, so that the density at the surface is that of the base. The share
+    rises towards the surface no faster than the base falls, roughly: otherwise rings of
+    a wide component that its flow has left empty would be assigned to other components.
 
     Parameters
     ----------
     n_features : int
         D.
     radius : Tensor of shape (K, 1, 1)
-        R of every component. The core, which stays as it is, has the radius
-        c = 0.75 R.
+        R of every component. The map leaves the core, of radius c = 0.75 R, unchanged.
     """
 
     def __init__(self, n_features: int, radius: Tensor):
@@ -171,12 +172,12 @@ class Ball:
         self.core = CORE_SHARE * radius
 
     def stretch(self, r: Tensor) -> Stretch:
-        """Map radii inside the ball.
+        """Map radii inside the ball to all radii.
 
         Parameters
         ----------
         r : Tensor
-            Radii, those beyond the ball taken for just inside.
+            Radii; those beyond the ball are treated as just inside.
 
         Returns
         -------
@@ -206,7 +207,7 @@ class Ball:
         return Stretch(rho, slope, log_det, log_det_slope * beyond, share_left)
 
     def shrink(self, rho: Tensor) -> Stretch:
-        """Inverse of `stretch`.
+        """Map radii into the ball, the inverse of `stretch`.
 
         Parameters
         ----------
@@ -216,8 +217,8 @@ class Ball:
         Returns
         -------
         shrunk : Stretch
-            Radii inside the ball, and as functions of rho their derivative, the
-            log-determinant of the inverse map, and its derivative.
+            Radii inside the ball, the log-determinant of the inverse map, and the
+            derivatives of both with respect to rho.
         """
         width = self.radius - self.core
         excess = (rho - self.core).clamp_(min=0)
@@ -236,7 +237,7 @@ class Ball:
         return Stretch(r, slope, log_det, log_det_slope * beyond, share)
 
     def log_share_of_base(self, left: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the log-share of draws that stay, and its slope over their radius.
+        """Return the log-share of draws that bypass the flows, and its slope over r.
 
         Parameters
         ----------
@@ -252,7 +253,7 @@ class Ball:
         return LOG_BASE_SHARE * left, torch.where(left < 1, growth, 0.0)
 
     def log_share_of_flows(self, left: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the same of draws that go through the flows."""
+        """Return the log-share of draws that go through the flows, and its slope."""
         share_of_base, growth = self.log_share_of_base(left)
         share = -torch.expm1(share_of_base)
         return share.log(), growth * (1 - share.reciprocal())
