@@ -1,4 +1,4 @@
-"""Callbacks of scikit-learn's protocol."""
+"""Callbacks for scikit-learn's callback protocol."""
 
 import signal
 import threading
@@ -18,21 +18,21 @@ class StopOnInterrupt:
     """Callback that lets Ctrl-C end a fit with the best model so far.
 
     While an estimator with this callback is being fitted, the first interrupt (SIGINT)
-    waits for the end of the epoch; `fit` then returns with the parameters that held-out
-    rows found best, those of the M-step if there was no other epoch. In the first
-    partition it waits for the first epoch. A second one raises `KeyboardInterrupt`,
-    which leaves the estimator as it was before.
+    takes effect at the end of the epoch; `fit` then returns with the parameters that
+    were best on held-out rows, those of the M-step if there was no other epoch. An
+    interrupt during the first partition waits for the first epoch. A second interrupt
+    raises `KeyboardInterrupt`, which leaves the estimator as it was before.
 
-    Interrupts are left alone where they could not end the fit, or somebody else waits
-    for them: in a search or a pipeline, for restarts in other processes (``n_jobs``),
-    among several processes (`data_parallel`), in other threads than the main one, and
-    where they are ignored. `cross_val_score` and meta-estimators that tell callbacks
-    nothing go on with their next fit: hence a warning.
+    Interrupts are not handled where they could not end the fit, or other code handles
+    them: in a search or a pipeline, with restarts in other processes (``n_jobs``),
+    among several processes (`data_parallel`), outside the main thread, and where SIGINT
+    is ignored. `cross_val_score`, and meta-estimators that do not support callbacks,
+    continue with their next fit; a warning tells of the interrupt.
 
     Warns
     -----
     UserWarning
-        Where a fit was interrupted.
+        If a fit was interrupted.
 
     Attributes
     ----------
@@ -59,11 +59,11 @@ class StopOnInterrupt:
         self._former = self._owner = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out the handler of signals, which belongs to this process."""
+        """Leave out the signal handler, which belongs to this process."""
         return {"interrupted": self.interrupted, "_former": None, "_owner": None}
 
     def setup(self, estimator: Any, context: Any) -> None:
-        """Listen to interrupts, where they can end the fit."""
+        """Install the signal handler if an interrupt can end the fit."""
         if self._owner is not None or not _can_end(estimator, context):
             return
         self.interrupted = False
@@ -79,11 +79,11 @@ class StopOnInterrupt:
         """Do nothing."""
 
     def on_fit_task_end(self, estimator: Any, context: Any) -> bool:
-        """Ask to stop if there was an interrupt."""
+        """Return True, a request to stop, if there was an interrupt."""
         return self.interrupted and context.root_uuid == self._owner
 
     def teardown(self, estimator: Any, context: Any) -> None:
-        """Leave interrupts to whom they were left to before."""
+        """Restore the previous signal handler, and warn if there was an interrupt."""
         if context.root_uuid != self._owner:
             return
         signal.signal(signal.SIGINT, self._former)
@@ -96,7 +96,7 @@ class StopOnInterrupt:
 
 
 def _can_end(estimator: Any, context: Any) -> bool:
-    """Tell whether an interrupt can end that fit, and nobody else waits for it."""
+    """Tell whether an interrupt can end this fit, and no other code handles it."""
     if context.parent is not None or not isinstance(estimator, OptionsMixin):
         return False
     if threading.current_thread() is not threading.main_thread():

@@ -1,4 +1,4 @@
-"""What `fit` is given, as a `Problem`: rows in memory, or read piece by piece."""
+"""The input of `fit` as a `Problem`: rows in memory, or read piece by piece."""
 
 from functools import partial
 from typing import Any
@@ -17,12 +17,12 @@ __all__ = ["n_rows_given", "state_problem"]
 def state_problem(
     estimator: Any, X: Any, sample_weight: Any, *, has_shares: bool, n_processes: int
 ) -> Problem:
-    """State the problem; of a large table that of a sample, with the table.
+    """Return the problem of a fit; for a large table, that of a sample with a stream.
 
     Parameters
     ----------
     estimator : estimator
-        The one that is fitted.
+        The estimator that is fitted.
     X : array-like or table of shape (n_samples, n_features)
         The rows.
     sample_weight : array-like of shape (n_samples,) or None
@@ -30,18 +30,18 @@ def state_problem(
     has_shares : bool
         Whether first responsibilities are given for every row.
     n_processes : int
-        How many processes fit it together. Several hold their rows in memory.
+        Number of processes in the fit. Several processes hold their rows in memory.
 
     Returns
     -------
     problem : Problem
-        The rows of the table, checked, or those of a sample.
+        The checked rows of the table, or of a sample.
 
     Raises
     ------
     ValueError
-        If rows or weights are not what they should be, or if what is asked for does
-        not go with a table that is read piece by piece.
+        If rows or weights are invalid, or if first responsibilities or several
+        processes are combined with a table that is not in memory.
     """
     check = partial(check_rows, estimator, dtype=[np.float64, np.float32], fitted=False)
     X = to_numpy(X)
@@ -72,7 +72,7 @@ def state_problem(
 
 
 def n_rows_given(problem: Problem) -> int:
-    """Return how many rows are in memory: of a table on disk those of the sample."""
+    """Return the number of rows in memory: of a table on disk, that of the sample."""
     stream = problem.stream
     if stream is None or stream.is_on_disk:
         return len(problem.X)

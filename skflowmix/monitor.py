@@ -1,4 +1,4 @@
-"""scikit-learn's callbacks and printed lines, as the watchers of a fit."""
+"""Watchers of a fit: scikit-learn's callbacks and printed lines."""
 
 import time
 from collections.abc import Callable
@@ -29,7 +29,7 @@ def shown_to_callbacks(X: Any, y: Any, sample_weight: Any) -> dict[str, Any]:
 
 
 class _NoTask:
-    """A task that no callback sees: those of the first process see its own."""
+    """Task without callbacks, for processes other than the first."""
 
     def call_on_fit_task_begin(self, **seen: Any) -> None:
         """Do nothing."""
@@ -47,18 +47,18 @@ def begin_fit(
     Parameters
     ----------
     estimator : estimator
-        The one that is fitted.
+        The estimator that is fitted.
     seen : dict
         What callbacks see as `X`, `y` and `metadata`.
     n_restarts : int
-        Number of tasks that the fit has.
+        Number of restarts, the subtasks of the fit.
     rank : int, default=0
-        Number of this process; in the first one alone there are callbacks.
+        Rank of this process; only the first one, 0, has callbacks.
 
     Returns
     -------
     context : CallbackContext
-        The task that stands for the fit.
+        The task of the fit.
     """
     if rank > 0:
         return _NoTask()
@@ -70,7 +70,7 @@ def begin_fit(
 
 
 class _Printer:
-    """Prints lines with the time since a fit began, if it is to be verbose."""
+    """Prints lines with the time since a fit began, if the estimator is verbose."""
 
     def __init__(self, estimator: Any):
         self.name = type(estimator).__name__
@@ -85,7 +85,7 @@ class _Printer:
             print(f"[{self.name}] {_clock(self.last - self.began)} {text}", flush=True)
 
     def is_due(self, epoch: int) -> bool:
-        """Tell whether an epoch has a line: by number, or a few seconds apart."""
+        """Tell whether to print an epoch: by its number, or a few seconds apart."""
         if self.verbose >= 2:
             return epoch % self.interval == 0
         return time.time() - self.last >= SECONDS_BETWEEN_LINES
@@ -102,9 +102,9 @@ class CallbackWatcher:
     Parameters
     ----------
     estimator : estimator
-        The one that is being fitted.
+        The estimator that is being fitted.
     context : CallbackContext
-        Its task that stands for the fit.
+        The task of the fit.
     seen : dict
         What callbacks see as `X`, `y` and `metadata`.
     attributes : callable
@@ -135,7 +135,8 @@ class CallbackWatcher:
         self, i: int, fitted: Callable[[Candidate], FittedMixture]
     ) -> "CallbackMonitor":
         """See `skflowmix.fitting.Watcher`."""
-        # Bars tell time by the number of subtasks: the usual one, and one for all more.
+        # Progress bars estimate time from the number of subtasks: the usual number of
+        # epochs, plus one subtask for all further epochs.
         usual, name = self.settings.usual_epochs(), f"init {i}"
         return CallbackMonitor(
             self.estimator,
@@ -159,7 +160,7 @@ class CallbackWatcher:
 
 
 class CallbackMonitor:
-    """Shows the epochs of one restart.
+    """Shows the epochs of one restart to the callbacks, and prints them.
 
     Parameters
     ----------
@@ -170,7 +171,7 @@ class CallbackMonitor:
     printer : _Printer
         Prints the lines.
     settings : FitSettings
-        How many epochs there can be.
+        Settings of the fit, with the numbers of epochs.
     log_scale : float
         Log-Jacobian of the standardisation, in nats.
     """
@@ -260,7 +261,7 @@ class FirstWatcher:
     Parameters
     ----------
     watcher : Watcher
-        Is called in the first process only.
+        The watcher, called in the first process only.
     reducer : Reducer
         The processes.
     """

@@ -25,7 +25,7 @@ __all__ = [
 
 
 def check_clusterer_and_checkpoint(init_params: Any, checkpoint: Any) -> None:
-    """Check that a clusterer is no class, and that a checkpoint may name a folder."""
+    """Check that a clusterer is an instance, and a checkpoint is a path or None."""
     if isinstance(init_params, type):
         raise ValueError(
             "init_params must be an instance of a clusterer, got the class "
@@ -39,7 +39,7 @@ def check_clusterer_and_checkpoint(init_params: Any, checkpoint: Any) -> None:
 
 
 def check_weights(sample_weight: Any, X: Any, n_positive: int = 2) -> np.ndarray:
-    """Weights over a power of two, which is exact, so that no sum overflows."""
+    """Return checked weights over a power of two (exact), so that no sum overflows."""
     try:
         sample_weight = _check_sample_weight(
             sample_weight, X, dtype=np.float64, ensure_non_negative=True
@@ -75,7 +75,7 @@ def check_model(
     Parameters
     ----------
     estimator : estimator
-        Its `flow` may be a family that was added at run time.
+        Its `flow` may name a family that was added at run time.
     settings : FitSettings
         Its settings.
     n_components : int
@@ -83,7 +83,7 @@ def check_model(
     n_samples, n_features : int
         Size of the data.
     largest : int, optional
-        The largest number of components, where it is still to be found.
+        The largest number of components, where the number is still to be found.
     """
     if isinstance(estimator.flow, str) and estimator.flow not in FLOWS:
         raise ValueError(
@@ -116,7 +116,7 @@ def check_warm_start(
             f"{most}, got {n_flows}."
         )
     for name, fitted in module.architecture.items():
-        # Where rows were too few for flows there are none to go on with.
+        # A model fitted to too few rows has no flows to train further.
         if name.endswith("_transforms") and not module.architecture["n_transforms"]:
             continue
         value = getattr(settings, name)
@@ -160,7 +160,7 @@ def _n_connections(widths: Sequence[int]) -> int:
 
 
 def check_start(name: str, value: Any, shape: tuple[int | None, ...]) -> np.ndarray:
-    """Return a given start as an array of floats; None in a shape is any length."""
+    """Return a given start as an array of floats; None in `shape` allows any length."""
     described = str(tuple("n_components" if n is None else n for n in shape))
     described = described.replace("'", "")
     try:

@@ -1,6 +1,6 @@
-"""Scorers for searches, where `sklearn.metrics.make_scorer` has none.
+"""Scorers for model selection that `sklearn.metrics.make_scorer` cannot make.
 
-Each is a callable of estimator, rows and labels: give it as `scoring` to
+Each is a callable of estimator, rows and labels: pass it as `scoring` to
 `GridSearchCV`, `cross_val_score` and the like.
 """
 
@@ -19,19 +19,19 @@ __all__ = [
     "outliers_in",
 ]
 
-# A column is discrete where its rows share values at least so often, on average.
+# A column is discrete if it has at least this many rows per distinct value.
 ROWS_PER_VALUE = 2.0
 
 
 def outliers_in(y: Any, name: str) -> np.ndarray:
-    """Tell which marks are those of outliers.
+    """Tell which labels mark outliers.
 
     Parameters
     ----------
     y : array-like of shape (n_samples,)
         -1 for outliers and 1 for inliers, or 1 and 0.
     name : str
-        What messages call it.
+        Name of `y` in error messages.
 
     Returns
     -------
@@ -41,7 +41,7 @@ def outliers_in(y: Any, name: str) -> np.ndarray:
     Raises
     ------
     ValueError
-        If `y` holds anything else, or one of the two only.
+        If `y` holds anything else, or only one of the two.
     """
     y = np.asarray(y)
     values = set(np.unique(y).tolist())
@@ -56,12 +56,12 @@ def outliers_in(y: Any, name: str) -> np.ndarray:
 
 
 def outlier_auc_scorer(estimator: Any, X: Any, y: Any) -> float:
-    """Area under the ROC curve of outliers by `score_samples`.
+    """Return the area under the ROC curve of outliers ranked by `score_samples`.
 
     Parameters
     ----------
     estimator : estimator
-        Fitted; low `score_samples` are outliers.
+        Fitted; outliers have low `score_samples`.
     X : array-like of shape (n_samples, n_features)
         Rows.
     y : array-like of shape (n_samples,)
@@ -76,7 +76,7 @@ def outlier_auc_scorer(estimator: Any, X: Any, y: Any) -> float:
     Raises
     ------
     ValueError
-        If `y` holds anything else, or one of the two only.
+        If `y` holds anything else, or only one of the two.
 
     Examples
     --------
@@ -95,12 +95,12 @@ def outlier_auc_scorer(estimator: Any, X: Any, y: Any) -> float:
 
 
 def log_likelihood_scorer(estimator: Any, X: Any, y: Any = None) -> float:
-    """Mean log-likelihood of rows, dequantized where values repeat.
+    """Return the mean log-likelihood of rows, with discrete columns dequantized.
 
-    The density of a value that repeats has no bound: models would be compared by their
-    spikes. Values of discrete columns get uniform noise as wide as the smallest
-    distance between two of them, the same in every call, before they are scored. To
-    compare models fairly fit them to such rows as well.
+    The density of a value that repeats is unbounded, so that models would be compared
+    by their spikes. Before scoring, values of discrete columns therefore get uniform
+    noise as wide as the smallest distance between two of them, the same in every call.
+    For a fair comparison, fit the models to dequantized rows as well.
 
     Parameters
     ----------
@@ -135,7 +135,7 @@ def log_likelihood_scorer(estimator: Any, X: Any, y: Any = None) -> float:
 
 
 def _dequantized_table(X: Any, random_state: np.random.RandomState) -> Any:
-    """Return a table of the same kind; columns that hold no numbers are left alone."""
+    """Dequantize the numeric columns of a table; return a table of the same kind."""
     if not hasattr(X, "columns"):
         rows = np.array(to_numpy(X))
         if rows.dtype.kind in "biuf":
@@ -155,7 +155,7 @@ def _dequantized_table(X: Any, random_state: np.random.RandomState) -> Any:
 
 
 def _dequantized(column: np.ndarray, random_state: np.random.RandomState) -> np.ndarray:
-    """Add noise to a column of numbers that repeat; missing ones stay missing."""
+    """Add noise to a column of discrete numbers; missing values stay missing."""
     noise = random_state.uniform(-0.5, 0.5, len(column))
     try:
         numbers = np.asarray(column, dtype=np.float64)
@@ -169,7 +169,7 @@ def _dequantized(column: np.ndarray, random_state: np.random.RandomState) -> np.
 
 
 def adjusted_rand_scorer(estimator: Any, X: Any, y: Any) -> float:
-    """Return the adjusted Rand index of the clusters that a clone finds in these rows.
+    """Return the adjusted Rand index of the clusters that a clone finds in `X`.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Rows as they are given: what in them is not finite, masked, or looks like a code."""
+"""Validation of rows: values that are not finite, masked, or look like codes."""
 
 import re
 from collections.abc import Sequence
@@ -24,39 +24,39 @@ __all__ = [
     "warn_of_codes",
 ]
 
-# In `y`, a row without a label.
+# Marks a row without a label in `y`.
 UNLABELLED = -1
 
-# Messages list at most so many columns.
+# Most columns that a message lists.
 MAX_NAMED = 10
 
 IMPUTE = "sklearn.impute.SimpleImputer in a Pipeline"
 
-# A code is in more than this share of the rows, and all codes at one end of a column
-# are in no more than half of them: else the others are what is rare.
+# A code is in more than MIN_SHARE of the rows, and all codes at one end of a column are
+# in no more than MAX_SHARE: otherwise the other values are the rare ones.
 MIN_SHARE, MAX_SHARE = 0.002, 0.5
 
-# Fewer rows, each as heavy as the lightest, do not show what is far from the others.
+# Least total weight, in units of the lightest row, to tell which values are outlying.
 MIN_TABLE = 50
 
-# At most so many values at one end of a column are looked at.
+# Most distinct values at one end of a column that are examined.
 MAX_CODES = 5
 
-# The gap to the others is wider than these, from their end to the middle of their
-# distinct values, by the first factor, and than any gap between them there by the
-# second. A heavy tail on the other side does not count.
+# The gap between codes and the other values is wider than FAR times the range of the
+# nearer half of the other distinct values, and than APART times any gap in that half.
+# A heavy tail on the other side does not count.
 FAR, APART = 0.5, 2.0
 
-# Where the others are fewer values, the gap is wider than their range by this factor:
-# doses of 1, 10 and 100 are no codes.
+# In a column of fewer than FEW_VALUES + MAX_CODES distinct values, the gap is wider
+# than FAR_OF_FEW times the range of the others: doses of 1, 10 and 100 are no codes.
 FEW_VALUES, FAR_OF_FEW = 10, 10.0
 
 # Numbers that often serve as codes.
 USUAL_CODE = re.compile(r"-?0|-1|-?99+(\.9+)?")
 
-# Other numbers are further from the others by this factor. Without a usual code beside
-# them they also repeat, which one outlier does not, though its row may be repeated or
-# have a large weight: they are in so many distinct rows or have the weight of so many.
+# Other numbers need a gap wider by the factor UNUSUAL. Without a usual code at the same
+# end they must also be in MIN_DISTINCT distinct rows, or have the weight of MIN_ROWS
+# rows: a single outlier may be a repeated row or one of large weight.
 UNUSUAL = 2.0
 MIN_DISTINCT, MIN_ROWS = 3, 8
 
@@ -64,12 +64,12 @@ MIN_DISTINCT, MIN_ROWS = 3, 8
 def check_rows(
     estimator: Any, X: Any, y: Any = "no_validation", *, dtype: Any, fitted: bool
 ) -> Any:
-    """Validate rows as scikit-learn does, and say which columns are to blame.
+    """Validate rows as scikit-learn does, and name invalid columns in errors.
 
     Parameters
     ----------
     estimator : estimator
-        The one whose `fit` or other method got the rows.
+        The estimator that received the rows.
     X : array-like of shape (n_samples, n_features)
         The rows.
     y : array-like of shape (n_samples,), optional
@@ -77,8 +77,8 @@ def check_rows(
     dtype : dtype or list of dtype
         See `sklearn.utils.check_array`.
     fitted : bool
-        Whether the rows are to be scored. Otherwise at least two are needed, and those
-        that are not finite are refused whatever scikit-learn's `assume_finite` says.
+        Whether the estimator is fitted. Otherwise at least two rows are needed, and
+        those that are not finite are refused whatever scikit-learn's `assume_finite`.
 
     Returns
     -------
@@ -88,7 +88,7 @@ def check_rows(
     Raises
     ------
     ValueError
-        If the rows hold masked entries, NaN or infinity, or are no table of numbers.
+        If the rows hold masked entries, NaN or infinity, or are not a numeric table.
     """
     X = to_numpy(X)
     _refuse_masked(estimator, X)
@@ -123,7 +123,7 @@ def check_rows(
 
 
 def _refuse_dates(X: Any) -> None:
-    """Refuse dates and durations, which NumPy would take for numbers."""
+    """Refuse dates and durations, which NumPy would convert to numbers."""
     if _holds_dates(X):
         columns = _columns_without_numbers(X)
         if columns:
@@ -166,7 +166,7 @@ def _no_numbers_in(columns: list[str]) -> str:
 
 
 def _columns_without_numbers(X: Any) -> list[str]:
-    """Names or numbers of the columns of a table that hold no numbers."""
+    """Return the names or numbers of the columns of a table that are not numeric."""
     if hasattr(X, "columns"):
         names = [repr(str(name)) for name in X.columns]
         columns = [X[name] for name in X.columns]
@@ -208,7 +208,7 @@ def column_of_labels(y: Any) -> Any:
     Returns
     -------
     y : array-like of shape (n_samples,)
-        As given where none is missing. Among dates those that are missing stay NaT.
+        As given where none is missing. Missing dates stay NaT.
     """
     y = to_numpy(y)
     if y is None:
@@ -220,7 +220,7 @@ def column_of_labels(y: Any) -> Any:
     else:
         values = np.asarray(y)
         if values.dtype.kind == "b":
-            return values  # scikit-learn would make floats of pandas' "boolean"
+            return values  # scikit-learn would convert pandas' "boolean" to float
         if values.dtype.kind not in "Of":
             return y
         values = values.astype(object)
@@ -247,7 +247,7 @@ def _is_boolean(value: Any) -> bool:
 
 
 def known_labels(y: np.ndarray, unlabelled: np.ndarray) -> np.ndarray:
-    """Labels of the rows that have one; booleans, which may be objects, as booleans.
+    """Return the labels of labelled rows; booleans stored as objects become booleans.
 
     Parameters
     ----------
@@ -283,7 +283,7 @@ def is_unlabelled(y: Any) -> np.ndarray:
     Raises
     ------
     ValueError
-        If one is the string "-1".
+        If a label is the string "-1".
     """
     y = np.asarray(y)
     strings = y.astype(str) if y.dtype.kind in "US" else y
@@ -306,7 +306,7 @@ def rows_not_finite(X: np.ndarray) -> np.ndarray:
     Parameters
     ----------
     X : ndarray of shape (n_samples, n_features)
-        Rows, of which no copy is made.
+        Rows, which are not copied.
 
     Returns
     -------
@@ -321,7 +321,7 @@ def rows_not_finite(X: np.ndarray) -> np.ndarray:
 def find_codes(
     X: np.ndarray, sample_weight: np.ndarray
 ) -> dict[int, list[tuple[float, float]]]:
-    """Values that may stand for missing ones: frequent, and far from all others.
+    """Find values that may stand for missing ones: frequent, and far from all others.
 
     Parameters
     ----------
@@ -333,7 +333,7 @@ def find_codes(
     Returns
     -------
     codes : dict of int to list of (float, float)
-        For columns that hold any, their values and shares of the weight.
+        Values of the codes and their shares of the weight, by column that holds any.
 
     Examples
     --------
@@ -360,7 +360,7 @@ def find_codes(
             for value, share, is_usual in zip(end, shares, usual, strict=True):
                 is_code = is_usual or value in further
                 if is_code and not any(usual):
-                    # Few values far apart are levels.
+                    # In a column of few distinct values, these are levels.
                     is_code = len(values) >= FEW_VALUES + MAX_CODES
                     if is_code and merged is None:
                         merged = merge_identical_rows(X, sample_weight)
@@ -385,7 +385,7 @@ def _repeats(
 
 
 def _far_ends(values: np.ndarray, factor: float) -> tuple[np.ndarray, np.ndarray]:
-    """Of ascending distinct values, those far below and those far above the others."""
+    """Return those of ascending distinct values far below and far above the others."""
     # Halved, the difference of two finite numbers cannot overflow.
     halved = values * np.float64(0.5)
     n_low = n_high = 0
@@ -403,14 +403,14 @@ def _n_far_below(values: np.ndarray, factor: float) -> int:
             others = values[n_codes:]
             tail = others[: len(others) // 2 + 1]
             gap = (others[0] - values[n_codes - 1]) / factor
-            # The cheaper question first.
+            # The cheaper test first.
             if gap > FAR * (tail[-1] - tail[0]) and gap > APART * np.diff(tail).max():
                 return n_codes
     return 0
 
 
 def _few_far(values: np.ndarray, factor: float) -> tuple[int, int]:
-    """How many of a few values are far below, and above, at least as many others."""
+    """Count those of a few values far below, and above, at least as many others."""
     with np.errstate(over="ignore"):
         for n_codes in range(len(values) // 2, 0, -1):
             for n_low in range(n_codes + 1):
@@ -425,12 +425,12 @@ def _few_far(values: np.ndarray, factor: float) -> tuple[int, int]:
 
 
 def warn_of_codes(estimator: Any, X: np.ndarray, sample_weight: np.ndarray) -> None:
-    """Warn, in the name of the caller of `fit`, of what `find_codes` finds.
+    """Warn of what `find_codes` finds, from the line that called `fit`.
 
     Parameters
     ----------
     estimator : estimator
-        The one that is being fitted.
+        The estimator that is being fitted.
     X : ndarray of shape (n_samples, n_features)
         Checked rows.
     sample_weight : ndarray of shape (n_samples,)
@@ -471,7 +471,7 @@ def _refuse_masked(estimator: Any, X: Any) -> None:
 
 
 def _in_columns(estimator: Any, entries: np.ndarray) -> str:
-    """Columns with any of the entries (N, D), and how many they hold."""
+    """Describe the columns with any of the entries (N, D), and their counts."""
     names, counts = _column_names(estimator, entries.shape[1]), entries.sum(axis=0)
     columns = [
         f"{names[j]} ({counts[j]} row{'s' if counts[j] > 1 else ''})"
@@ -481,7 +481,7 @@ def _in_columns(estimator: Any, entries: np.ndarray) -> str:
 
 
 def _column_names(estimator: Any, n_columns: int) -> list[str]:
-    """Names of a table's columns, quoted, or else their numbers."""
+    """Return the quoted names of a table's columns, or else their numbers."""
     names = getattr(estimator, "feature_names_in_", ())
     if len(names) == n_columns:
         return [repr(str(name)) for name in names]

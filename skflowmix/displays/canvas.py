@@ -1,4 +1,4 @@
-"""What displays share: matplotlib when it is needed, axes, colours, rows to draw."""
+"""Helpers of all displays: matplotlib on demand, axes, colours, rows to draw."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -43,13 +43,14 @@ PALETTE = (
 GREY = "#595959"
 PALE = "#C8C8C8"
 
-# Components of more than this are not listed in a legend.
+# Most components that a legend lists.
 MAX_NAMED = 8
 
-# Of more rows a random part is drawn: points would hide each other.
+# Most rows to draw, a random sample of larger tables: more would hide each other.
 DRAWN_ROWS = 2000
 
-# Axes end no further beyond these quantiles than half of what lies between them.
+# Axes extend beyond these quantiles by at most half the distance between them, plus a
+# margin as a share of the axis.
 RANGE = (0.01, 0.99)
 MARGIN = 0.08
 
@@ -79,8 +80,8 @@ def several_axes(
 ) -> np.ndarray:
     """Return an array of axes, (n_rows, n_columns), in the place of `ax` if given.
 
-    `options` are those of a `matplotlib.gridspec.GridSpec`. The axes in whose place
-    they are stay, without frame, and keep a title.
+    `options` are those of a `matplotlib.gridspec.GridSpec`. The replaced axes stay in
+    the figure without a frame and keep their title.
     """
     if ax is None:
         figure = pyplot().figure(figsize=figsize, layout="constrained")
@@ -104,16 +105,16 @@ def several_axes(
 
 
 def check_kind(display: type, estimator: Any, kinds: tuple[type, ...]) -> None:
-    """Refuse estimators that a display cannot draw, and those that are not fitted.
+    """Refuse estimators that a display cannot draw or that are not fitted.
 
     Parameters
     ----------
     display : type
         The display.
     estimator : object
-        What it is asked to draw.
+        The estimator to draw.
     kinds : tuple of type
-        What it can draw.
+        Types that the display can draw.
     """
     if not isinstance(estimator, kinds):
         names = " or ".join(kind.__name__ for kind in kinds)
@@ -140,14 +141,14 @@ def column_names(estimator: Any) -> list[str]:
 
 
 def without_names(estimator: Any) -> Any:
-    """Return a shallow copy that takes arrays without a warning about names."""
+    """Return a shallow copy that takes arrays without a warning on feature names."""
     nameless = copy.copy(estimator)
     vars(nameless).pop("feature_names_in_", None)
     return nameless
 
 
 def rows_to_draw(rows: Any, n_drawn: int = DRAWN_ROWS) -> np.ndarray:
-    """Return the numbers of at most so many rows, always the same ones."""
+    """Return the row numbers of a fixed sample of at most `n_drawn` rows."""
     n_rows = len(to_numpy(rows))
     if n_rows <= n_drawn:
         return np.arange(n_rows)
@@ -156,7 +157,7 @@ def rows_to_draw(rows: Any, n_drawn: int = DRAWN_ROWS) -> np.ndarray:
 
 
 def limits_of(values: np.ndarray) -> tuple[float, float]:
-    """Return where an axis begins and ends, so that few far values do not rule it."""
+    """Return the limits of an axis, so that a few outlying values do not widen it."""
     low, high = np.quantile(values, RANGE)
     room = (high - low) / 2
     low, high = max(values.min(), low - room), min(values.max(), high + room)
@@ -167,14 +168,14 @@ def limits_of(values: np.ndarray) -> tuple[float, float]:
 
 
 def color_of(number: int) -> str:
-    """Return the colour of a component; the ninth has that of the first again."""
+    """Return the colour of a component; colours repeat from the ninth on."""
     return PALETTE[number % len(PALETTE)]
 
 
 def number_components(
     ax: Any, places: Mapping[int, Sequence[float] | np.ndarray]
 ) -> None:
-    """Write the numbers of components where they are, if a legend would be too long.
+    """Label components by number at their places, if a legend would be too long.
 
     Parameters
     ----------
@@ -206,7 +207,7 @@ def name_components(
     corner: tuple[float, float],
     with_rows: bool = False,
 ) -> None:
-    """List the colours of components right of the axes, unless they are too many."""
+    """Add a legend of component colours, unless there are too many components."""
     from matplotlib.lines import Line2D
 
     entries = [(PALE, "rows")] if with_rows else []

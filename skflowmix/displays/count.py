@@ -9,15 +9,16 @@ __all__ = ["ComponentCountDisplay"]
 
 
 class ComponentCountDisplay:
-    """The valleys by which ``n_components="auto"`` counted.
+    """The valleys from which ``n_components="auto"`` finds the number of components.
 
-    Every valley of the density between two groups of rows is a point, at the number of
-    clusters where it and all deeper ones are counted. Its height is the density in the
-    valley over that of the lower of the two modes: 0 where groups do not touch, 1
-    where there is no valley. A bar stands at the limit below which a valley is deeper
-    than chance makes it. Those that separate clusters are left of the line.
+    Every valley of the density between two groups of rows is a point. It is drawn at
+    the number of clusters if it and all later valleys of `path` were counted. Its
+    height is the density in the valley relative to the lower of the two modes: 0 where
+    groups do not touch, 1 where there is no valley. A bar marks the limit below which a
+    valley is deeper than chance would make it. Valleys that separate clusters are left
+    of the dashed line.
 
-    Make one by `from_estimator`.
+    Create one with `from_estimator`.
 
     Parameters
     ----------
@@ -44,7 +45,7 @@ class ComponentCountDisplay:
 
     @classmethod
     def from_estimator(cls, estimator: FlowMixture, *, ax: Any = None) -> Self:
-        """Draw how a fitted estimator found its number of components.
+        """Draw the valleys from which an estimator found its number of components.
 
         Parameters
         ----------
@@ -56,14 +57,14 @@ class ComponentCountDisplay:
         Returns
         -------
         display : ComponentCountDisplay
-            What was drawn.
+            The drawn display.
 
         Raises
         ------
         TypeError
-            If there is no such picture of the estimator.
+            If the display does not support the estimator.
         ValueError
-            If the number was given, or there were too few rows to count.
+            If `n_components` was a number, or there were too few rows to find it.
         ImportError
             If matplotlib is not installed.
         """
@@ -73,7 +74,7 @@ class ComponentCountDisplay:
         return cls(path=path).plot(ax=ax)
 
     def plot(self, ax: Any = None) -> Self:
-        """Draw it.
+        """Draw the valleys.
 
         Parameters
         ----------

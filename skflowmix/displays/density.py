@@ -30,12 +30,13 @@ from skflowmix.estimator import FlowMixture
 
 __all__ = ["DensityDisplay", "SamplesDisplay"]
 
-# Shades and contours are where the density is highest and holds these shares of it.
+# Probability within the shaded highest-density regions and their contours, opacities of
+# these regions, and opacity outside them.
 SHARES = (0.5, 0.8, 0.95, 0.99)
 OPACITIES = (0.75, 0.5, 0.3, 0.14)
 OUTSIDE = 0.04
 
-# A corner plot of more columns would have panels too small to see.
+# A pair plot of more columns would have panels too small to see.
 MAX_COLUMNS = 8
 DEFAULT_COLUMNS = 5
 
@@ -49,24 +50,24 @@ TAILS = (0.005, 0.995)
 class DensityDisplay:
     """A fitted density, the regions of its components, and rows.
 
-    Of two columns: shaded where the density is highest, in the colour of the most
-    probable component (of a classifier, class), with contours that hold 50, 80, 95 and
-    99 % of the model's probability. Of one column: the density as a curve, with those
-    of the components, over a histogram of the rows. Of more columns: all pairs, rows
-    below the diagonal and samples of the model above it.
+    For two columns: a map in the colour of the most probable component (class, for a
+    classifier), shaded by density, with contours that hold 50, 80, 95 and 99 % of the
+    model's probability. For one column: curves of the density and of its components
+    over a histogram of the rows. For more columns: scatter plots of all pairs, with
+    rows below the diagonal and samples of the model above it.
 
-    Make one by `from_estimator`.
+    Create one with `from_estimator`.
 
     Parameters
     ----------
     rows : ndarray of shape (n_rows, n_columns)
         Rows to draw, in data units.
     row_components : ndarray of shape (n_rows,)
-        Their most probable components, as numbers from 0.
+        Most probable component of each row, from 0.
     samples : ndarray of shape (n_samples, n_columns)
         Rows drawn from the model.
     sample_components : ndarray of shape (n_samples,)
-        The components that they were drawn from.
+        The component that each sample was drawn from.
     component_names : list of str
         Names of all components.
     columns : list of str
@@ -75,27 +76,27 @@ class DensityDisplay:
         Points on the axis of each column where the density was evaluated; None where
         it was not.
     log_density : ndarray, default=None
-        Log-density on the grid, in nats: of shape (n_points,) in one column, and of
-        (n_points_y, n_points_x) in two.
+        Log-density on the grid, in nats, of shape (n_points,) for one column and
+        (n_points_y, n_points_x) for two.
     grid_components : ndarray, default=None
-        In two columns, the most probable component there, of the same shape; in one,
-        log p(x, z=k), of shape (n_points, n_components).
+        For two columns, the most probable component on the grid, of the same shape; for
+        one, log p(x, z=k), of shape (n_points, n_components).
     levels : ndarray of shape (4,), default=None
-        Log-densities of the contours, in nats, falling.
+        Log-densities of the contours, in nats, in decreasing order.
 
     Attributes
     ----------
     ax_ : matplotlib Axes
-        Where it was drawn; None where there are several.
+        Where it was drawn; None where there are several axes.
     axes_ : ndarray of matplotlib Axes
-        All of them, of shape (1, 1) or (n_columns, n_columns).
+        All axes, of shape (1, 1) or (n_columns, n_columns).
     figure_ : matplotlib Figure
         The figure.
 
     See Also
     --------
     SamplesDisplay : Samples of the model by component.
-    sklearn.inspection.DecisionBoundaryDisplay : Any answer of an estimator as a map.
+    sklearn.inspection.DecisionBoundaryDisplay : Any response of an estimator as a map.
 
     References
     ----------
@@ -156,31 +157,31 @@ class DensityDisplay:
         estimator : FlowMixture or FlowMixtureClassifier
             Fitted.
         X : array-like of shape (n_rows, n_features)
-            Rows to draw with it, the training rows say; of more than 2000 a part.
+            Rows to draw, such as the training rows; of more than 2000 a sample.
         columns : list of int or str, default=None
-            Columns to draw, by number or name; None stands for the first five.
-            Densities are exact where all columns of the model are drawn, and these are
-            one or two; other pictures compare rows with samples.
+            Columns to draw, by number or name; None selects the first five. A density
+            is drawn only if the model has one or two columns and all are selected;
+            otherwise rows are compared with samples.
         grid_resolution : int, default=150
             Points at which a density is evaluated along an axis, at least 2.
         n_samples : int, default=1000
             Rows to draw from the model.
         random_state : int, RandomState instance or None, default=0
-            Seed of the samples. With None they go on with the estimator's own stream.
+            Seed of the samples. None continues the estimator's own random stream.
         ax : matplotlib Axes, default=None
-            Where to draw. A picture of several panels takes the place of the axes.
+            Where to draw; several panels replace the axes.
 
         Returns
         -------
         display : DensityDisplay
-            What was drawn.
+            The drawn display.
 
         Raises
         ------
         TypeError
-            If there is no such picture of the estimator.
+            If the display does not support the estimator.
         ValueError
-            If `X` or `columns` do not go with the estimator.
+            If `X` or `columns` do not match the estimator.
         ImportError
             If matplotlib is not installed.
         """
@@ -192,7 +193,7 @@ class DensityDisplay:
         if estimator.n_features_in_ <= 2 and len(chosen) == estimator.n_features_in_:
             points = np.r_[data["rows"], _without_tails(data["samples"])]
             grid = [np.linspace(*limits_of(c), grid_resolution) for c in points.T]
-            # The model knows the columns in its own order.
+            # The model expects columns in its own order.
             points = np.stack(np.meshgrid(*grid), -1)
             shape, points = points.shape[:-1], points.reshape(-1, len(grid))
             points = points[:, np.argsort(chosen)]
@@ -210,7 +211,7 @@ class DensityDisplay:
         return cls(**data).plot(ax=ax)
 
     def plot(self, ax: Any = None) -> Self:
-        """Draw it.
+        """Draw the density.
 
         Parameters
         ----------
@@ -236,7 +237,7 @@ class DensityDisplay:
         return self
 
     def _plot_map(self, ax: Any) -> None:
-        """Two columns: shades and contours of regions, rows, numbers of components."""
+        """Draw two columns: shaded regions, contours, rows, component numbers."""
         from matplotlib.colors import to_rgb
         from matplotlib.patches import Patch
 
@@ -288,7 +289,7 @@ class DensityDisplay:
         name_components(ax, self.component_names, "lower left", (1.0, 0.0))
 
     def _plot_curve(self, ax: Any) -> None:
-        """One column: a histogram, curves of the density and of its components."""
+        """Draw one column: a histogram, curves of the density and its components."""
         low, high = limits_of(np.r_[self.rows, self.samples])
         edges = np.linspace(low, high, N_BARS + 1)
         style = {"bins": edges, "density": True}
@@ -320,7 +321,7 @@ class DensityDisplay:
         ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
 
     def _plot_pairs(self, ax: Any) -> None:
-        """All pairs: rows below the diagonal, samples above it."""
+        """Draw all pairs: rows below the diagonal, samples above it."""
         n_columns = len(self.columns)
         side = 1.2 + 1.7 * n_columns
         self.axes_ = several_axes(
@@ -330,7 +331,7 @@ class DensityDisplay:
         self.figure_ = self.axes_[0, 0].figure
         limits = [limits_of(column) for column in np.r_[self.rows, self.samples].T]
         names = [textwrap.fill(name, LABEL_WIDTH) for name in self.columns]
-        # As many points on either side of the diagonal.
+        # Draw no more samples above the diagonal than rows below it.
         some = rows_to_draw(self.samples, len(self.rows))
         for (i, j), panel in np.ndenumerate(self.axes_):
             if i == j:
@@ -364,16 +365,16 @@ class DensityDisplay:
 
 
 class SamplesDisplay:
-    """Samples of the model, in the colours of their components, beside rows.
+    """Samples of the model, in the colours of their components, over rows.
 
-    Make one by `from_estimator`.
+    Create one with `from_estimator`.
 
     Parameters
     ----------
     samples : ndarray of shape (n_samples, 2)
-        Rows drawn from the model, two of their columns.
+        Two columns of rows drawn from the model.
     sample_components : ndarray of shape (n_samples,)
-        The components that they were drawn from, as numbers from 0.
+        The component that each sample was drawn from, from 0.
     component_names : list of str
         Names of all components.
     columns : list of str
@@ -437,27 +438,27 @@ class SamplesDisplay:
         estimator : FlowMixture or FlowMixtureClassifier
             Fitted, of at least two columns.
         X : array-like of shape (n_rows, n_features), default=None
-            Rows to draw beneath, in grey; of more than 2000 a part.
+            Rows to draw beneath, in grey; of more than 2000 a sample.
         columns : list of int or str, default=(0, 1)
             The two columns to draw, by number or name.
         n_samples : int, default=1000
             Rows to draw from the model.
         random_state : int, RandomState instance or None, default=0
-            Seed of the samples. With None they go on with the estimator's own stream.
+            Seed of the samples. None continues the estimator's own random stream.
         ax : matplotlib Axes, default=None
             Where to draw.
 
         Returns
         -------
         display : SamplesDisplay
-            What was drawn.
+            The drawn display.
 
         Raises
         ------
         TypeError
-            If there is no such picture of the estimator.
+            If the display does not support the estimator.
         ValueError
-            If `X` or `columns` do not go with the estimator.
+            If `X` or `columns` do not match the estimator.
         ImportError
             If matplotlib is not installed.
         """
@@ -470,7 +471,7 @@ class SamplesDisplay:
         return cls(**data).plot(ax=ax)
 
     def plot(self, ax: Any = None) -> Self:
-        """Draw them.
+        """Draw the samples.
 
         Parameters
         ----------
@@ -516,7 +517,7 @@ def _draw(
     n_samples: int,
     random_state: int | np.random.RandomState | None,
 ) -> dict[str, Any]:
-    """Return rows and samples of some columns, with the numbers of these, `chosen`."""
+    """Return rows and samples of some columns, and their numbers as `chosen`."""
     names = column_names(estimator)
     chosen = _column_numbers(columns, names)
     rows = row_components = None
@@ -576,7 +577,7 @@ def _component_names(estimator: FlowMixture | FlowMixtureClassifier) -> list[str
 def _numbered(
     estimator: FlowMixture | FlowMixtureClassifier, labels: np.ndarray
 ) -> np.ndarray:
-    """Return labels of a classifier as their places in `classes_`."""
+    """Return labels of a classifier as indices into `classes_`."""
     classes = getattr(estimator, "classes_", None)
     return labels if classes is None else np.searchsorted(classes, labels)
 
@@ -590,7 +591,7 @@ def _most_probable(
 def _log_joint(
     estimator: FlowMixture | FlowMixtureClassifier, rows: np.ndarray
 ) -> np.ndarray:
-    """Log p(x, component) or log p(x, class)."""
+    """Return log p(x, component) or log p(x, class)."""
     nameless = without_names(estimator)
     if isinstance(estimator, FlowMixtureClassifier):
         return nameless.predict_joint_log_proba(rows)
@@ -600,7 +601,7 @@ def _log_joint(
 def _places(
     samples: np.ndarray, drawn_from: np.ndarray, n_components: int
 ) -> dict[int, np.ndarray]:
-    """Return the sample of each component that is nearest to their medians."""
+    """Return the sample of each component that is nearest to the component's median."""
     places = {}
     for k in range(n_components):
         own = samples[drawn_from == k]
@@ -613,7 +614,7 @@ def _places(
 def _scatter(
     ax: Any, points: np.ndarray, numbers: np.ndarray, size: float = 5
 ) -> list[Any]:
-    """Draw points in the colours of their components; return one artist of each."""
+    """Draw points in the colours of their components; return an artist for each."""
     return [
         ax.scatter(
             *points[numbers == k].T, s=size, color=color_of(k), alpha=0.6, linewidths=0

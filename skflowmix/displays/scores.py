@@ -1,4 +1,4 @@
-"""`AnomalyScoreDisplay` and `ReliabilityDisplay`: scores beside what is true."""
+"""`AnomalyScoreDisplay` and `ReliabilityDisplay`: anomaly scores, calibration."""
 
 from numbers import Integral
 from typing import Any, Self
@@ -24,23 +24,24 @@ from skflowmix.validation import column_of_labels, is_unlabelled
 
 __all__ = ["AnomalyScoreDisplay", "ReliabilityDisplay"]
 
-# Scores further below the others than these are apart share the first bar.
+# Scores below this quantile by more than half its distance to the highest score are
+# counted in the first bar.
 TAIL = 0.02
 N_BARS = 40
 
 
 class AnomalyScoreDisplay:
-    """Scores of training rows and of new ones, and the threshold between them.
+    """Histograms of the scores of training rows and new rows, with the threshold.
 
-    Histograms as shares of the rows. Scores far below the others are counted in the
-    first bar.
+    Bars are shares of the rows. Scores far below the others are counted in the first
+    bar.
 
-    Make one by `from_estimator`.
+    Create one with `from_estimator`.
 
     Parameters
     ----------
     scores : dict of str to ndarray
-        Scores by the name of the rows, in nats; low ones are anomalies.
+        Scores in nats, by the name of the rows; low scores are anomalies.
     threshold : float, default=None
         Rows below it are outliers.
 
@@ -101,14 +102,14 @@ class AnomalyScoreDisplay:
         Returns
         -------
         display : AnomalyScoreDisplay
-            What was drawn.
+            The drawn display.
 
         Raises
         ------
         TypeError
-            If there is no such picture of the estimator.
+            If the display does not support the estimator.
         ValueError
-            If `X`, `X_new` or `y_new` are not what they should be.
+            If `X`, `X_new` or `y_new` are invalid.
         ImportError
             If matplotlib is not installed.
         """
@@ -135,7 +136,7 @@ class AnomalyScoreDisplay:
         return cls(scores=scores, threshold=threshold).plot(ax=ax)
 
     def plot(self, ax: Any = None) -> Self:
-        """Draw them.
+        """Draw the histograms.
 
         Parameters
         ----------
@@ -179,19 +180,20 @@ class AnomalyScoreDisplay:
 
 
 class ReliabilityDisplay:
-    """How often a classifier is right that is so sure.
+    """Reliability diagram of a classifier: accuracy by predicted probability.
 
-    Rows are put into bins of equal size by the probability of the class they were
-    given; above each bin's mean probability stands the share of right predictions, with
-    its standard error. On the diagonal probabilities are to be believed. The second
-    curve has the probabilities before calibration; below are both as histograms.
+    Rows are put into bins of equal size by the probability of their predicted class.
+    The share of right predictions in each bin, with its standard error, is drawn over
+    the bin's mean probability; calibrated probabilities lie on the diagonal. The second
+    curve has the highest probabilities before calibration; the lower panel has
+    histograms of both.
 
-    Make one by `from_estimator`.
+    Create one with `from_estimator`.
 
     Parameters
     ----------
     confidence : dict of str to ndarray of shape (n_rows,)
-        Probabilities of the predicted classes, by name.
+        Highest class probability of each row, by name of the curve.
     right : ndarray of bool of shape (n_rows,)
         Which predictions are right.
     n_bins : int, default=10
@@ -251,23 +253,23 @@ class ReliabilityDisplay:
         X : array-like of shape (n_rows, n_features)
             Rows that it was not fitted to.
         y : array-like of shape (n_rows,)
-            Their labels; rows without one, as in `fit`, do not count.
+            Their labels; unlabelled rows, marked as in `fit`, are ignored.
         n_bins : int, default=10
             Number of bins, at least 1.
         ax : matplotlib Axes, default=None
-            Axes in whose place to draw.
+            Axes to replace by the panels.
 
         Returns
         -------
         display : ReliabilityDisplay
-            What was drawn.
+            The drawn display.
 
         Raises
         ------
         TypeError
-            If there is no such picture of the estimator.
+            If the display does not support the estimator.
         ValueError
-            If no row has a label, or `X`, `y` or `n_bins` are not what they should be.
+            If no row has a label, or `X`, `y` or `n_bins` are invalid.
         ImportError
             If matplotlib is not installed.
         """
@@ -297,12 +299,12 @@ class ReliabilityDisplay:
         ).plot(ax=ax)
 
     def plot(self, ax: Any = None) -> Self:
-        """Draw it.
+        """Draw the panels.
 
         Parameters
         ----------
         ax : matplotlib Axes, default=None
-            Axes in whose place to draw; None makes a figure.
+            Axes to replace by the panels; None makes a figure.
 
         Returns
         -------
@@ -345,12 +347,12 @@ class ReliabilityDisplay:
 
 
 def _reliability(sure: np.ndarray, right: np.ndarray, n_bins: int) -> np.ndarray:
-    """Mean probability, share right and its standard error, in bins of equal size."""
+    """Return mean probability, accuracy and its standard error, in equal-sized bins."""
     order = np.argsort(sure, kind="stable")
     bins = np.array_split(order, min(n_bins, len(order)))
     sizes = np.array([len(rows) for rows in bins])
     share = np.array([right[rows].mean() for rows in bins])
-    # Of a bin where all are right, too, some of many more could be wrong.
+    # Laplace smoothing keeps the error positive in a bin where all are right.
     smoothed = (share * sizes + 1) / (sizes + 2)
     error = np.sqrt(smoothed * (1 - smoothed) / sizes)
     return np.c_[[sure[rows].mean() for rows in bins], share, error]

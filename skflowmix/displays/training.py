@@ -1,4 +1,4 @@
-"""`TrainingHistoryDisplay` and `ResponsibilityDisplay`: how a fit went, how q does."""
+"""`TrainingHistoryDisplay` and `ResponsibilityDisplay`: training curves, q and p."""
 
 from typing import Any, Self
 
@@ -22,7 +22,7 @@ from skflowmix.outlier import FlowMixtureOutlierDetector
 
 __all__ = ["ResponsibilityDisplay", "TrainingHistoryDisplay"]
 
-# The curves of each panel: key in a record of `history_`, what to call it, style.
+# The curves of each panel: key in a record of `history_`, label, line style.
 LIKELIHOODS = (
     ("train_log_likelihood", "log-likelihood, training rows", "-"),
     ("validation_log_likelihood", "log-likelihood, held-out rows", "-"),
@@ -36,13 +36,13 @@ TERMS = (
 
 
 class TrainingHistoryDisplay:
-    """What happened in a fit, epoch by epoch.
+    """Training curves of a fit, epoch by epoch.
 
     Three panels: log-likelihoods of training and held-out rows with the evidence lower
-    bound; the terms of the bound; the components that expect at least one row. Vertical
-    lines part the phases.
+    bound; the terms of the bound; the number of components that expect at least one
+    row. Vertical lines separate the phases.
 
-    Make one by `from_estimator`.
+    Create one with `from_estimator`.
 
     Parameters
     ----------
@@ -83,17 +83,17 @@ class TrainingHistoryDisplay:
         estimator : FlowMixture, FlowMixtureClassifier or FlowMixtureOutlierDetector
             Fitted.
         ax : matplotlib Axes, default=None
-            Axes in whose place to draw.
+            Axes to replace by the panels.
 
         Returns
         -------
         display : TrainingHistoryDisplay
-            What was drawn.
+            The drawn display.
 
         Raises
         ------
         TypeError
-            If there is no such picture of the estimator.
+            If the display does not support the estimator.
         ValueError
             If nothing was trained.
         ImportError
@@ -105,12 +105,12 @@ class TrainingHistoryDisplay:
         return cls(history=mixture_of(estimator).history_).plot(ax=ax)
 
     def plot(self, ax: Any = None) -> Self:
-        """Draw it.
+        """Draw the panels.
 
         Parameters
         ----------
         ax : matplotlib Axes, default=None
-            Axes in whose place to draw; None makes a figure.
+            Axes to replace by the panels; None makes a figure.
 
         Returns
         -------
@@ -138,7 +138,7 @@ class TrainingHistoryDisplay:
         return self
 
     def _mark_phases(self) -> None:
-        """Part the phases by lines, and name them on top."""
+        """Separate the phases by lines, and name them on top."""
         phases = [record["phase"] for record in self.history]
         starts = [n for n in range(len(phases)) if n == 0 or phases[n] != phases[n - 1]]
         for panel in self.axes_:
@@ -151,7 +151,7 @@ class TrainingHistoryDisplay:
                 phases[start],
                 ((start + end + 1) / 2, 1.0),
                 xycoords=("data", "axes fraction"),
-                xytext=(0, 4 + 12 * (n % 2)),  # short phases are close to others
+                xytext=(0, 4 + 12 * (n % 2)),  # stagger names of short phases
                 textcoords="offset points",
                 ha="center",
             )
@@ -160,18 +160,18 @@ class TrainingHistoryDisplay:
 class ResponsibilityDisplay:
     """The amortised posterior q(z|x) against the exact responsibilities p(z|x).
 
-    One point for every row and component. On the diagonal q is right; the title says
-    how far it is from that, in nats: the mean divergence of q from p, by which the
-    evidence lower bound is below the log-likelihood.
+    One point for every row and component; on the diagonal q is exact. The title gives
+    the mean Kullback-Leibler divergence of q from p, in nats: the gap between the
+    log-likelihood and the evidence lower bound.
 
-    Make one by `from_estimator`.
+    Create one with `from_estimator`.
 
     Parameters
     ----------
     responsibilities : ndarray of shape (n_rows, n_components)
-        p(z|x), as of `predict_proba`.
+        p(z|x), as returned by `predict_proba`.
     q : ndarray of shape (n_rows, n_components)
-        q(z|x), as of `posterior_proba`.
+        q(z|x), as returned by `posterior_proba`.
     gap : float
         Mean of log p(x) - ELBO(x), in nats.
 
@@ -201,28 +201,28 @@ class ResponsibilityDisplay:
 
     @classmethod
     def from_estimator(cls, estimator: FlowMixture, X: Any, *, ax: Any = None) -> Self:
-        """Draw responsibilities of rows by a fitted estimator.
+        """Draw the responsibilities that a fitted estimator gives to rows.
 
         Parameters
         ----------
         estimator : FlowMixture
             Fitted.
         X : array-like of shape (n_rows, n_features)
-            Rows; of more than 2000 a part is drawn.
+            Rows; of more than 2000 a sample is drawn.
         ax : matplotlib Axes, default=None
             Where to draw.
 
         Returns
         -------
         display : ResponsibilityDisplay
-            What was drawn.
+            The drawn display.
 
         Raises
         ------
         TypeError
-            If there is no such picture of the estimator.
+            If the display does not support the estimator.
         ValueError
-            If `X` does not go with the estimator.
+            If `X` does not match the estimator.
         ImportError
             If matplotlib is not installed.
         """
@@ -238,7 +238,7 @@ class ResponsibilityDisplay:
         ).plot(ax=ax)
 
     def plot(self, ax: Any = None) -> Self:
-        """Draw it.
+        """Draw the points.
 
         Parameters
         ----------
