@@ -63,15 +63,15 @@ SAME_PARTITION_ARI = 0.98
 # Columns are taken to share one unit if their spreads in data units differ by at most
 # this factor, except for the quarter of the columns that varies least.
 COMMENSURATE_RATIO = 8.0
-# Merging starts from at least MIN_GROUPS groups, but from no more than leave each at
-# least GROUP_ROWS rows on average.
+# Merging starts from at least MIN_GROUPS groups, fewer where these would have less than
+# GROUP_ROWS rows on average.
 MIN_GROUPS = 40
 GROUP_ROWS = 8
 # Most iterations of expectation maximisation on the landmarks, and afterwards on more
 # rows.
 MAX_ITER = 100
 MAX_MORE_ITER = 20
-# Dequantization noise: its size in units of `repeat_widths`, and the range of these in
+# Dequantization noise: its size in units of `repeat_widths`, and the range of widths in
 # standard deviations of a column. Values with smaller widths get no noise, as values so
 # close to each other make no clusters.
 REPEAT_NOISE = 0.8

@@ -263,8 +263,9 @@ def column_space(
 ) -> np.ndarray | None:
     """Return a matrix that keeps noise within the column space of rank-deficient rows.
 
-    Constant columns, copies, sums of others and a full set of indicators each reduce
-    the rank. Noise on a column then also moves the columns that depend on it.
+    Noise that left this subspace would thicken it. Constant columns, copies, sums of
+    others and a full set of indicators each reduce the rank. Noise on a column then
+    also moves the columns that depend on it.
 
     Parameters
     ----------
@@ -279,8 +280,8 @@ def column_space(
     -------
     plane : ndarray of shape (n_features, n_features) or None
         ``noise @ plane`` lies in the column space and has the same total variance, in
-        units of the columns' variances. None if the rows have full rank or rank zero,
-        or are no more than the columns.
+        units of the columns' variances. None if the rank is full or zero, or if there
+        are no more rows than columns.
     """
     n_rows, n_columns = x.shape
     projector, deviations = _projector_of(x, weights)
@@ -306,8 +307,8 @@ def count_directions(x: np.ndarray, weights: np.ndarray) -> int:
     Returns
     -------
     n_directions : int
-        Constant columns, copies and sums of others add nothing. If the rows are no
-        more than the columns, the number of columns that are not constant.
+        Constant columns, copies and sums of others add nothing. With no more rows than
+        columns, the number of columns that are not constant.
     """
     if len(x) <= x.shape[1]:
         return int(np.count_nonzero(np.ptp(x, axis=0)))

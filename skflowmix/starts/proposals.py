@@ -49,13 +49,12 @@ def propose_starts(
 ) -> list[np.ndarray]:
     """Propose first responsibilities that do not depend on outlying rows.
 
-    The bulk is partitioned by itself. It is all rows but the outlying ones: those with
-    an outlying value, beyond a gap or in a lone heap. Groups of outlying rows, the
-    heaviest first, have components of their own, unless a finer partition of the bulk
-    makes better use of these, see `_is_supported`. All other outlying rows join the
-    component of the nearest row of the bulk, after their values are clipped to the
-    range of the bulk. If the bulk is too small, or if `init` is a clusterer, all rows
-    are partitioned together.
+    A row is outlying if one of its values is far, beyond a gap or in a lone heap. The
+    bulk, all other rows, is partitioned by itself. Groups of outlying rows have
+    components of their own, the heaviest first, unless a finer partition of the bulk
+    makes better use of them, see `_is_supported`. Other outlying rows, clipped to the
+    range of the bulk, join the component of its nearest row. If the bulk is too small,
+    or if `init` is a clusterer, all rows are partitioned together.
 
     Parameters
     ----------

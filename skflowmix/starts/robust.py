@@ -40,8 +40,8 @@ MIN_ROWS, MIN_SHARE = 5, 0.005
 GAP_WIDTHS, MAX_BEYOND = 1.5, 0.05
 
 # Each lone heap has at most the share MAX_HEAP of the rows. At least half of the rows
-# have other values, and the share MIN_DISTINCT of these is distinct. A column with more
-# than MAX_HEAPS heaps has values on a grid, not codes.
+# have other values, at least the share MIN_DISTINCT of them distinct. More heaps than
+# MAX_HEAPS in a column are a grid of its values, not codes.
 MAX_HEAP, MIN_DISTINCT, MAX_HEAPS = 0.25, 0.95, 3
 
 
@@ -168,8 +168,8 @@ def _winsorized_moments(column: np.ndarray, weights: np.ndarray) -> tuple[float,
     """Return mean and standard deviation after clipping the outermost values.
 
     Values are clipped to the interval between the 0.5 % and 99.5 % quantiles (with
-    fewer than 400 rows, 2 / n and 1 - 2 / n), extended by its width on both sides: 7.7
-    standard deviations of a Gaussian.
+    fewer than 400 rows 2 / n and 1 - 2 / n, or the extremes if these coincide),
+    extended by its width on both sides: 7.7 standard deviations of a Gaussian.
     """
     for tail in (max(0.005, 2 / len(column)), 0.0):
         low, high = weighted_quantile(column, weights, (tail, 1 - tail))

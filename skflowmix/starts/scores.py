@@ -125,7 +125,7 @@ def kernel_score(landmarks: Landmarks) -> float:
             exponent += log_kernel_weight
             largest = exponent.max(axis=1)
             exponent -= largest[:, None]
-            # Arithmetic on subnormal numbers is slow: negligible terms are raised.
+            # Subnormal numbers are slow: negligible exponents are raised to a floor.
             kernels = np.exp(np.maximum(exponent, -50.0), dtype=np.float32)
             log_density[i, rows] = largest + np.log(kernels.sum(axis=1))
             log_density[i, rows] -= n_features * np.log(width)
