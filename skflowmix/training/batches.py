@@ -24,9 +24,9 @@ class Batch:
     allowed : Tensor of shape (N, K), bool, optional
         False where a known class rules a component out.
     mean_weight : Tensor of shape (), optional
-        Mean weight of all rows that the batch is drawn from; by default that of x.
+        Mean weight of all rows that the batch is drawn from; by default of the batch.
     n_counted : float, optional
-        Number of original rows that x stands for; N by default.
+        Number of original rows that the batch stands for; N by default.
     n_rows : int, optional
         Number of rows in all processes together; N by default.
     repeat_widths : Tensor of shape (N, D), optional
@@ -166,7 +166,7 @@ class TableSource:
     table : Batch
         All rows.
     batch_size : int
-        Least rows of a batch: those left over are spread over the batches.
+        Smallest number of rows per batch; leftover rows are spread over the batches.
     generator : torch.Generator
         Source of the order of rows, on the table's device.
     nearest : Tensor of shape (N, k), optional

@@ -52,8 +52,8 @@ class Partition:
         Gaussians that flows may whiten by, fitted to all rows. Of several with equal
         shrinkage only one is used.
     plain : Gaussians
-        Gaussians that are likeliest without flows; if training of a model is
-        continued, those that it whitens by.
+        Gaussians that are likeliest without flows; if a model continues training, the
+        Gaussians that it whitens by.
     """
 
     responsibilities: np.ndarray

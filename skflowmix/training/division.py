@@ -1,4 +1,4 @@
-"""Components divided among several flows: a given number, or as held-out rows ask."""
+"""Division of components among several flows: a given number or by held-out rows."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from skflowmix.training.table import TrainingTable
 
 __all__ = ["divide", "divide_where_it_gains"]
 
-# A row that belongs to a component by less says nothing of its parts.
+# Rows with a smaller responsibility have no part in how a component is divided.
 LEAST_SHARE = 0.05
 
 
@@ -22,16 +22,16 @@ def divide(
     n_parts: int,
     random_state: np.random.RandomState,
 ) -> tuple[np.ndarray, Groups]:
-    """Divide every component among so many flows, or as many as it has rows.
+    """Divide every component among `n_parts` flows, or as many as it has rows.
 
     Parameters
     ----------
     table : TrainingTable
-        The rows; those that are held out have no part in how others are divided.
+        The rows; held-out rows have no influence on the division.
     responsibilities : ndarray of shape (n_distinct, n_components)
         Shares of the components.
     n_parts : int
-        How many flows each is to have.
+        Number of flows per component.
     random_state : RandomState
         Source of everything random.
 
@@ -40,7 +40,7 @@ def divide(
     divided : ndarray of shape (n_distinct, n_flows)
         Shares of the flows.
     groups : Groups
-        The component of each.
+        The component of each flow.
     """
     if n_parts == 1:
         return responsibilities, Groups.singles(responsibilities.shape[1])
@@ -56,7 +56,7 @@ def divide(
 def divide_where_it_gains(
     fit: ModelFit, random_state: np.random.RandomState
 ) -> tuple[np.ndarray, Groups] | None:
-    """Divide components of one flow where held-out rows prefer several Gaussians.
+    """Divide components of one flow for which held-out rows prefer several Gaussians.
 
     Parameters
     ----------
@@ -70,7 +70,7 @@ def divide_where_it_gains(
     divided : ndarray of shape (n_distinct, n_flows)
         Shares of the flows.
     groups : Groups
-        The component of each. None for both where no component is divided.
+        The component of each flow. The result is None if no component is divided.
     """
     table, responsibilities = fit.table, fit.responsibilities
     log_prob = fit.held_out_component_log_prob()
@@ -98,7 +98,7 @@ def divide_where_it_gains(
 def _rows_of_components(
     table: TrainingTable, responsibilities: np.ndarray
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Training rows of each component, far ones left out, and their weights."""
+    """Yield each component's training rows, without outlying rows, and their weights."""
     shares = table.without_far(responsibilities)[table.train]
     for share in shares.T:
         own = np.flatnonzero(share >= LEAST_SHARE)

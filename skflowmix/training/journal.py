@@ -1,4 +1,4 @@
-"""Phases of a fit, one after another; `checkpoints.py` writes a journal of them."""
+"""Journals, which run the phases of a fit; that of `checkpoints.py` writes files."""
 
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -14,7 +14,7 @@ class Journal(Protocol):
     def phase(
         self, key: str, trainer: Trainer, on_epoch: Callable[[dict[str, Any]], bool]
     ) -> Outcome:
-        """Run a phase: read a finished one back, or continue an unfinished one."""
+        """Run a phase, read a finished one back, or continue an unfinished one."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""What the processes that train one model agree on; mostly there is one."""
+"""Communication between the processes that train one model; usually there is one."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -12,19 +12,19 @@ __all__ = ["LocalReducer", "ProcessReducer", "Reducer"]
 
 T = TypeVar("T")
 
-# Errors that all processes raise as they are; others become a RuntimeError.
+# Types of errors that all processes raise unchanged; others become a RuntimeError.
 SHARED_ERRORS = (ValueError, TypeError, FloatingPointError, MemoryError)
 
 
 class Reducer(ABC):
-    """Agreement between the processes of a fit.
+    """Collective operations of the processes of a fit.
 
-    All of them call its methods, in the same order.
+    All processes call its methods in the same order.
 
     Attributes
     ----------
     rank : int
-        Number of this process; the first one, 0, decides where one has to.
+        Number of this process; process 0 decides where one has to.
     n_ranks : int
         Number of processes.
     """
@@ -42,14 +42,14 @@ class Reducer(ABC):
 
     @abstractmethod
     def broadcast(self, value: T) -> T:
-        """Return the value of the first process; it is pickled on its way."""
+        """Return the value of the first process, which is pickled."""
 
     @abstractmethod
     def gather(self, value: T) -> list[T]:
-        """Return the values of all processes, in their order, in each of them."""
+        """Return the values of all processes, in order, in every process."""
 
     def from_first(self, function: Callable[[], T]) -> T:
-        """Call a function in the first process, and return or raise what it does."""
+        """Call a function in the first process; return its value or raise its error."""
         outcome: tuple[Any, Any] = (None, None)
         error = None
         if self.rank == 0:
@@ -65,7 +65,7 @@ class Reducer(ABC):
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Raise in all processes what any of them raises, after a block of code."""
+        """After a block of code, raise in all processes the error of any of them."""
         failure = error = None
         try:
             yield
@@ -78,7 +78,7 @@ class Reducer(ABC):
 
 
 def _portable(error: Exception) -> tuple[type[Exception], str]:
-    """Kind and message of an error, which any process can read."""
+    """Return type and message of an error, which any process can unpickle."""
     for kind in SHARED_ERRORS:
         if isinstance(error, kind):
             return kind, str(error)
@@ -86,7 +86,7 @@ def _portable(error: Exception) -> tuple[type[Exception], str]:
 
 
 class LocalReducer(Reducer):
-    """The only process."""
+    """Reducer of a single process."""
 
     def mean_(self, vector: Tensor) -> None:
         """See `Reducer`."""
@@ -113,12 +113,12 @@ class LocalReducer(Reducer):
 
 
 class ProcessReducer(Reducer):
-    """The processes of the default group of `torch.distributed`.
+    """Reducer of the processes of the default group of `torch.distributed`.
 
     Parameters
     ----------
     host : ProcessGroup
-        All of them on gloo, for what is in the CPU's memory. Tensors on a GPU go
+        A gloo group of all processes, for data in CPU memory. Tensors on a GPU go
         through the default group.
     """
 

@@ -1,4 +1,4 @@
-"""Where and by whose leave a candidate is trained, and what comes of it."""
+"""The environment in which a candidate is trained, and the trained candidate."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,18 +27,18 @@ class Candidate:
     model : MixtureModule
         In float64, on the CPU.
     gaussians : Gaussians
-        What its components whiten by.
+        The Gaussians that its components whiten by.
     history : list of dict
         Figures of every epoch.
     held_out : Batch
-        The rows that judged it.
+        The rows it was evaluated on.
     held_out_log_prob : Tensor
-        Its log-densities there, in nats.
+        Its log-densities at these rows, in nats.
     converged, stopped : bool
         Whether training converged, and whether a callback ended it.
     optimism : float, default=0.0
-        Where rows have classes, what flows gained over their Gaussians on rows that
-        they had seen, beyond what they gained on held-out ones, in nats per row.
+        With known classes, the gain of flows over their Gaussians on training rows
+        minus that on held-out rows, in nats per row, at least zero.
     """
 
     model: MixtureModule
@@ -52,7 +52,7 @@ class Candidate:
 
     @property
     def weights(self) -> np.ndarray:
-        """Weights of all flows."""
+        """Mixture weights of all flows."""
         return self.model.log_weights.detach().exp().numpy()
 
     def sort(self) -> None:
@@ -63,7 +63,7 @@ class Candidate:
         self._take(np.lexsort((-weights, place[groups.of_flow])))
 
     def drop_unused(self, n_rows: float) -> None:
-        """Drop groups that expect less than one of so many rows."""
+        """Drop groups that expect less than one of `n_rows` rows, but the heaviest."""
         groups = self.model.groups
         of_group = groups.sum(self.weights[None])[0]
         used = of_group * n_rows >= 1
@@ -71,7 +71,7 @@ class Candidate:
         self._take(np.flatnonzero(used[groups.of_flow]))
 
     def drop_unused_flows(self, n_rows: float) -> None:
-        """Drop the flows that expect less than one, but the heaviest of each group."""
+        """Drop flows that expect less than one row, but the heaviest of each group."""
         weights, groups = self.weights, self.model.groups
         if groups.are_single:
             return
@@ -94,27 +94,27 @@ class Monitor(Protocol):
     ) -> bool:
         """Receive an epoch's record and a function that copies the model as it stands.
 
-        True, as `stopped` from then on, ends the fit.
+        Returning true ends the fit, and `stopped` is true from then on.
         """
         ...
 
 
 @dataclass(frozen=True)
 class Runtime:
-    """Where and by whose leave a candidate is trained.
+    """Environment in which a candidate is trained.
 
     Parameters
     ----------
     device : torch.device
-        Where to train.
+        The device to train on.
     random_state : RandomState
         Source of network weights, batches and noise.
     monitor : Monitor
-        Sees every epoch.
+        Sees every epoch and can end the fit.
     journal : Journal
         Runs the phases.
     reducer : Reducer
-        The processes that train it.
+        The processes that train the candidate.
     """
 
     device: torch.device
@@ -124,9 +124,9 @@ class Runtime:
     reducer: Reducer
 
     def is_stopped(self) -> bool:
-        """Tell whether the monitor has ended the fit."""
+        """Return whether the monitor has ended the fit."""
         return self.monitor.stopped
 
     def generator(self) -> torch.Generator:
-        """Draw a new generator on the device."""
+        """Return a new generator on the device, with a random seed."""
         return torch_generator(self.random_state, self.device)

@@ -14,16 +14,17 @@ __all__ = ["ShardSource", "SharedSource", "count_all_shards", "hold_shard"]
 def hold_shard(
     table: TrainingTable, rows: np.ndarray, weights: np.ndarray, reducer: Reducer
 ) -> None:
-    """Let a process train on rows that it alone holds.
+    """Make this process train on rows that it alone holds.
 
     Parameters
     ----------
     table : TrainingTable
-        A sample of the rows of all processes. Its held-out rows are held out.
+        A sample of the rows of all processes. Its held-out rows are held out of all
+        shards.
     rows : ndarray of shape (n_distinct, n_features)
         This process's rows, in data units.
     weights : ndarray of shape (n_distinct,)
-        Their weights, of the same unit in all processes.
+        Their weights, in the same unit in all processes.
     reducer : Reducer
         The processes.
 
@@ -52,16 +53,16 @@ def hold_shard(
 
 
 def _as_items(x: np.ndarray) -> np.ndarray:
-    """Rows as single values, to compare."""
+    """View rows as single values that can be compared."""
     x = np.ascontiguousarray(x)
     return x.view(np.dtype((np.void, x.dtype.itemsize * x.shape[1]))).ravel()
 
 
 def count_all_shards(batch: Batch, reducer: Reducer) -> None:
-    """Let the rows that one process holds be a part of those of all.
+    """Set the mean weight and counts of a shard for the rows of all processes.
 
-    The mean over the processes of the `Batch.batch_mean` of theirs is then, over
-    batches, the weighted mean of all rows, however many each process holds.
+    On average over batches, the mean of `Batch.batch_mean` over the processes is then
+    the weighted mean of all rows, however many each process holds.
 
     Parameters
     ----------
@@ -78,17 +79,17 @@ def count_all_shards(batch: Batch, reducer: Reducer) -> None:
 
 
 class SharedSource(TableSource):
-    """Every process's part of the batches of one table that all of them hold.
+    """One process's part of the batches of a table that all processes hold.
 
-    All draw the same batches, and the same noise on them: the mean of their gradients
-    is that of one process.
+    All processes draw the same batches and the same noise: the mean of their gradients
+    is the gradient of a single process.
 
     Parameters
     ----------
     table, batch_size, generator, nearest
         As for `TableSource`, the same in all processes.
     reducer : Reducer
-        Which part is this process's.
+        The processes among which batches are divided.
     """
 
     def __init__(
@@ -106,7 +107,7 @@ class SharedSource(TableSource):
         """See `skflowmix.training.batches.RowSource`."""
         (index,) = drawn
         rank, n_ranks = self.reducer.rank, self.reducer.n_ranks
-        if len(index) < n_ranks:  # all of them take all rows
+        if len(index) < n_ranks:  # every process takes all rows
             return super().rows(index)
         part = slice(rank, None, n_ranks)
         batch = super().rows(index[part])
@@ -116,18 +117,18 @@ class SharedSource(TableSource):
 
 
 class ShardSource(TableSource):
-    """Batches of the rows that this process alone holds, as many as in the others.
+    """Batches of the rows that this process alone holds.
 
     Parameters
     ----------
     table : Batch
-        This process's rows; `n_rows` and `mean_weight` count those of the others in.
+        This process's rows, after `count_all_shards`.
     batch_size : int
         Rows of a batch, over all processes.
     generator : torch.Generator
-        Source of their order, another one in every process.
+        Source of the order of rows, a different one in every process.
     nearest : Tensor of shape (N, k), optional
-        Numbers of the rows nearest to each.
+        Row numbers of the nearest neighbours of each row.
     reducer : Reducer
         The processes.
     """
@@ -141,13 +142,13 @@ class ShardSource(TableSource):
         reducer: Reducer,
     ):
         size = max(batch_size // reducer.n_ranks, 1)
-        # As large in every process: the slowest one sets the pace.
+        # Equal in all processes, which wait for the slowest one.
         self.size = min(reducer.gather(min(size, len(table))))
         super().__init__(table, self.size, generator, nearest)
         self.n_batches = max(table.n_rows // (self.size * reducer.n_ranks), 1)
 
     def draw(self) -> tuple[Tensor, ...]:
-        """See `RowSource`; the rows that are left over wait for the next pass."""
+        """See `RowSource`; rows left over are skipped in this pass."""
         if not self._queue:
             n_own = len(self.table)
             order = torch.randperm(

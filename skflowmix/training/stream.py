@@ -12,10 +12,10 @@ from skflowmix.training.batches import Batch
 
 __all__ = ["StreamSource"]
 
-# Rows that are read together, and rows in memory that batches are drawn from.
+# Rows of a block, which are read together, and of the buffer that batches come from.
 BLOCK_ROWS, BUFFER_ROWS = 512, 65_536
 
-# What they consist of, where there is any.
+# Attributes of a `Batch` that the buffer holds, where they are not None.
 VALUES = ("x", "weights", "responsibilities", "repeat_widths", "thickness")
 
 
@@ -23,16 +23,16 @@ class StreamSource:
     """Batches of rows that are read in blocks: every row once in a pass.
 
     Blocks of consecutive rows are read in random order into a buffer, whose rows are
-    shuffled whenever blocks are added, so that a batch holds rows of many places. A
-    pass ends before the next one begins, and passes go on from epoch to epoch.
+    shuffled whenever blocks are added, so that a batch mixes rows of many blocks. A
+    pass ends before the next one begins, and passes continue across epochs.
 
     Parameters
     ----------
     stream : RowStream
         The rows.
     prepare : callable
-        Maps rows in data units and their weights to a `Batch` on the device. It must
-        give the same rows the same values again.
+        Maps rows in data units and their weights to a `Batch` on the device. It must be
+        deterministic.
     sample : Batch
         Rows for `sample`, in random order.
     batch_size : int
@@ -93,7 +93,7 @@ class StreamSource:
         return Batch(**values, mean_weight=self.mean_weight)
 
     def sample(self, n_rows: int) -> Batch:
-        """See `RowSource`: the first of those given."""
+        """See `RowSource`: the first rows of the given sample."""
         return self._sample[:n_rows]
 
     def state_dict(self) -> dict[str, Any]:
@@ -133,7 +133,7 @@ class StreamSource:
             self._buffer[name] = torch.cat((rest, more))[order]
 
     def _read(self, blocks: list[int]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Numbers and values of the rows of some blocks that are not left out."""
+        """Return numbers and values of the rows of blocks, without those left out."""
         parts = [self._read_block(block) for block in blocks]
         numbers = np.concatenate([numbers for numbers, _ in parts])
         batches = [batch for _, batch in parts]
@@ -145,7 +145,7 @@ class StreamSource:
         return torch.from_numpy(numbers).to(self._numbers.device), values
 
     def _read_block(self, block: int) -> tuple[np.ndarray, Batch]:
-        # Prepared one by one, they are the same to the last bit when read again.
+        # Prepared one by one, blocks have the same bits when they are read again.
         start = block * self.block_rows
         stop = min(start + self.block_rows, self.stream.n_rows)
         rows = self.stream.read(start, stop)

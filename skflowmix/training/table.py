@@ -1,4 +1,4 @@
-"""The rows of one fit, and what training needs to know of them."""
+"""The rows of one fit, and what training needs to know about them."""
 
 from functools import cached_property
 from typing import Any
@@ -23,47 +23,50 @@ from skflowmix.training.batches import Batch
 
 __all__ = ["N_NEAREST", "TrainingTable"]
 
-# Noise in training moves a row towards so many of its nearest ones, and away.
+# Number of nearest neighbours towards and away from which training noise moves a row.
 N_NEAREST = 2
 
-# A row of a larger share of the weight, a heap of one column, is not held out: without
-# it flows would be trained on another table.
+# A row with a larger share of the weight (a heap in a table of one column) is not held
+# out: without it flows would be trained on a different distribution.
 HEAVIEST_HELD_OUT = 0.05
 
-# More rows than this share are not far, whatever the weights of the others.
+# If more than this share of the distinct rows is outlying, none counts as outlying.
 MOST_FAR = 0.5
 
 
 class TrainingTable:
     """Distinct rows, standardised, with weights and a split.
 
+    A row is outlying (`far`) if one of its values is outside the limits of the
+    standardizer.
+
     Parameters
     ----------
     rows : ndarray of shape (n_distinct, n_features)
         In data units.
     weights : ndarray of shape (n_distinct,)
-        Positive; those kept add up to the number of rows counted, see `row_counts`.
+        Positive. The attribute is scaled to add up to the rows counted by `row_counts`.
     standardizer : Standardizer
         Location and scale of the columns.
     validation_fraction : float
-        Share of the rows that is held out.
+        Share of the rows to hold out.
     random_state : RandomState
         Source of the split.
     stream : RowStream, optional
-        The table that these rows are a sample of: batches come from there.
+        The table that these rows are a sample of; batches are read from it.
     numbers : ndarray of shape (n_sampled,), int, optional
-        Numbers of the sampled rows there, increasing.
+        Numbers of the sampled rows in the stream, increasing.
     inverse : ndarray of shape (n_sampled,), int, optional
-        Which of `rows` these are.
+        Index into `rows` of each sampled row.
 
     Attributes
     ----------
     allowed : ndarray of shape (n_distinct, n_components), bool, or None
         False where a known class rules a component out.
     n_counted : float
-        How many rows these stand for.
+        Number of original rows that these stand for.
     shard : TrainingTable or None
-        Rows that this process trains on, where these are but a sample of all.
+        The rows this process trains on, if the table is only a sample of all rows.
     path : list of dict
         How clusters were counted, if they were, see `FlowMixture`.
     """
@@ -104,7 +107,7 @@ class TrainingTable:
 
     @cached_property
     def neighbors_in_training(self) -> np.ndarray:
-        """Numbers, among the training rows, of those nearest to each of them."""
+        """Indices into the training rows of the nearest neighbours of each of them."""
         return nearest_others(self.x[self.train], N_NEAREST)
 
     @cached_property
@@ -114,14 +117,14 @@ class TrainingTable:
 
     @property
     def numbers_held_out(self) -> np.ndarray:
-        """Numbers of the held-out rows in the table that these are a sample of."""
+        """Numbers of the held-out rows in the stream."""
         assert self.numbers is not None
         is_held_out = np.zeros(len(self.x), dtype=bool)
         is_held_out[self.held_out] = True
         return self.numbers[is_held_out[self.inverse]]
 
     def repeat_widths_of(self, x: np.ndarray) -> np.ndarray | None:
-        """How wide noise on values that repeat shall be, in other rows."""
+        """Return the widths of dequantization noise for other rows, or None."""
         if self.repeat_widths is None:
             return None
         widths = np.zeros(x.shape)
@@ -146,13 +149,13 @@ class TrainingTable:
         return nearest(self.x[:MAX_SEARCHED_ROWS], self.shard.x, 1)[:, 0]
 
     def spread(self, responsibilities: np.ndarray) -> np.ndarray:
-        """Responsibilities of the shard's rows, each those of the nearest row here."""
+        """Return responsibilities of the shard's rows, each from the nearest row."""
         return responsibilities[self._nearest_of_shard]
 
     def without_far(self, responsibilities: np.ndarray) -> np.ndarray:
-        """Responsibilities for moments, which far rows do not decide.
+        """Return responsibilities for moments, zero for outlying rows.
 
-        These count for nothing, but in components that are mostly theirs.
+        They are kept in components where outlying rows have most of the weight.
         """
         shares = responsibilities * self.weights[:, None]
         theirs = 2 * shares[self.far].sum(axis=0) > shares.sum(axis=0)
@@ -161,7 +164,7 @@ class TrainingTable:
     def batch(
         self, responsibilities: np.ndarray, index: np.ndarray, like: Tensor
     ) -> Batch:
-        """Rows of those numbers and their responsibilities, as tensors like another."""
+        """Return the rows `index` and their responsibilities as tensors like `like`."""
         x, weights, shares = (
             torch.from_numpy(array[index]).to(like)
             for array in (self.x, self.weights, responsibilities)
@@ -171,7 +174,7 @@ class TrainingTable:
             allowed = torch.from_numpy(self.allowed[index]).to(like.device)
         if self.repeat_widths is not None:
             widths = torch.from_numpy(self.repeat_widths[index]).to(like)
-        # A weight that the dtype cannot hold is still a weight.
+        # Weights that underflow in this dtype stay positive.
         weights = weights.clamp(min=torch.finfo(weights.dtype).tiny)
         return Batch(
             x,
@@ -183,7 +186,7 @@ class TrainingTable:
         )
 
     def measure_repeats(self, largest: float) -> None:
-        """Find how wide noise on values that repeat shall be, if any."""
+        """Set the widths of dequantization noise on repeated values, if any."""
         if largest > 0:
             self.repeat_widths = repeat_widths(self.x, self.weights, largest)
         if self.repeat_widths is not None:

@@ -1,4 +1,4 @@
-"""Log-densities of fixed rows, followed from epoch to epoch at the cost of training."""
+"""Log-densities of fixed rows, updated every epoch without evaluating all pairs."""
 
 import math
 from collections.abc import Mapping
@@ -11,22 +11,22 @@ from skflowmix.model.mixture import MixtureModule
 
 __all__ = ["TrackedDensities"]
 
-# A pair (row, component) is computed anew while its share of the row's density is more
-# than this over the number of components.
+# A pair (row, component) is recomputed while its share of the row's density is more
+# than this divided by the number of components.
 LEAST_SHARE = 1e-4
 
-# So often all pairs are.
+# Every `DENSE_EVERY`-th update recomputes all pairs.
 DENSE_EVERY = 8
 
 
 class TrackedDensities:
     r"""Component log-densities of fixed rows while a model trains.
 
-    An update computes the pairs that make up the rows' densities, and keeps the last
-    known values of the others: those that together made up less than `LEAST_SHARE` of a
-    row's density when all pairs were last computed, which is every `DENSE_EVERY`
-    updates. :math:`\log p(x)` is then off by less than `LEAST_SHARE` nats, unless one
-    of those pairs has grown by several nats since.
+    An update recomputes the pairs that dominate the rows' densities, and keeps the last
+    values of the others, which together make up less than `LEAST_SHARE` of a row's
+    density by these values. Every `DENSE_EVERY`-th update, and on a GPU every update,
+    recomputes all pairs. :math:`\log p(x)` is then off by less than `LEAST_SHARE` nats,
+    unless a pair that was kept has grown by several nats since.
 
     Parameters
     ----------
@@ -35,10 +35,10 @@ class TrackedDensities:
     x : Tensor of shape (N, D)
         The standardised rows.
     needed : Tensor of shape (N, K), bool, optional
-        Pairs that are always computed anew.
+        Pairs that are always recomputed.
     allowed : Tensor of shape (N, K), bool, optional
-        Pairs among which those matter, too, that make up the density restricted to
-        them.
+        Pairs that the rows' known classes allow: pairs that dominate the density
+        restricted to these are recomputed as well.
 
     Attributes
     ----------
@@ -61,9 +61,9 @@ class TrackedDensities:
 
     @torch.no_grad()
     def update(self) -> Tensor:
-        """Return `log_prob` brought up to date."""
+        """Update `log_prob` and return it."""
         self.n_updates += 1
-        # A GPU would have to be waited for to know how many pairs there are.
+        # On a GPU, waiting for the number of pairs would be slow.
         if self.x.is_cuda or self.n_updates % DENSE_EVERY == 0:
             self.log_prob = self.model.component_log_prob(self.x)
         else:
@@ -74,7 +74,7 @@ class TrackedDensities:
 
     def _chosen(self) -> Tensor:
         log_joint = self.log_prob + self.model.log_weights
-        # Negated, so that NaN is computed anew.
+        # Negated, so that NaN is recomputed.
         chosen = ~(log_joint < log_joint.amax(1, keepdim=True) - self.margin)
         if self.allowed is not None:
             of_class = log_joint.masked_fill(~self.allowed, -math.inf)
@@ -84,10 +84,10 @@ class TrackedDensities:
         return chosen if self.needed is None else chosen | self.needed
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what an update depends on besides the model."""
+        """Return the state that updates depend on besides the model."""
         return {"log_prob": self.log_prob.clone(), "n_updates": self.n_updates}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state_dict` returned."""
+        """Restore what `state_dict` returned."""
         self.log_prob = state["log_prob"].clone()
         self.n_updates = state["n_updates"]
