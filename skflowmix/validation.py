@@ -39,7 +39,7 @@ MIN_SHARE, MAX_SHARE = 0.002, 0.5
 # Least total weight, in units of the lightest row, to tell which values are outlying.
 MIN_TABLE = 50
 
-# Most distinct values at one end of a column that are examined.
+# Most codes at one end of a column of many distinct values.
 MAX_CODES = 5
 
 # The gap between codes and the other values is wider than FAR times the range of the
@@ -56,7 +56,7 @@ USUAL_CODE = re.compile(r"-?0|-1|-?99+(\.9+)?")
 
 # Other numbers need a gap wider by the factor UNUSUAL. Without a usual code at the same
 # end they must also be in MIN_DISTINCT distinct rows, or have the weight of MIN_ROWS
-# rows: a single outlier may be a repeated row or one of large weight.
+# rows: less may be a single outlier whose row is repeated or has a large weight.
 UNUSUAL = 2.0
 MIN_DISTINCT, MIN_ROWS = 3, 8
 
@@ -77,8 +77,8 @@ def check_rows(
     dtype : dtype or list of dtype
         See `sklearn.utils.check_array`.
     fitted : bool
-        Whether the estimator is fitted. Otherwise at least two rows are needed, and
-        those that are not finite are refused whatever scikit-learn's `assume_finite`.
+        Whether the rows are for a fitted estimator. Rows for `fit` have to be at least
+        two, and finite whatever scikit-learn's `assume_finite` says.
 
     Returns
     -------

@@ -25,7 +25,7 @@ from skflowmix.validation import column_of_labels, is_unlabelled
 __all__ = ["AnomalyScoreDisplay", "ReliabilityDisplay"]
 
 # Scores below this quantile by more than half its distance to the highest score are
-# counted in the first bar.
+# counted in the first bar, unless the threshold is further down.
 TAIL = 0.02
 N_BARS = 40
 
