@@ -262,7 +262,7 @@ class Noise:
         self.column_space = column_space
 
     def move(self, batch: Batch, step_share: float) -> None:
-        """Add noise to a batch; that towards neighbours is scaled by `step_share`."""
+        """Add noise to a batch; noise towards neighbours is scaled by `step_share`."""
         moved, n_columns = batch.x, batch.x.shape[1]
         scale = self.scale * step_share
         if batch.neighbors is not None and scale > 0:

@@ -78,8 +78,8 @@ def fit_candidate(
     Flows are evaluated on rows that neither they nor the Gaussians they start from have
     seen. The start that is best after the M-step goes on, unless the plain Gaussians
     are clearly ahead by then, or the M-step would not reach them. Unless the result is
-    clearly better than the plain Gaussians, training starts again from them. A large
-    table, or several flows per component, are trained only once: from the plain
+    clearly better than the plain Gaussians, training starts again from them. With a
+    large table or several flows per component training runs only once, from the plain
     Gaussians if they are ahead at the start. If flows gain nothing, or there are too
     few rows per component, the plain Gaussians are the model; otherwise training ends
     with a few epochs on all rows.
@@ -138,7 +138,7 @@ def fit_candidate(
 def _assignment(
     table: TrainingTable, partition: Partition, runtime: Runtime
 ) -> Assignment | None:
-    """Return what assigns the rows of a stream to flows; None without a stream."""
+    """Return the assignment of streamed rows to flows; None without a stream."""
     if table.stream is None:
         return None
     shares, plain = partition.responsibilities, partition.plain

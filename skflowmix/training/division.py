@@ -98,7 +98,7 @@ def divide_where_it_gains(
 def _rows_of_components(
     table: TrainingTable, responsibilities: np.ndarray
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield each component's training rows, without outlying rows, and their weights."""
+    """Yield each component's training rows, except outlying ones, and their weights."""
     shares = table.without_far(responsibilities)[table.train]
     for share in shares.T:
         own = np.flatnonzero(share >= LEAST_SHARE)

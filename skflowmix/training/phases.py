@@ -484,7 +484,7 @@ class ModelFit:
         return self.source(self.with_labels(every_row), nearest)
 
     def better_than(self, other: "ModelFit") -> bool:
-        """Return whether this model now has a held-out gain over another."""
+        """Return whether this model is better than another on held-out rows."""
         log_prob, reference = self.held_out_log_prob(), other.held_out_log_prob()
         return self._agreed(robust_gain(self.held_out, log_prob, reference) > 0)
 
@@ -495,7 +495,7 @@ class ModelFit:
         return self._agreed(gain > self.settings.tol)
 
     def clearly_better_than(self, other: Tensor) -> bool:
-        """Return whether held-out rows clearly gain over the log-densities `other`."""
+        """Return whether the held-out gain over the log-densities `other` is clear."""
         gains = clearly_gains(self.held_out, self.held_out_log_prob(), other)
         return self._agreed(gains)
 

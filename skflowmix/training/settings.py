@@ -18,8 +18,9 @@ __all__ = [
 # Rows per column beyond which the automatic weight decay falls below 1.
 ROWS_TO_DECAY = 500
 
-# The phases of training, as the history names them, and epochs of the last one: if the
-# best model came from small steps, `FINAL_SHARE` of the epochs on the ELBO if more.
+# The phases of training, as the history names them. The last one has `FINAL_EPOCHS`
+# epochs or, if small steps found the best model and it is more, `FINAL_SHARE` of the
+# epochs on the ELBO, at most `MAX_FINAL_EPOCHS`.
 M_STEP, ELBO, ALL_ROWS = "m-step", "elbo", "all rows"
 FINAL_EPOCHS, MAX_FINAL_EPOCHS = 8, 32
 FINAL_SHARE = 0.25

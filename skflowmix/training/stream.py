@@ -145,7 +145,7 @@ class StreamSource:
         return torch.from_numpy(numbers).to(self._numbers.device), values
 
     def _read_block(self, block: int) -> tuple[np.ndarray, Batch]:
-        # Prepared one by one, blocks have the same bits when they are read again.
+        # Prepared one by one, blocks are bit-identical when they are read again.
         start = block * self.block_rows
         stop = min(start + self.block_rows, self.stream.n_rows)
         rows = self.stream.read(start, stop)
