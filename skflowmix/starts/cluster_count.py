@@ -56,7 +56,7 @@ def count_clusters(
     Rows are divided top down at valleys of their density: first of nearest-neighbour
     densities at several scales, for clusters of any shape and size, then of Gaussian
     mixtures, for touching clusters, along directions fitted to the rows. A valley
-    counts if it is deeper than chance would make it in a sample of this size.
+    counts if it is deeper than chance would make it.
 
     Parameters
     ----------
