@@ -1,4 +1,4 @@
-"""The one crossing between NumPy and torch: dtype, device, chunks, seeds."""
+"""The interface between NumPy and torch: dtype, device, chunks, seeds."""
 
 import os
 import threading
@@ -27,20 +27,20 @@ __all__ = [
     "torch_generator",
 ]
 
-# Floats of working memory that one chunk of an evaluation may take: what caches hold,
-# and on a GPU what keeps it busy.
+# Working memory of one chunk of an evaluation, in floats: what caches hold or, on a
+# GPU, what keeps it busy.
 CHUNK_FLOATS = {"cpu": 4_000_000, "cuda": 250_000_000}
 
 
 def resolve_device(device: str, *, fitted: bool = False) -> torch.device:
-    """Torch device for the `device` parameter of an estimator.
+    """Return the torch device for the `device` parameter of an estimator.
 
     Parameters
     ----------
     device : str
-        "cpu", "cuda", "cuda:N" or "auto" (CUDA where there is one).
+        "cpu", "cuda", "cuda:N" or "auto" (CUDA if available).
     fitted : bool, default=False
-        A fitted model falls back on the CPU where its GPU is missing.
+        Whether to fall back to the CPU if the GPU is missing, as fitted models do.
 
     Returns
     -------
@@ -50,7 +50,7 @@ def resolve_device(device: str, *, fitted: bool = False) -> torch.device:
     Raises
     ------
     ValueError
-        If `device` does not exist here or has no float64 arithmetic.
+        If `device` does not exist, is not supported or has no float64 arithmetic.
     """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -81,9 +81,9 @@ def resolve_device(device: str, *, fitted: bool = False) -> torch.device:
 def numpy_generator(
     random_state: int | np.random.RandomState | None,
 ) -> np.random.RandomState:
-    """NumPy generator of a `random_state`; None takes fresh entropy.
+    """Return the NumPy generator of a `random_state`; None takes fresh entropy.
 
-    scikit-learn's `check_random_state` would take NumPy's global generator.
+    For None, scikit-learn's `check_random_state` would take NumPy's global generator.
     """
     if random_state is None:
         return np.random.RandomState()
@@ -93,14 +93,14 @@ def numpy_generator(
 def torch_generator(
     random_state: np.random.RandomState, device: torch.device | str = "cpu"
 ) -> torch.Generator:
-    """Torch generator seeded by one draw from a NumPy one."""
+    """Return a torch generator seeded by one draw from a NumPy generator."""
     generator = torch.Generator(device=device)
     return generator.manual_seed(int(random_state.randint(2**31)))
 
 
 @contextmanager
 def own_arithmetic() -> Iterator[None]:
-    """Let neither autocast nor a default device, set for other models, count."""
+    """Turn off autocast and default devices that the caller set for other models."""
     with ExitStack() as stack:
         for kind in ("cpu", "cuda"):
             if torch.is_autocast_enabled(kind):
@@ -111,10 +111,10 @@ def own_arithmetic() -> Iterator[None]:
 
 
 class _SharedLimit:
-    """Limits the threads of BLAS, which all threads of a process have in common.
+    """Limits the threads of BLAS, a setting that all threads of a process share.
 
-    The first of several that ask for a limit sets it, and the last one to leave
-    restores what was before.
+    Of overlapping contexts, the first one sets its limit, and the last one to exit
+    restores the original limit.
     """
 
     def __init__(self) -> None:
@@ -140,13 +140,13 @@ _limit_of_blas = _SharedLimit()
 
 @cache
 def _pools(of: str) -> ThreadpoolController:
-    """Thread pools of the libraries that are loaded; to find them takes a while."""
+    """Return thread pools of the loaded libraries; finding them takes a while."""
     return ThreadpoolController().select(user_api=of)
 
 
 @contextmanager
 def limited_threads(number: int | None) -> Iterator[None]:
-    """Let torch, BLAS and OpenMP use so many threads; with None what they have.
+    """Limit the threads of torch, BLAS and OpenMP; None changes nothing.
 
     Parameters
     ----------
@@ -169,13 +169,13 @@ def _take_one_thread() -> None:
     torch.set_num_threads(1)
 
 
-# A forked child has none of the threads that OpenMP believes in, and waits for them.
+# In a forked child, OpenMP would wait for threads that only the parent has.
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_take_one_thread)
 
 
 def rows_per_chunk(floats_per_row: int, device: torch.device) -> int:
-    """Rows that an evaluation with so much working memory takes at a time."""
+    """Return the rows per chunk of an evaluation, given its memory per row."""
     return int(np.clip(CHUNK_FLOATS[device.type] // floats_per_row, 16, 65536))
 
 
@@ -188,22 +188,22 @@ def evaluate_in_chunks(
     dtype: torch.dtype,
     device: torch.device,
 ) -> np.ndarray:
-    """Evaluate a function of rows chunk by chunk, in flat memory.
+    """Evaluate a function of rows chunk by chunk, in bounded memory.
 
     Parameters
     ----------
     function : callable
         Maps a tensor of shape (N, D) to one with N rows.
     prepare : callable
-        Applied to every chunk in NumPy first.
+        Applied first to every chunk, in NumPy.
     X : ndarray of shape (n_samples, n_features)
-        The rows, a memory map for instance.
+        The rows; may be a memory map.
     floats_per_row : int
-        Working memory of the function per row.
+        Working memory of the function per row, in floats.
     dtype : torch.dtype
-        Arithmetic of the evaluation.
+        Dtype of the evaluation.
     device : torch.device
-        Where it happens.
+        Device of the evaluation.
 
     Returns
     -------
@@ -225,7 +225,7 @@ def evaluate_in_chunks(
 
 
 class LockedSeeds:
-    """A stream of seeds that threads can share and pickle can store.
+    """A stream of seeds that is thread-safe and can be pickled.
 
     Parameters
     ----------
@@ -253,14 +253,14 @@ class LockedSeeds:
 
 
 def require_memory(n_bytes: float, what: str) -> None:
-    """Refuse what cannot fit in this machine's memory before it is tried.
+    """Raise an error if something cannot fit into this machine's memory.
 
     Parameters
     ----------
     n_bytes : float
-        Estimated need.
+        Estimated need, in bytes.
     what : str
-        What needs it, and what makes it smaller.
+        What needs it and how to reduce it, for the message.
 
     Raises
     ------
@@ -269,10 +269,10 @@ def require_memory(n_bytes: float, what: str) -> None:
     """
     try:
         physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, OSError, ValueError):  # not every system can tell
+    except (AttributeError, OSError, ValueError):  # not available on every system
         return
     if n_bytes > physical:
-        n_bytes = min(n_bytes, 1e300)  # an integer may be beyond the floats
+        n_bytes = min(n_bytes, 1e300)  # an integer may overflow a float
         raise MemoryError(
             f"{what} This takes about {n_bytes / 2**30:.1f} GiB; the machine has "
             f"{physical / 2**30:.1f} GiB."

@@ -1,4 +1,4 @@
-"""What may be set around a call: array API dispatch, NumPy's error handling."""
+"""Settings of the caller: array API dispatch and NumPy's error handling."""
 
 import functools
 from collections.abc import Callable
@@ -14,7 +14,7 @@ _Method = TypeVar("_Method", bound=Callable[..., Any])
 
 
 def _foreign_namespace(array: Any) -> Any:
-    """Namespace of a tensor, where dispatch is on; None for what NumPy takes."""
+    """Return a tensor's namespace if dispatch is on; None for what NumPy takes."""
     if not get_config()["array_api_dispatch"] or isinstance(array, (np.ndarray, list)):
         return None
     xp, is_array_api = get_namespace(array)
@@ -28,16 +28,16 @@ def own_errors() -> np.errstate:
 
 
 def to_numpy(array: Any) -> Any:
-    """Return a tensor as a NumPy array where dispatch is on, all else as it is."""
+    """Return a tensor as a NumPy array if dispatch is on, all else unchanged."""
     xp = None if array is None else _foreign_namespace(array)
     return array if xp is None else _convert_to_numpy(array, xp)
 
 
 def in_kind(method: _Method) -> _Method:
-    """Let a method answer with arrays of the kind, and on the device, of its X.
+    """Decorate a method to return arrays of the kind, and on the device, of its X.
 
-    Labels that are no numbers stay NumPy arrays. Underflow, of small densities, is no
-    error even under ``numpy.errstate(all="raise")``.
+    Labels that are not numbers stay NumPy arrays. Underflow of small densities is not
+    an error, even under ``numpy.errstate(all="raise")``.
     """
 
     @functools.wraps(method)

@@ -44,24 +44,24 @@ def attributes_of_model(
     standardizer: Standardizer,
     n_counted: float,
 ) -> dict[str, Any]:
-    """Return those that describe a model.
+    """Return the attributes that describe a model.
 
     Parameters
     ----------
     module : MixtureModule
         The model.
     gaussians : Gaussians
-        What its flows whiten by.
+        The Gaussians that its flows whiten by.
     standardizer : Standardizer
         Location and scale of the columns.
     n_counted : float
-        How many rows it was trained on.
+        Number of rows that it was trained on.
     """
     groups, scale = module.groups, standardizer.scale
     of_flows = module.log_weights.detach().exp().numpy()
     components = gaussians.of_groups(groups, of_flows)
     weights = groups.sum(of_flows[None])[0]
-    # In one layout: that of an array counts in hashes, and a pickle changes it.
+    # In one memory layout, since it affects hashes and pickling changes it.
     with np.errstate(over="ignore"):
         covariances, of_each = (
             np.ascontiguousarray(own.covariances * scale[:, None] * scale)

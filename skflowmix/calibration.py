@@ -1,4 +1,4 @@
-"""How sure class probabilities may be, and of which shares: fitted to labels."""
+"""Calibration of class probabilities: temperature and shares, fitted to labels."""
 
 from typing import Any
 
@@ -15,17 +15,19 @@ __all__ = ["Calibration"]
 
 
 class Calibration:
-    """Class probabilities by the labels, each under Gaussians refitted without it.
+    """Class probabilities fitted to labels, by cross-validation of the Gaussians.
 
-    Neither its row nor what it says of others counts. The flows have seen it: what they
-    gained on such rows, and not on those held out, is taken from its class's density.
+    Labels are evaluated under Gaussians refitted without their rows and without what
+    label propagation takes from them. The flows have been trained on these rows: what
+    they gained there beyond their gain on held-out rows is subtracted from the
+    log-density of the label's class.
 
     Parameters
     ----------
     groups : Groups
         The class of every component.
     start : LabelStart
-        Where the components started.
+        The start of the fit.
     """
 
     def __init__(self, groups: Groups, start: LabelStart):
@@ -33,7 +35,7 @@ class Calibration:
         self._folds: tuple[Any, list[tuple[np.ndarray, Any]]] | None = None
 
     def __call__(self, fitted: FittedMixture) -> ClassProbabilities:
-        """Return those of a fitted mixture; its own where nothing tells them."""
+        """Return calibrated probabilities, or uncalibrated ones without any folds."""
         log_weights = fitted.module.log_weights.detach().numpy()
         log_shares = self.groups.logsumexp(log_weights[None])[0]
         folds = self._folds_of(fitted) if self.groups.n_groups > 1 else []
@@ -58,7 +60,7 @@ class Calibration:
         )
 
     def _folds_of(self, fitted: FittedMixture) -> list[tuple[np.ndarray, Any]]:
-        """Refit once for all epochs of a start, of which a fit can have several."""
+        """Refit once for all epochs of a start; a fit can have several starts."""
         gaussians = fitted.candidate.gaussians
         if self._folds is None or self._folds[0] is not gaussians:
             self._folds = gaussians, self._refit_without_folds(fitted)
@@ -67,7 +69,7 @@ class Calibration:
     def _refit_without_folds(
         self, fitted: FittedMixture
     ) -> list[tuple[np.ndarray, Any]]:
-        """Pairs of labelled rows and Gaussians of all others."""
+        """Return pairs of a fold's labelled rows and Gaussians of all other rows."""
         gaussians, table = fitted.candidate.gaussians, fitted.table
         classes, folds = fitted.problem.classes, []
         assert classes is not None

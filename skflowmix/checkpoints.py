@@ -1,4 +1,4 @@
-"""Checkpoints: fits that were killed go on where they were."""
+"""Checkpoints: interrupted fits resume where they stopped."""
 
 import hashlib
 import os
@@ -22,13 +22,13 @@ from skflowmix.training.trainer import Outcome, Trainer
 
 __all__ = ["Checkpoint", "FileJournal"]
 
-# Seconds between two writes.
+# Least number of seconds between two writes.
 INTERVAL = 30.0
 
-# What of a run's state every process has of its own.
+# Parts of a trainer's state that differ between processes.
 OWN_STATE = ("source", "objective")
 
-# What data are called in the description of a fit.
+# Prefix of the names of data in the description of a fit.
 OF_DATA = "the data"
 
 # The file of the fit, and of each restart, in the folder of a checkpoint.
@@ -36,14 +36,14 @@ OF_FIT, OF_RESTART = "fit.safetensors", "restart-{}.safetensors"
 
 
 class FileJournal:
-    """Runs phases, writes where they stand, and continues what was written.
+    """Runs the phases of a restart, saves their progress, and resumes saved ones.
 
     Parameters
     ----------
     path : Path
-        Name of its file.
+        Name of the journal's file.
     identity : str
-        What fit it belongs to; a file of another one does not count.
+        Identifies the fit; a file with another identity is ignored.
     reducer : Reducer
         The processes of the fit, of which the first one reads and writes.
     """
@@ -51,7 +51,7 @@ class FileJournal:
     def __init__(self, path: Path, identity: str, reducer: Reducer):
         self.path, self.identity, self.reducer = path, identity, reducer
         self.written = time.monotonic()
-        # By the key of a phase: those that have ended, and the one that goes on.
+        # States by key of the phase: of finished phases, and of the current one.
         self.finished, self.present = reducer.from_first(self._read)
 
     def _read(self) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -79,13 +79,13 @@ class FileJournal:
                     self._write()
 
         outcome = trainer.run(on_epoch, after_epoch)
-        # A fit that a callback ends is not continued.
+        # A fit that a callback ends is not resumed.
         if not outcome.stopped:
             self.finished[key], self.present = self._state(trainer), {}
         return outcome
 
     def _state(self, trainer: Trainer) -> dict[str, Any]:
-        """Return the state of a run in all processes, which share the parameters."""
+        """Return a run's state, with the process-specific parts of all processes."""
         state = _map(trainer.state_dict(), lambda t: t.numpy(force=True).copy(), Tensor)
         if self.reducer.n_ranks > 1:
             own = {name: state.pop(name) for name in OWN_STATE}
@@ -108,7 +108,7 @@ class FileJournal:
 
 
 def _map(tree: Any, convert: Callable[[Any], Any], kind: type) -> Any:
-    """Convert all leaves of a kind in nested dictionaries and lists."""
+    """Convert all leaves of type `kind` in nested dictionaries and lists."""
     if isinstance(tree, Mapping):
         return {key: _map(value, convert, kind) for key, value in tree.items()}
     if isinstance(tree, list):
@@ -117,14 +117,14 @@ def _map(tree: Any, convert: Callable[[Any], Any], kind: type) -> Any:
 
 
 class Checkpoint:
-    """Folder that holds where a fit stands.
+    """Folder with the saved progress of a fit.
 
     Parameters
     ----------
     folder : str or path-like
-        Its name; it is made where there is none.
+        Its name; it is created if missing.
     estimator : estimator
-        The one that is fitted.
+        The estimator that is fitted.
     problem : Problem
         Its data.
     random_state : RandomState
@@ -135,7 +135,7 @@ class Checkpoint:
     Attributes
     ----------
     random_state : RandomState
-        That of the fit that goes on.
+        The source of randomness to use, restored if the fit is resumed.
 
     Raises
     ------
@@ -223,13 +223,13 @@ class Checkpoint:
             for path in self.folder.glob(name):
                 with suppress(OSError):
                     path.unlink(missing_ok=True)
-        # What cannot be removed, a link or a mount, costs no fit.
+        # A folder that cannot be removed (a link, a mount point) must not fail the fit.
         with suppress(OSError):
             self.folder.rmdir()
 
 
 def _identity(estimator: Any, problem: Problem) -> dict[str, str]:
-    """Describe, by name, what has to be the same for a fit to go on."""
+    """Describe, by name, everything that must be equal for a fit to resume."""
     arrays = {
         "X": problem.X,
         "sample_weight": problem.sample_weight,
@@ -272,7 +272,7 @@ def _describe(value: Any) -> str:
         return f"{value.dtype} {value.shape} {digest}"
     if isinstance(value, np.ndarray):
         return f"objects {[repr(v) for v in value.ravel()]}"
-    # Addresses in memory are others in every process.
+    # Memory addresses differ between processes.
     return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))
 
 

@@ -1,4 +1,4 @@
-"""Functions recorded on a GPU once, as CUDA graphs, and replayed."""
+"""Functions recorded once as CUDA graphs, and replayed."""
 
 import threading
 from collections.abc import Callable, Hashable, Sequence
@@ -10,7 +10,7 @@ from torch import Tensor
 
 __all__ = ["Replays"]
 
-# The graphs that are kept, the latest ones.
+# Number of graphs that are kept, the latest ones.
 MAX_GRAPHS = 8
 
 
@@ -20,7 +20,7 @@ _recording = threading.Lock()
 
 @cache
 def _stream_of(device: torch.device) -> "torch.cuda.Stream":
-    """Stream to record on: memory is kept for each that there is."""
+    """Return the one stream to record on, since each stream keeps its own memory."""
     return torch.cuda.Stream(device)
 
 
@@ -31,22 +31,22 @@ class _Record(NamedTuple):
 
 
 class Replays:
-    """Calls functions; on a CUDA device it launches each as one graph.
+    """Calls functions; on a CUDA device, each is launched as one graph.
 
-    A step of small layers is hundreds of kernels that take the GPU less time than it
-    takes the CPU to launch them. The first call of a function runs it, the second one
-    records it, and all others replay the record. A result stays what it is until the
-    next call of any function.
+    A step with small layers consists of hundreds of kernels, which the GPU executes
+    faster than the CPU launches them. The first call of a function runs it, the second
+    records it, and all others replay the record. A result is valid until the next call
+    of any function.
 
-    What functions read and write besides their arguments must stay where it is in
-    memory, and they must not wait for values of tensors: recording would fail.
+    What functions read and write besides their arguments must keep its memory address,
+    and functions must not wait for tensor values: recording would fail.
 
     Parameters
     ----------
     device : torch.device
-        Where. On the CPU functions are simply called.
+        Where functions run. On the CPU they are simply called.
     generators : sequence of torch.Generator, default=()
-        Sources of what functions draw.
+        Generators that functions draw from.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Replays:
         Parameters
         ----------
         key : hashable
-            Which function it is, together with the shapes of the arguments.
+            Identifies the function, together with the shapes of the arguments.
         function : callable
             The function.
         *arguments : Tensor
@@ -86,7 +86,7 @@ class Replays:
         return record.result
 
     def _on_own_stream(self, function: Callable[[], Any]) -> Any:
-        """Call a function where it is to be recorded, for libraries to get ready."""
+        """Call a function on the recording stream, where libraries get initialised."""
         current = torch.cuda.current_stream(self.device)
         own = _stream_of(current.device)
         with _recording:
@@ -99,11 +99,11 @@ class Replays:
     def _record(
         self, key: Hashable, function: Callable[..., Any], arguments: Sequence[Tensor]
     ) -> None:
-        # One pool of memory serves all: no result outlives the next call.
+        # All graphs share one memory pool: no result outlives the next call.
         records = iter(self._records.values())
         pool = next((record.graph.pool() for record in records), None)
         if pool is None:
-            # What is kept for reuse cannot be given back while recording.
+            # Cached memory cannot be released while recording.
             torch.cuda.empty_cache()
         while len(self._records) >= MAX_GRAPHS:
             del self._records[next(iter(self._records))]

@@ -18,31 +18,31 @@ from skflowmix.starts.preprocessing import (
 
 __all__ = ["NeighborDensity"]
 
-# So many rows stand for all.
+# Largest number of rows that are kept.
 MAX_ROWS = 2000
 
-# Fewer neighbours tell little.
+# Least number of neighbours, in rows of mean weight.
 MIN_NEIGHBORS = 5
 
-# Rows nearer than this to all their neighbours, in standard deviations, are a spike.
+# Lower bound of the distance, in standard deviations: keeps spikes finite.
 MIN_DISTANCE = 1e-3
 
-# Distances held at a time.
+# Number of distances in memory at a time.
 CHUNK_SIZE = 2_000_000
 
 
 @dataclass(frozen=True)
 class NeighborDensity:
-    r"""Density by the distances to a share of all rows.
+    r"""Density estimate from the distances to the nearest share of all rows.
 
-    A ball in D dimensions that holds the share m of the rows, evenly spread, has the
-    density :math:`m / (V_D r^D)` and the mean squared distance
-    :math:`\delta^2 = r^2 D / (D + 2)` to its centre. With the distance to measure
-    [1]_ for :math:`\delta`, the root of the mean squared distance to the m nearest
-    rows, that is an estimate of the density which moves little when few rows change:
-    a group of much less than the share m does not make a place dense. It is not
-    normalised: its tail falls like :math:`r^{-D}`. D counts the directions in which
-    rows differ (of few rows, the columns): a constant one changes nothing.
+    A ball in D dimensions in which the share m of the rows is evenly distributed has
+    the density :math:`m / (V_D r^D)` and the mean squared distance
+    :math:`\delta^2 = r^2 D / (D + 2)` to its centre. With :math:`\delta` the distance
+    to measure [1]_, the root mean squared distance to the nearest share m of the rows,
+    this gives a density estimate that changes little when few rows change: a group of
+    much less than the share m does not create a region of high density. It is not
+    normalised: its tail decays like :math:`r^{-D}`. D is the number of directions in
+    which rows differ (with few rows, of columns that are not constant).
 
     Parameters
     ----------
@@ -53,7 +53,7 @@ class NeighborDensity:
     weights : ndarray of shape (n_rows,)
         Their weights.
     mass : float
-        Weight of the neighbours, together.
+        Total weight of the neighbours.
     n_directions : int
         The dimension D.
 
@@ -71,7 +71,7 @@ class NeighborDensity:
 
     @classmethod
     def fit(cls, X: np.ndarray, sample_weight: np.ndarray, share: float) -> Self:
-        """Keep the rows, or 2000 of the distinct ones.
+        """Fit the estimate to the distinct rows, or to 2000 of them.
 
         Parameters
         ----------
@@ -81,8 +81,8 @@ class NeighborDensity:
             Positive weights; a common factor changes nothing, and an integer weight
             equals repeating the row.
         share : float
-            Share of the weight that is a row's neighbourhood, at most one; five rows
-            of mean weight are the least.
+            Share of the weight that forms a row's neighbourhood, at most one; at least
+            five rows of mean weight are used.
 
         Returns
         -------
@@ -100,7 +100,7 @@ class NeighborDensity:
         return cls(standardizer, rows, weights, mass, n_directions)
 
     def log_prob(self, X: np.ndarray) -> np.ndarray:
-        """Log-density at every row.
+        """Return the log-density at every row.
 
         Parameters
         ----------

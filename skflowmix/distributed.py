@@ -1,4 +1,4 @@
-"""Several processes train one model: the processes, and their shares of the rows."""
+"""Data-parallel training: processes that fit one model, and their rows."""
 
 import hashlib
 import os
@@ -23,12 +23,12 @@ __all__ = [
     "rows_of_one",
 ]
 
-# Preparation, Gaussians and held-out rows are those of at most so many rows, drawn from
-# all processes, and so many values.
+# Largest numbers of rows and of values in the sample of all processes' rows that
+# preparation, Gaussians and held-out rows are based on.
 SAMPLE_ROWS = EPOCH_ROWS
 SAMPLE_VALUES = 2**25
 
-# What `torchrun` tells its processes.
+# Environment variables that `torchrun` sets.
 VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 _active: ContextVar[tuple[Reducer, bool]] = ContextVar("active")
@@ -39,19 +39,19 @@ def data_parallel(*, sharded: bool = True, timeout: float = 1800.0) -> Iterator[
     """Let several processes fit one model, each with a part of the work.
 
     Run the same script in all of them with ``torchrun --nproc-per-node N script.py``:
-    fits within this context train one model, with one sum of all gradients a step, and
-    all processes end with the same one. In a script that runs by itself, without
-    `torchrun` and without a process group, it does nothing.
+    fits within this context train one model, averaging gradients over the processes in
+    every step, and all processes end with the same model. In a script that runs alone,
+    without `torchrun` and without a process group, the context does nothing.
 
     Parameters
     ----------
     sharded : bool, default=True
-        Whether each process passes rows of its own to `fit`, which no other one has.
-        At False all of them pass the same X, and of each batch every process takes a
-        part: training then is that of one process, up to rounding.
+        Whether each process passes its own rows to `fit`, which no other process has.
+        If False, all processes pass the same X, and each takes a part of every batch:
+        training then equals that of one process, up to rounding.
     timeout : float, default=1800
-        Seconds that a process waits for another one before it gives up. Longer than the
-        first partition takes, which the first process finds for all.
+        Seconds that a process waits for another one before it fails. It must exceed the
+        time of the first partition, which the first process computes for all.
 
     Raises
     ------
@@ -62,18 +62,18 @@ def data_parallel(*, sharded: bool = True, timeout: float = 1800.0) -> Iterator[
 
     Notes
     -----
-    A process group is made of the variables that `torchrun` sets unless there is one:
-    gloo for the CPU, NCCL where there are GPUs. ``device="cuda"`` is then the GPU of
-    the number that `torchrun` calls ``LOCAL_RANK``.
+    Unless a process group exists, one is created from the variables that `torchrun`
+    sets: gloo for the CPU, NCCL if there are GPUs. ``device="cuda"`` is then the GPU
+    numbered ``LOCAL_RANK``.
 
-    With shards `FlowMixture` sees up to 65 536 rows of all processes together as one
-    table. Of more, scales, first partition, Gaussians and held-out rows come from a
-    sample of so many, in proportion to the shards, and flows are trained on all.
-    `labels_` are those of the process's own rows. Classifier and detector need
-    ``sharded=False``.
+    With shards, `FlowMixture` treats up to 65 536 rows of all processes as one table
+    (fewer with more than 512 columns). If there are more, scales, first partition,
+    Gaussians and held-out rows come from a sample of that size, in proportion to the
+    shards, and flows are trained on all rows. `labels_` are those of the process's own
+    rows. Classifier and detector need ``sharded=False``.
 
     Callbacks are called, and lines printed, in the first process. Restarts are trained
-    in turn, whatever `n_jobs`.
+    one after another, whatever `n_jobs`.
 
     Examples
     --------
@@ -99,7 +99,7 @@ def data_parallel(*, sharded: bool = True, timeout: float = 1800.0) -> Iterator[
 
 @contextmanager
 def fit_together(reducer: Reducer, *, sharded: bool) -> Iterator[None]:
-    """Let fits be those of several processes, see `data_parallel`."""
+    """Make fits in this context use the processes of `reducer`, see `data_parallel`."""
     token = _active.set((reducer, sharded and reducer.n_ranks > 1))
     try:
         yield
@@ -115,8 +115,8 @@ def _process_group(timeout: timedelta) -> Iterator[None]:
             stack.enter_context(torch.cuda.device(int(os.environ["LOCAL_RANK"])))
         backend = "cpu:gloo,cuda:nccl" if has_gpu else "gloo"
         store, rank, n_ranks = next(dist.rendezvous("env://", timeout=timeout))
-        # The store of torchrun still holds the addresses of processes that it has
-        # ended and started again.
+        # After torchrun restarts processes, its store still holds the addresses of the
+        # former ones.
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         dist.init_process_group(
             backend,
@@ -130,12 +130,12 @@ def _process_group(timeout: timedelta) -> Iterator[None]:
 
 
 def active_reducer() -> Reducer:
-    """Return the processes that fit a model together, mostly this one alone."""
+    """Return the processes that fit a model together; by default, this one alone."""
     return _active.get((LocalReducer(), False))[0]
 
 
 def rows_of_one(estimator: object) -> Reducer:
-    """Return the processes of a fit that needs all rows in each of them.
+    """Return the active processes for a fit that needs all rows in each of them.
 
     Raises
     ------
@@ -152,12 +152,12 @@ def rows_of_one(estimator: object) -> Reducer:
 
 
 def rows_of_all(own: Problem, reducer: Reducer) -> Problem:
-    """Return the rows of all processes together, or a sample where they are many.
+    """Return the rows of all processes together, or a sample if they are many.
 
     Parameters
     ----------
     own : Problem
-        What this process was given.
+        The data of this process.
     reducer : Reducer
         The processes.
 
@@ -169,7 +169,7 @@ def rows_of_all(own: Problem, reducer: Reducer) -> Problem:
     Raises
     ------
     ValueError
-        If the rows of the processes do not go together.
+        If the rows of the processes are inconsistent.
     """
     if not _active.get((reducer, False))[1]:
         if reducer.n_ranks > 1 and len(set(reducer.gather(_digest(own)))) > 1:
@@ -186,7 +186,7 @@ def rows_of_all(own: Problem, reducer: Reducer) -> Problem:
     n_rows = reducer.gather(len(own.rows))
     most = min(SAMPLE_ROWS, max(SAMPLE_VALUES // n_columns[0], 1))
     share = min(most / sum(n_rows), 1.0)
-    # Their order is random.
+    # Rows are in random order: the first ones are a sample.
     n_own = round(share * len(own.rows))
     parts = reducer.gather((own.rows[:n_own], own.totals()[:n_own]))
     rows, weights = (np.concatenate(part) for part in zip(*parts, strict=True))

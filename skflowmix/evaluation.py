@@ -1,4 +1,4 @@
-"""Questions to a trained module about rows in data units, chunk by chunk."""
+"""Evaluation of a trained module at rows in data units, chunk by chunk."""
 
 import copy
 from collections.abc import Callable
@@ -15,22 +15,22 @@ from skflowmix.starts.preprocessing import SCORING_BOUND, Standardizer
 __all__ = ["evaluate", "module_on"]
 
 
-# Copies of modules on other devices or in another dtype, with the state they are of.
+# Copies of modules on another device or in another dtype, with the state copied.
 _copies: WeakKeyDictionary[MixtureModule, tuple] = WeakKeyDictionary()
 
 
 def module_on(
     module: MixtureModule, device: torch.device, dtype: torch.dtype
 ) -> MixtureModule:
-    """Return a module, which is in float64 on the CPU, or a copy of it elsewhere.
+    """Return a module in float64 on the CPU, or its copy on a device in a dtype.
 
-    The last copy is kept for as long as the module lives and no tensor of it changes:
-    copying takes longer than a row.
+    The last copy is cached while the module lives and none of its tensors change:
+    copying takes longer than evaluating a row.
     """
     if dtype == torch.float64 and device.type == "cpu":
         return module
     tensors = (*module.parameters(), *module.buffers())
-    # What inference mode has made cannot change outside of it, and counts nothing.
+    # Inference tensors have no version, and cannot change outside inference mode.
     versions = [(id(t), t.is_inference() or t._version) for t in tensors]
     state = device, dtype, versions
     known, own = _copies.get(module, (None, module))
@@ -47,7 +47,7 @@ def evaluate(
     question: Callable[[MixtureModule, Tensor], Tensor],
     device: torch.device,
 ) -> np.ndarray:
-    """Ask a module about rows, standardised, in the dtype of X.
+    """Evaluate a method of a module at standardised rows, in the dtype of X.
 
     Parameters
     ----------
@@ -58,14 +58,14 @@ def evaluate(
     X : ndarray of shape (n_samples, n_features)
         Rows, float32 or float64.
     question : callable
-        A method of the module, unbound: maps module and standardised rows to answers.
+        Unbound method of the module: maps module and standardised rows to answers.
     device : torch.device
         Where to compute.
 
     Returns
     -------
     answers : ndarray with n_samples rows
-        In the dtype of X.
+        Floats have the dtype of X.
     """
     dtype, bound = getattr(torch, X.dtype.name), SCORING_BOUND[X.dtype]
     module = module_on(module, device, dtype)

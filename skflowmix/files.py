@@ -20,18 +20,18 @@ __all__ = ["ModelFileError", "read_file", "write_file"]
 
 FORMAT_VERSION = 1
 
-# A header of the safetensors format is no longer.
+# Largest header of the safetensors format, in bytes.
 MAX_HEADER = 100_000_000
 
-# Kinds of arrays that a file can hold.
+# Dtype kinds that are stored as tensors; other arrays become lists in the header.
 ARRAY_KINDS = "biuf"
 
 
 class ModelFileError(ValueError):
-    """A file is no model or checkpoint, or is damaged, or of a later version."""
+    """A file is not a model or checkpoint, is damaged, or has a later version."""
 
 
-# What reading what is no model may raise.
+# Errors that reading an invalid file may raise.
 DAMAGE = (
     ArithmeticError,
     AttributeError,
@@ -44,10 +44,10 @@ DAMAGE = (
     ValueError,
 )
 
-# Turns an object into its name and what else there is to encode, or returns None.
+# Maps an object to a name and the content to encode, or to None if it has none.
 ToPlain = Callable[[Any], tuple[str, Any] | None]
 
-# Turns a name and decoded content back into an object.
+# Maps a name and decoded content back to an object.
 FromPlain = Callable[[str, Any], Any]
 
 
@@ -56,14 +56,14 @@ def _no_objects(name: str, content: Any) -> NoReturn:
 
 
 class _Writer:
-    """Turns objects into JSON and a table of arrays."""
+    """Encodes objects as JSON and a table of arrays."""
 
     def __init__(self, to_plain: ToPlain):
         self.to_plain = to_plain
         self.arrays: dict[str, np.ndarray] = {}
 
     def encode(self, value: Any, where: str) -> Any:
-        """Return JSON for a value; `where` names it in messages."""
+        """Return JSON for a value, which messages call `where`."""
         if value is None or isinstance(value, (bool, str)):
             return value
         if isinstance(value, (np.bool_, np.integer, np.floating)):
@@ -114,7 +114,7 @@ class _Writer:
 
 
 class _Reader:
-    """Turns JSON and arrays back into objects."""
+    """Decodes JSON and arrays into objects."""
 
     def __init__(self, arrays: Mapping[str, np.ndarray], from_plain: FromPlain):
         self.arrays, self.from_plain = arrays, from_plain
@@ -144,7 +144,7 @@ class _Reader:
 
 
 def _checksum(header: str, arrays: Mapping[str, np.ndarray]) -> str:
-    """Hash of the header and of all arrays with their names, dtypes and shapes."""
+    """Hash the header and all arrays with their names, dtypes and shapes."""
     digest = hashlib.sha256(header.encode())
     for name in sorted(arrays):
         array = arrays[name]
@@ -154,7 +154,7 @@ def _checksum(header: str, arrays: Mapping[str, np.ndarray]) -> str:
 
 
 def _mode_of(path: Path) -> int:
-    """Permissions of a file, or of a new one: temporary files are private."""
+    """Return the permissions of a file or, if it is new, the default ones."""
     if path.exists():
         return path.stat().st_mode & 0o777
     mask = os.umask(0)
@@ -163,7 +163,7 @@ def _mode_of(path: Path) -> int:
 
 
 def _in_one_order(saved: bytes) -> bytes:
-    """Return a safetensors file whose metadata are sorted: their order is random."""
+    """Sort the metadata of a safetensors file, whose order is otherwise random."""
     end = 8 + int.from_bytes(saved[:8], "little")
     header = json.loads(saved[8:end])
     header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
@@ -173,7 +173,7 @@ def _in_one_order(saved: bytes) -> bytes:
 
 
 def _read_whole(path: Path) -> tuple[bytes, dict[str, Any]]:
-    """Read a safetensors file and its header, if it is as long as that says."""
+    """Read a safetensors file and its header, checking its length by the header."""
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         start = file.read(8)
@@ -199,20 +199,20 @@ def write_file(
     to_plain: ToPlain = lambda value: None,
     name: str = "",
 ) -> None:
-    """Write plain data to a file that is complete whenever it is seen under its name.
+    """Write plain data to a file, atomically.
 
     Parameters
     ----------
     path : str or path-like
         Name of the file.
     kind : str
-        What it holds, "model" for instance.
+        Kind of the content, "model" for instance.
     content : object
         Numbers, strings, arrays, and lists, tuples and dictionaries of these.
     to_plain : callable, optional
-        Turns further objects into a name and such data.
+        Maps other objects to a name and such data.
     name : str, default=""
-        What messages call the content.
+        Name of the content in messages.
 
     Raises
     ------
@@ -231,7 +231,7 @@ def write_file(
     }
     header = json.dumps(description, allow_nan=False)
     metadata = {"skflowmix": header, "checksum": _checksum(header, writer.arrays)}
-    # The format has no files without tensors.
+    # A file needs at least one tensor.
     arrays = writer.arrays or {"empty": np.zeros(0)}
     path = Path(path)
     descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
@@ -257,9 +257,9 @@ def read_file(
     path : str or path-like
         Name of the file.
     kind : str
-        What it should hold.
+        Expected kind of the content.
     from_plain : callable, optional
-        Turns names and data back into objects.
+        Maps names and data back to objects.
 
     Returns
     -------
@@ -269,7 +269,7 @@ def read_file(
     Raises
     ------
     ModelFileError
-        If the file holds something else, was damaged, or is of a later version of the
+        If the file holds something else, is damaged, or has a later version of the
         format.
     OSError
         If the file cannot be read.

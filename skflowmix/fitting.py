@@ -1,6 +1,6 @@
-"""The engine: rows, a start and settings in, a fitted mixture out.
+"""The fitting engine: turns rows, a start and settings into a fitted mixture.
 
-It knows rows, weights, classes and who watches, but no estimator.
+It handles rows, weights, classes and watchers, and does not depend on estimators.
 """
 
 import hashlib
@@ -43,48 +43,48 @@ from skflowmix.user_warnings import warn_user
 __all__ = ["FittedMixture", "Problem", "Start", "Watcher", "fit_mixture"]
 
 
-# Rows of a large table on which its bound is reported.
+# Largest number of rows of a streamed table on which its bound is computed.
 SUMMED_UP = 16_384
 
-# Standard deviations of a component, of standardised rows: float32 would not hold the
-# square of what divides by a smaller one.
+# Least standard deviation of a component, in standardised units: squares of values
+# divided by a smaller one would overflow float32.
 LEAST_SCALE = 1e-18
 
 
 class Problem:
-    """What a mixture is fitted to.
+    """The data that a mixture is fitted to.
 
-    Rows are merged where they, and their classes, are identical.
+    Identical rows of the same class are merged.
 
     Parameters
     ----------
     X : ndarray of shape (n_samples, n_features)
         Rows in data units, float32 or float64.
     sample_weight : ndarray of shape (n_samples,)
-        Non-negative; rows of weight zero are evaluated only.
+        Non-negative; rows of weight zero are only evaluated.
     classes : ndarray of shape (n_samples,), int, optional
-        Number of each row's class, -1 where it is unknown.
+        Index of each row's class, -1 if unknown.
     stream : RowStream, optional
         The table that these rows are a sample of.
     numbers : ndarray of shape (n_samples,), int, optional
-        Their numbers there, increasing.
+        Indices of the rows in that table, increasing.
 
     Attributes
     ----------
     rows : ndarray of shape (n_distinct, n_features)
         Distinct rows of positive weight, float64.
     weights : ndarray of shape (n_distinct,)
-        Their weights, one on average.
+        Their weights, with mean one.
     inverse : ndarray of shape (n_kept,)
         Index into `rows` of every row of positive weight.
     kept : ndarray of shape (n_samples,), bool
-        Which these are.
+        Whether each row has positive weight.
     classes : ndarray of shape (n_distinct,) or None
         Classes of the distinct rows.
     shard : Problem or None
-        What this process alone holds, where these are the rows of several.
+        The rows of this process alone, if these are the rows of several processes.
     is_sample : bool
-        Whether there are more rows than these, all together.
+        Whether these are only a sample of the rows of all processes.
     """
 
     shard: "Problem | None" = None
@@ -117,7 +117,7 @@ class Problem:
 
     @property
     def own(self) -> "Problem":
-        """What this process holds."""
+        """The rows that this process holds."""
         return self if self.shard is None else self.shard
 
     def totals(self) -> np.ndarray:
@@ -127,18 +127,18 @@ class Problem:
 
 
 class Start(ABC):
-    """Where the components start.
+    """Initialisation of the components.
 
     Attributes
     ----------
     is_given : bool
-        Whether components keep their order; otherwise they come to be sorted by weight.
+        Whether components keep their order; otherwise they are sorted by weight.
     is_found : bool
-        Whether their number was found: those without rows are then dropped.
+        Whether their number is estimated: components without rows are then dropped.
     weights : ndarray of shape (K,) or None
-        First weights, where they are given.
+        Initial weights, if given.
     fitted : tuple of MixtureModule, Gaussians and Standardizer, or None
-        What to go on with, if anything.
+        A fitted model to continue from, if any.
     """
 
     is_given: bool = True
@@ -153,7 +153,7 @@ class Start(ABC):
         table: TrainingTable,
         random_state: np.random.RandomState,
     ) -> list[np.ndarray]:
-        """First responsibilities (n_distinct, K), one or several proposals.
+        """Return initial responsibilities (n_distinct, K), one array per proposal.
 
         May set the table's `allowed` and `path`.
         """
@@ -161,27 +161,27 @@ class Start(ABC):
 
 @dataclass
 class FittedMixture:
-    """What came of a fit, or of an epoch of it.
+    """Result of a fit, or of one of its epochs.
 
     Parameters
     ----------
     candidate : Candidate
         The model and its history.
     problem : Problem
-        What it was fitted to, of which this process holds a part or all.
+        The data it was fitted to, of which this process holds a part or all.
     table : TrainingTable
-        The rows as training saw them.
+        The rows as used in training.
     start : ndarray of shape (n_distinct, K)
-        First responsibilities.
+        Initial responsibilities.
     device : torch.device
         Where to evaluate.
     sample_seed : int
-        Seed of the samples that are drawn without one.
+        Seed of samples that are drawn without a random state.
     labels : ndarray of shape (n_samples,) or None
-        Component of every row; none where they are too many for memory.
+        Component of every row; None for a table on disk.
     lower_bound, elbo_gap : float
-        Mean ELBO, in data units, and of log p(x) - ELBO, in nats per row, of the rows
-        that this process holds; of a table read piece by piece those of a sample.
+        Means of the ELBO, in data units, and of log p(x) - ELBO, in nats per row, over
+        the rows that this process holds; for a table read in chunks, over a sample.
     """
 
     candidate: Candidate
@@ -199,7 +199,7 @@ class FittedMixture:
         rows, places = problem.different, problem.places
         weights = problem.sample_weight
         if problem.stream is not None:
-            # A sample of a sample: means of fewer rows are as good.
+            # For means, a part of the sample is enough.
             part = slice(None, None, -(-len(problem.X) // SUMMED_UP))
             rows, places, weights = problem.X[part], slice(None), weights[part]
         answers = evaluate(
@@ -225,7 +225,7 @@ class FittedMixture:
         return evaluate(self.module, self.standardizer, stream.X, question, self.device)
 
     def share_bounds(self, reducer: Reducer) -> None:
-        """Let the bound and the gap be those of the rows of all processes."""
+        """Set the bound and the gap to their means over the rows of all processes."""
         weight = float(self.problem.own.sample_weight.sum())
         of_all = reducer.gather((weight, self.lower_bound, self.elbo_gap))
         weights, bounds, gaps = zip(*of_all, strict=True)
@@ -251,38 +251,38 @@ class FittedMixture:
 
 
 class Watcher(Protocol):
-    """Watches all restarts of a fit."""
+    """Observes all restarts of a fit."""
 
     def begin(self, table: TrainingTable, settings: FitSettings) -> None:
         """Receive the rows and the settings, before the first partition."""
         ...
 
     def end(self, candidate: Candidate) -> None:
-        """Receive the restart that was best."""
+        """Receive the best restart."""
         ...
 
     def restart(
         self, i: int, fitted: Callable[[Candidate], FittedMixture]
     ) -> "RestartMonitor":
-        """Return the monitor of a restart; `fitted` completes its candidates."""
+        """Return the monitor of restart `i`; `fitted` completes its candidates."""
         ...
 
 
 class RestartMonitor(Monitor, Protocol):
-    """Watches one restart."""
+    """Observes one restart."""
 
     def begin(self) -> None:
-        """Receive that the restart begins."""
+        """Note that the restart begins."""
         ...
 
     def end(self, candidate: Candidate) -> None:
-        """Receive what it has come to."""
+        """Receive its final candidate."""
         ...
 
 
 @dataclass
 class _Restart:
-    """One restart: everything that it needs, wherever it runs."""
+    """One restart, with everything it needs to run in any process."""
 
     problem: Problem
     table: TrainingTable
@@ -334,7 +334,7 @@ class _Restart:
         return candidate
 
     def _partition(self, responsibilities: np.ndarray, groups: Groups) -> Partition:
-        """Shares of flows, where these may start, and Gaussians by themselves."""
+        """Return shares of flows, Gaussians to start them from, and plain Gaussians."""
         table, settings = self.table, self.settings
         leasts = [0.0]
         if settings.n_transforms > 0 and len(table.held_out):
@@ -381,25 +381,25 @@ def fit_mixture(
     Parameters
     ----------
     problem : Problem
-        Rows, weights, classes.
+        The data.
     start : Start
-        Where the components start.
+        Initialisation of the components.
     settings : FitSettings
         How to train.
     device : torch.device
-        Where.
+        Where to train.
     n_jobs : int or None
-        Restarts at a time, as joblib counts.
+        Number of restarts at a time, as in joblib.
     random_state : RandomState
-        Source of everything random.
+        Source of all randomness.
     watcher : Watcher
-        Sees every epoch of every restart.
+        Observes every epoch of every restart.
     journal_of : callable, optional
         Returns the journal that runs the phases of a restart; by default nothing is
         written.
     reducer : Reducer, optional
-        The processes that fit it together. The random state is the same in all of
-        them, and restarts are trained in turn.
+        The processes that fit the mixture together. `random_state` must be the same in
+        all of them; with several, restarts are trained one after another.
 
     Returns
     -------
@@ -413,7 +413,7 @@ def fit_mixture(
     """
     reducer = LocalReducer() if reducer is None else reducer
     n_restarts = settings.n_init if start.fitted is None else 1
-    # Read before anything is computed: a damaged one is refused at once.
+    # Read first, so that a damaged journal is refused before any computation.
     journals: list[Journal] = [
         NoJournal() if journal_of is None else journal_of(i) for i in range(n_restarts)
     ]
@@ -450,7 +450,7 @@ def fit_mixture(
 
     found = reducer.from_first(propose)
     proposals, table.allowed, table.path, random_state, of_start = found
-    vars(start).update(of_start)  # it may be asked again, when labels calibrate
+    vars(start).update(of_start)  # calibration calls it again
     n_components = proposals[0].shape[1]
     per_component = settings.n_flows_per_component
     n_flows = n_components * (1 if per_component == "auto" else int(per_component))
@@ -508,7 +508,7 @@ def _weighted(
     table: TrainingTable,
     settings: FitSettings,
 ) -> np.ndarray:
-    """Responsibilities under Gaussians of first shares, with given weights."""
+    """Return responsibilities under Gaussians of initial shares, given weights."""
     try:
         gaussians = Gaussians.fit(
             table.x, table.weights, table.without_far(shares), settings.reg_covar
@@ -529,7 +529,7 @@ def _too_flat(settings: FitSettings) -> ValueError:
 
 @dataclass
 class _Completion:
-    """Makes a `FittedMixture` of a candidate."""
+    """Turns a candidate into a `FittedMixture`."""
 
     problem: Problem
     table: TrainingTable

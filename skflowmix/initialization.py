@@ -1,4 +1,4 @@
-"""Where the components of a fit start: proposals, what is given, labels, a model."""
+"""Initialisation of components: proposals, given values, labels, fitted models."""
 
 from typing import Any
 
@@ -29,20 +29,20 @@ __all__ = [
 
 
 class ProposedStart(Start):
-    """Partitions by a method, or by a clusterer.
+    """Partitions proposed by a named method or a clusterer.
 
     Parameters
     ----------
     n_components : int or None
-        K. None finds it, or takes what a clusterer finds.
+        K. With None, it is estimated, or taken from the clusterer.
     max_components : int
-        The largest number that is found.
+        Largest number that may be estimated.
     init : str or clusterer
         See `skflowmix.starts.partitions.propose_partitions`.
     n_init : int
-        The most proposals.
+        Largest number of proposals.
     weights : ndarray of shape (K,), optional
-        First weights; components then keep their order.
+        Initial weights; components then keep their order.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class ProposedStart(Start):
         random_state: np.random.RandomState,
     ) -> list[np.ndarray]:
         """See `skflowmix.fitting.Start`."""
-        # Not surer where values repeat: a cluster must not be one of them.
+        # Repeated values do not add evidence: one of them must not become a cluster.
         weights = table.weights / table.weights.mean()
         if self.n_components is None and isinstance(self.init, str):
             assert self.max_components is not None
@@ -92,14 +92,14 @@ class ProposedStart(Start):
 
 
 class GivenMeans(Start):
-    """Rows start in the component of the nearest mean.
+    """Assignment of each row to the component with the nearest mean.
 
     Parameters
     ----------
     means : ndarray of shape (K, n_features)
         In data units.
     weights : ndarray of shape (K,), optional
-        First weights.
+        Initial weights.
     """
 
     def __init__(self, means: np.ndarray, weights: np.ndarray | None = None):
@@ -118,14 +118,14 @@ class GivenMeans(Start):
 
 
 class GivenResponsibilities(Start):
-    """Shares of the components in every row.
+    """Given shares of the components in every row.
 
     Parameters
     ----------
     shares : ndarray of shape (n_samples, K)
         Non-negative; rows sum to one.
     weights : ndarray of shape (K,), optional
-        First weights.
+        Initial weights.
     """
 
     def __init__(self, shares: np.ndarray, weights: np.ndarray | None = None):
@@ -145,16 +145,16 @@ class GivenResponsibilities(Start):
 
 
 class FittedStart(Start):
-    """A fitted model to go on with.
+    """A fitted model to continue from.
 
     Parameters
     ----------
     module : MixtureModule
         The model, which is not changed.
     gaussians : Gaussians
-        What it whitens by.
+        The Gaussians that it whitens by.
     standardizer : Standardizer
-        What it standardises by.
+        The standardisation of its rows.
     """
 
     def __init__(
@@ -168,7 +168,7 @@ class FittedStart(Start):
         table: TrainingTable,
         random_state: np.random.RandomState,
     ) -> list[np.ndarray]:
-        """See `skflowmix.fitting.Start`: those of the model."""
+        """See `skflowmix.fitting.Start`; returns the model's responsibilities."""
         assert self.fitted is not None
         module = self.fitted[0]
         return [
@@ -184,14 +184,14 @@ class FittedStart(Start):
 
 
 class LabelStart(Start):
-    """Labels spread to rows without one, classes divided among their components.
+    """Label propagation to unlabelled rows, and division of classes into components.
 
     Parameters
     ----------
     groups : Groups
         The class of every component.
     init : str or clusterer
-        How a class of several components is divided.
+        Method that divides a class with several components.
     """
 
     def __init__(self, groups: Groups, init: Any):
@@ -205,7 +205,7 @@ class LabelStart(Start):
         table: TrainingTable,
         random_state: np.random.RandomState,
     ) -> list[np.ndarray]:
-        """See `skflowmix.fitting.Start`; only a row's class is allowed."""
+        """See `skflowmix.fitting.Start`; restricts labelled rows to their class."""
         classes, groups = problem.classes, self.groups
         assert classes is not None
         table.allowed = groups.allowed(classes)
@@ -223,14 +223,16 @@ class LabelStart(Start):
         return [shares[:, groups.of_flow] * self._within_classes]
 
     def without_labels(self, classes: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """Return the responsibilities (n_distinct, K), had some rows had no label.
+        """Return responsibilities (n_distinct, K) with the labels of some rows hidden.
+
+        Labels are kept if all rows have one, since none are then propagated.
 
         Parameters
         ----------
         classes : ndarray of shape (n_distinct,)
-            Number of each row's class, -1 where it is unknown.
+            Index of each row's class, -1 if unknown.
         rows : ndarray of shape (n_rows,)
-            Numbers of the rows.
+            Indices of the rows whose labels are hidden.
         """
         assert self._within_classes is not None
         if self._graph is not None:
@@ -241,7 +243,7 @@ class LabelStart(Start):
         )
 
     def _class_shares(self, classes: np.ndarray) -> np.ndarray:
-        """Shares (n_distinct, n_classes) of the classes in every row."""
+        """Return shares (n_distinct, n_classes) of the classes in every row."""
         n_classes = self.groups.n_groups
         if self._graph is None:
             return one_hot(classes, n_classes)
@@ -254,7 +256,7 @@ class LabelStart(Start):
         n_components: int,
         random_state: np.random.RandomState,
     ) -> np.ndarray:
-        """Shares (n, n_components) of a class's components, whose rows are `own`."""
+        """Return shares (n, n_components) within the class whose rows are `own`."""
         n_rows = len(table.x)
         if n_components == 1:
             return np.ones((n_rows, 1))
@@ -277,7 +279,7 @@ class LabelStart(Start):
 
 
 def unlabelled_rows_help(problem: Problem, groups: Groups) -> bool:
-    """Tell whether rows without a label help, see `spreading_helps`.
+    """Tell whether unlabelled rows improve the fit, see `spreading_helps`.
 
     Parameters
     ----------
@@ -289,9 +291,9 @@ def unlabelled_rows_help(problem: Problem, groups: Groups) -> bool:
     Returns
     -------
     helps : bool
-        True as well where too few labels can tell.
+        Also True if there are too few labels to decide.
     """
-    # Not the fit's own generator: without these rows it is the fit to the others.
+    # Not the fit's own generator, so that dropping these rows equals not giving them.
     random_state = np.random.RandomState(0)
     assert problem.classes is not None
     standardizer = Standardizer.fit(problem.rows, problem.weights)
@@ -309,5 +311,5 @@ def unlabelled_rows_help(problem: Problem, groups: Groups) -> bool:
 
 
 def _graph_columns(table: TrainingTable) -> np.ndarray:
-    """Rows in units in which distances mean something."""
+    """Return rows rescaled so that distances are meaningful."""
     return rescale_columns(table.x, table.weights, table.standardizer.scale, table.far)

@@ -1,4 +1,4 @@
-"""A fitted mixture that goes on learning from rows as they come."""
+"""Online learning: a fitted mixture continues training on new rows."""
 
 import copy
 import math
@@ -26,17 +26,17 @@ __all__ = ["OnlineState", "learn"]
 
 @dataclass
 class OnlineState:
-    """What goes on from one call to the next, besides the model.
+    """State carried from one call to the next, besides the model.
 
     Parameters
     ----------
     n_counted : float
-        Rows that the model has been trained on.
+        Number of rows that the model has been trained on.
     n_steps : int
-        Steps so far.
+        Number of steps so far.
     optimizer : dict of ndarray
-        Parameters as they stand, their running mean, and Adam's moments; empty before
-        the first step.
+        Current parameters, their running mean, and Adam's moments; empty before the
+        first step.
     """
 
     n_counted: float
@@ -56,18 +56,18 @@ def learn(
     device: torch.device,
     random_state: np.random.RandomState,
 ) -> tuple[MixtureModule, OnlineState]:
-    """Take steps on the ELBO, one pass over some rows.
+    """Train on the ELBO for one pass over some rows.
 
-    The step size is constant, that of the last phase of a fit, and the model is the
-    running mean of the parameters. The rows' responsibilities under the model as it
-    stands are their noisy labels.
+    The step size is constant, that of the last phase of a fit. The returned model is
+    the running mean of the parameters. The rows' responsibilities under the given model
+    serve as noisy labels.
 
     Parameters
     ----------
     module : MixtureModule
         The model, in float64 on the CPU; it is not changed.
     gaussians : Gaussians
-        What its components whiten by.
+        The Gaussians that its components whiten by.
     standardizer : Standardizer
         Location and scale of the columns.
     problem : Problem
@@ -75,18 +75,18 @@ def learn(
     settings : FitSettings
         How to train.
     state : OnlineState
-        What to go on from; it is not changed.
+        The state to continue from; it is not changed.
     device : torch.device
-        Where.
+        Where to train.
     random_state : RandomState
         Source of batches and noise.
 
     Returns
     -------
     module : MixtureModule
-        The model that has learnt from these rows.
+        The updated model.
     state : OnlineState
-        What to go on from.
+        The updated state.
 
     Raises
     ------
@@ -116,7 +116,7 @@ def learn(
     rows = Batch(
         tensor(table.x),
         tensor(table.weights),
-        # Which flow of its component a row belongs to is free.
+        # Within its component, a row may belong to any flow.
         tensor(module.groups.sum(labels)[:, module.groups.of_flow]),
         repeat_widths=tensor(table.repeat_widths),
         thickness=tensor(None if thickness is None else labels @ thickness),
@@ -137,7 +137,7 @@ def learn(
         torch_generator(random_state, device),
         tensor(table.column_space),
     )
-    # The schedules go on: of dense steps, and of the temperature.
+    # Continue the schedules of dense steps and of the temperature.
     first, decay = state.n_steps % DENSE_EVERY, settings.temperature_decay
     since_hottest = first - (state.n_steps > 0)
     hottest = float(working.temperature) * math.exp(decay * since_hottest)

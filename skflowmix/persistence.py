@@ -29,7 +29,7 @@ ESTIMATORS = {
     for cls in (FlowMixture, FlowMixtureClassifier, FlowMixtureOutlierDetector)
 }
 
-# Further objects, told by their name and stored as their attributes.
+# Other objects, identified by class name and stored as their attributes.
 PLAIN_OBJECTS: dict[str, Any] = {
     cls.__name__: cls
     for cls in (
@@ -44,7 +44,7 @@ PLAIN_OBJECTS: dict[str, Any] = {
 
 OBJECTS: dict[str, Any] = {**ESTIMATORS, **PLAIN_OBJECTS}
 
-# Layers that no file may ask for more of.
+# Largest number of layers that a file may request.
 MAX_LAYERS = 10_000
 
 
@@ -56,7 +56,7 @@ def _to_plain(value: Any) -> tuple[str, Any] | None:
     if isinstance(value, Shrinkage):
         return name, list(value)
     if isinstance(value, np.random.RandomState):
-        # Of another bit generator no file can hold the state.
+        # The states of other bit generators cannot be stored.
         if value.get_state(legacy=False)["bit_generator"] != "MT19937":
             return None
         return name, value.get_state()
@@ -88,9 +88,9 @@ def _from_plain(name: str, content: Any) -> Any:
 
 
 def _share_parameters(own: Mapping[str, Any], inner: Any) -> None:
-    """Make the equal parameters of an estimator and its mixture one object.
+    """Make equal parameters of an estimator and its mixture the same object.
 
-    As they were when saved: joblib's hash tells two equal objects from one.
+    They were the same when saved, and joblib's hash tells two equal objects from one.
     """
     for name, value in own.items():
         other = getattr(inner, name, None)
@@ -101,7 +101,7 @@ def _share_parameters(own: Mapping[str, Any], inner: Any) -> None:
 
 
 def _generator_state(state: Any) -> tuple[str, np.ndarray, int, int, float]:
-    """Check the state of a generator, which NumPy takes as it is."""
+    """Validate the state of a generator, which NumPy accepts unchecked."""
     name, key, position, has_gauss, gauss = state
     if (
         name != "MT19937"
@@ -115,7 +115,7 @@ def _generator_state(state: Any) -> tuple[str, np.ndarray, int, int, float]:
 
 
 def _state(value: object) -> dict[str, Any]:
-    """Attributes of an object, without its callbacks and routing of metadata."""
+    """Return an object's attributes except callbacks and metadata routing."""
     return {
         name: own
         for name, own in vars(value).items()
@@ -124,7 +124,7 @@ def _state(value: object) -> dict[str, Any]:
 
 
 def _module(spec: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> MixtureModule:
-    """Make a module no larger than the arrays that were read for it."""
+    """Rebuild a module, checking first that it is no larger than its arrays."""
     components = spec["components"]
     n_values = sum(array.size for array in arrays.values())
     widths = [
@@ -155,8 +155,8 @@ def save(
     """Write an estimator, fitted or not, to one file.
 
     The file is in the safetensors format: arrays, and a JSON header with parameters and
-    attributes. Reading it runs no code. It appears at once or not at all, under the
-    name of a file that may exist.
+    attributes. Reading it runs no code. It is written atomically, and replaces an
+    existing file.
 
     Parameters
     ----------
@@ -168,7 +168,7 @@ def save(
     Raises
     ------
     TypeError
-        If it is no estimator of this library.
+        If `model` is not an estimator of this library.
     ValueError
         If a parameter is an object that a file cannot hold, such as a clusterer as
         `init_params`.
@@ -177,7 +177,7 @@ def save(
 
     See Also
     --------
-    load : Read it.
+    load : Read the file.
 
     Examples
     --------
@@ -210,13 +210,13 @@ def load(path: str | os.PathLike[str]) -> Any:
     Returns
     -------
     model : FlowMixture, FlowMixtureClassifier or FlowMixtureOutlierDetector
-        The same estimator, on any machine: one fitted on a GPU that is missing works on
-        the CPU.
+        The same estimator. One fitted on a GPU falls back to the CPU if the GPU is
+        missing.
 
     Raises
     ------
     ModelFileError
-        If the file is no model, was damaged, or is of a later version of the format.
+        If the file is not a model, is damaged, or has a later version of the format.
     OSError
         If the file cannot be read.
     """

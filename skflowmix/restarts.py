@@ -1,4 +1,4 @@
-"""`fit_restarts`: several fits of one model, one after another or at a time."""
+"""`fit_restarts`: several fits of one model, sequentially or in parallel."""
 
 import warnings
 from collections.abc import Callable, Sequence
@@ -23,19 +23,19 @@ def fit_restarts(
     *,
     in_turn: bool = False,
 ) -> list[Candidate]:
-    """Fit a model per restart, until a callback stops one.
+    """Fit one model per restart, until a callback stops one.
 
-    A joblib backend that hands over all fits together completes those after it as well;
-    they are left out.
+    A joblib backend that returns all results at once also completes later restarts;
+    they are discarded.
 
     Parameters
     ----------
     restarts : sequence of callable
         Each fits one model.
     n_jobs : int or None
-        How many at a time, as joblib counts.
+        Number of restarts at a time, as in joblib.
     in_turn : bool, default=False
-        One after another in this process, whatever joblib says.
+        Run them one after another in this process, whatever the joblib backend.
 
     Returns
     -------
@@ -51,11 +51,11 @@ def fit_restarts(
         return candidates
     backend = get_active_backend()[0]
     if type(backend).__name__ == "MultiprocessingBackend":
-        # The standard library's pickle knows no functions within others.
+        # The standard library's pickle does not support nested functions.
         restarts = [
             partial(_call, wrap_non_picklable_objects(restart)) for restart in restarts
         ]
-    # Not every joblib backend hands over a fit before all are done.
+    # Not every joblib backend returns a result before all are done.
     as_done = backend.supports_return_generator
     trained = Parallel(n_jobs, return_as="generator" if as_done else "list")(
         delayed(restart)() for restart in restarts
@@ -67,6 +67,6 @@ def fit_restarts(
             break
     if as_done:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # joblib's, of restarts left unfinished
+            warnings.simplefilter("ignore")  # joblib's, about unfinished restarts
             trained.close()
     return candidates

@@ -1,4 +1,4 @@
-"""Tables larger than memory, read piece by piece."""
+"""Tables larger than memory, read in chunks."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,50 +9,50 @@ from sklearn.utils.random import sample_without_replacement
 
 __all__ = ["RowStream", "is_on_disk", "is_too_large", "sample_size"]
 
-# A fit prepares on a random sample of so many rows; in wide tables fewer, of so many
-# values, but no fewer than the least.
+# Preparation uses a random sample of SAMPLE_ROWS rows; in wide tables, of
+# SAMPLE_VALUES values, but at least LEAST_SAMPLE rows.
 SAMPLE_ROWS, SAMPLE_VALUES, LEAST_SAMPLE = 80_000, 8_000_000, 20_000
 
-# Arrays in memory with more rows or more values are read like those on disk.
+# Arrays in memory with more rows or values are read in chunks, like those on disk.
 LARGEST_ROWS, LARGEST_VALUES = 500_000, 100_000_000
 
-# What is no array is sampled by runs of rows: finding single ones can be slow.
+# Tables other than arrays are sampled in runs of rows: single ones can be slow to read.
 RUN = 16
 
 
 def is_on_disk(X: Any) -> bool:
-    """Tell whether a table is to be read piece by piece.
+    """Tell whether a table is to be read in chunks.
 
     Parameters
     ----------
     X : object
-        A memory map, or any other table of numbers with `shape`, a NumPy `dtype`, and
-        slices of rows: a dataset of h5py or zarr.
+        True for a memory map, and for any other table of numbers with `shape`, a NumPy
+        `dtype`, and slices of rows, such as a dataset of h5py or zarr.
     """
     dtype, shape = getattr(X, "dtype", None), getattr(X, "shape", ())
     is_table = isinstance(dtype, np.dtype) and dtype.kind in "fiub" and len(shape) == 2
     if not is_table or issparse(X) or not hasattr(X, "__getitem__"):
         return False
-    # Arrays on a GPU are no streams either.
+    # Arrays on a GPU are not streams.
     is_other = not isinstance(X, np.ndarray) and not hasattr(X, "__dlpack__")
     return is_other or isinstance(X, np.memmap)
 
 
 def is_too_large(shape: tuple[int, int]) -> bool:
-    """Tell whether an array in memory is to be read piece by piece all the same."""
+    """Tell whether an array is to be read in chunks although it is in memory."""
     n_rows, n_columns = shape
     is_large = n_rows > LARGEST_ROWS or n_rows * n_columns > LARGEST_VALUES
     return is_large and n_rows > sample_size(n_columns)
 
 
 def sample_size(n_columns: int) -> int:
-    """Rows that a fit prepares on."""
+    """Return the number of rows in the sample that preparation uses."""
     by_values = SAMPLE_VALUES // max(n_columns, 1)
     return min(max(by_values, LEAST_SAMPLE), SAMPLE_ROWS)
 
 
 class RowStream:
-    """Rows of a table, of which only those asked for are in memory.
+    """Rows of a table, read into memory only on request.
 
     Parameters
     ----------
@@ -61,19 +61,19 @@ class RowStream:
     sample_weight : ndarray of shape (n_samples,), optional
         Non-negative weights.
     check : callable, optional
-        Receives rows that seem to hold values that are not finite, and raises a
-        ValueError if they do.
+        Receives rows that may hold non-finite values, and raises a ValueError if they
+        do.
     is_on_disk : bool, default=True
-        Whether there is more of it than memory may hold.
+        Whether the table may be larger than memory.
 
     Attributes
     ----------
     n_rows : int
-        Number of rows, those of weight zero counted in.
+        Number of rows, including those of weight zero.
     n_counted : int
-        Number of those of positive weight.
+        Number of rows of positive weight.
     mean_weight : float
-        Their mean weight.
+        Mean weight of the rows of positive weight.
     """
 
     def __init__(
@@ -92,23 +92,23 @@ class RowStream:
             self.mean_weight = float(sample_weight.sum() / max(self.n_counted, 1))
 
     def read(self, start: int, stop: int) -> np.ndarray:
-        """Return the rows from one number up to another, in float32 or float64."""
+        """Return rows `start` to `stop - 1`, in float32 or float64."""
         return self._checked(self.X[start:stop], f"{start} to {stop - 1}")
 
     def weights(self, index: slice | np.ndarray) -> np.ndarray:
-        """Return the weights of some rows, by slice or numbers."""
+        """Return the weights of some rows, by slice or indices."""
         if self.sample_weight is None:
             n = index.stop - index.start if isinstance(index, slice) else len(index)
             return np.ones(n)
         return self.sample_weight[index]
 
     def sample(self) -> tuple[np.ndarray, np.ndarray]:
-        """Draw rows to prepare on, always the same ones.
+        """Draw the sample of rows for preparation, always the same one.
 
         Returns
         -------
         numbers : ndarray of shape (n_sampled,), int
-            Numbers of the rows, increasing.
+            Indices of the rows, increasing.
         rows : ndarray of shape (n_sampled, n_features)
             These rows, in float32 or float64.
         """
@@ -133,7 +133,7 @@ class RowStream:
             rows = rows.astype(np.float64)
         with np.errstate(over="ignore", invalid="ignore"):
             is_finite = np.isfinite(rows.sum())
-        if not is_finite:  # or the sum of large ones
+        if not is_finite:  # or their sum overflowed
             try:
                 self.check(rows)
             except ValueError as error:
@@ -142,7 +142,7 @@ class RowStream:
 
 
 def _draw(n: int, size: int, random_state: np.random.RandomState) -> np.ndarray:
-    """Draw at most `size` different numbers below n, increasing."""
+    """Draw at most `size` different integers below n, in increasing order."""
     if size >= n:
         return np.arange(n)
     return np.sort(sample_without_replacement(n, size, random_state=random_state))

@@ -302,7 +302,7 @@ class FlowComponents(nn.Module):
         }
 
     def with_gaussians(self, gaussians: Gaussians) -> Self:
-        """Return a copy, from float64 on the CPU, that whitens by other Gaussians."""
+        """Return a copy in float64 on the CPU that whitens by other Gaussians."""
         other = copy.deepcopy(self)
         for name, value in self._whitening(gaussians).items():
             setattr(other, name, value)

@@ -222,8 +222,8 @@ class _Segment:
     normalisation; pairs for widths and heights, or for the left and right knots, are
     (M, 2, N); everything else is (M, N).
 
-    The cost of small splines is the number of operations, and a Python scalar adds one:
-    hence `ONE`, and factors passed as ``alpha`` and ``value``.
+    The cost of small splines is governed by the number of operations, and a Python
+    scalar adds one: hence `ONE`, and factors passed as ``alpha`` and ``value``.
     """
 
     def __init__(
@@ -241,7 +241,7 @@ class _Segment:
         self.per_size = 2 * bound / self.total
         self.inside = point.abs() < bound
         position = (point + bound).div_(self.per_size[:, side])
-        # In floating point: torch compares into floats much faster than into booleans.
+        # In floating point: much faster than a comparison that returns booleans.
         passed = ends[:, side, :-1].clone().le_(position.unsqueeze(1))
         current = passed.sum(1, keepdim=True).long()
         self.bin = current.unsqueeze(1).expand(-1, 2, -1, -1)
