@@ -43,7 +43,8 @@ class FlowMixtureOptions(BaseEstimator):
         learn features that all components share, such as steps, bounds and tails of
         columns, from all rows. "auto" is 1, but 0 in the classifier, where with few
         labels they can lower the accuracy. There are none if `n_transforms` is 0, or if
-        the rows are rank-deficient (a column is constant, or the sum of others).
+        a component is rank-deficient (a column is constant or the sum of others) or its
+        standard deviation in a column is below a hundredth of that of all rows.
     n_shared_transforms : int, default=0
         How many of the `n_transforms` layers, counted from the base distribution, are
         the same for all components. For clusters of one shape, shifted and rotated,
@@ -85,10 +86,10 @@ class FlowMixtureOptions(BaseEstimator):
         values that repeat in a column, as integers do, in standard deviations of the
         column. The noise of a value is ``min(repeat_noise, d / 2)``, where d is the
         distance within which other values on one side have at least half of its weight
-        (for integers mostly 1). It does not shrink with the step size. "auto" is 0, but
-        0.25 in the classifier and the detector. At 0 flows fit spikes at such values:
-        samples look like the data, but the heights of the spikes mean little. With
-        large values the noise is ``d / 2``.
+        (for integers mostly their spacing). It does not shrink with the step size.
+        "auto" is 0, but 0.25 in the classifier and the detector. At 0 flows fit spikes
+        at such values: samples look like the data, but the heights of the spikes mean
+        little. With large values the noise is ``d / 2``.
     validation_fraction : float, default=0.15
         Share of the distinct rows that is held out until the last phase, in (0, 1); the
         number is rounded down. Held-out rows decide when a phase ends and whether flows
