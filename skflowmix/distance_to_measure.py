@@ -24,7 +24,7 @@ MAX_ROWS = 2000
 # Least number of neighbours, in rows of mean weight.
 MIN_NEIGHBORS = 5
 
-# Lower bound of the distance, in standard deviations: keeps spikes finite.
+# Lower bound of the distance, in standard deviations: keeps density finite at spikes.
 MIN_DISTANCE = 1e-3
 
 # Number of distances in memory at a time.

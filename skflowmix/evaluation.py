@@ -22,7 +22,7 @@ _copies: WeakKeyDictionary[MixtureModule, tuple] = WeakKeyDictionary()
 def module_on(
     module: MixtureModule, device: torch.device, dtype: torch.dtype
 ) -> MixtureModule:
-    """Return a module in float64 on the CPU, or its copy on a device in a dtype.
+    """Return a module in float64 on the CPU, or its copy on `device` in `dtype`.
 
     The last copy is cached while the module lives and none of its tensors change:
     copying takes longer than evaluating a row.

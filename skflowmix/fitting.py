@@ -404,7 +404,7 @@ def fit_mixture(
     Returns
     -------
     fitted : FittedMixture
-        The best restart by held-out log-likelihood.
+        The best restart by held-out log-likelihood, with bounded gains per row.
 
     Raises
     ------
@@ -450,7 +450,7 @@ def fit_mixture(
 
     found = reducer.from_first(propose)
     proposals, table.allowed, table.path, random_state, of_start = found
-    vars(start).update(of_start)  # calibration calls it again
+    vars(start).update(of_start)  # calibration uses it again
     n_components = proposals[0].shape[1]
     per_component = settings.n_flows_per_component
     n_flows = n_components * (1 if per_component == "auto" else int(per_component))

@@ -253,7 +253,7 @@ class FlowComponents(nn.Module):
         self.double()
 
     def spec(self) -> dict[str, Any]:
-        """Return what `from_spec` needs to rebuild them, except their tensors."""
+        """Return what `from_spec` needs to rebuild the components, except tensors."""
         return {
             "architecture": self.architecture,
             "n_components": self.n_components,
@@ -480,7 +480,7 @@ class FlowComponents(nn.Module):
         component : Tensor of shape (N,), int64
             Component of every row.
         generator : torch.Generator
-            Source of the draws. On the CPU, it gives the same draws for every device.
+            Source of the draws. A CPU generator draws the same for every device.
 
         Returns
         -------

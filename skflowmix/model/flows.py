@@ -73,8 +73,8 @@ class _Layer(nn.Module, ABC):
     ) -> tuple[Parts, Tensor, LayerBackward]:
         """Return z and log-slopes of x, both points in parts, and a backward.
 
-        `parameters` are the conditioner's. The gradient of the
-        parts that the backward returns is valid only if its last argument is True.
+        `parameters` are the conditioner's. The gradient of the parts that the backward
+        returns is valid only if its last argument is True.
         """
 
     @abstractmethod

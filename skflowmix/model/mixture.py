@@ -401,7 +401,7 @@ class MixtureModule(nn.Module):
         component : Tensor of shape (N,), int64
             Component of every row.
         generator : torch.Generator
-            Source of the draws. On the CPU, it gives the same draws for every device.
+            Source of the draws. A CPU generator draws the same for every device.
 
         Returns
         -------

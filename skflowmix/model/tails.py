@@ -48,8 +48,8 @@ class RadialBase:
     .. math:: t(r) = r, \quad r \le b; \qquad
         t(r) = b + s \log(1 + (r - b) / s), \quad r > b.
 
-    It is continuous and decreases with r alone, so that its contours are spheres. A row
-    at 80 standard deviations costs tens of nats instead of 3200.
+    It is continuous and a decreasing function of r alone, so that its contours are
+    spheres. A row at 80 standard deviations costs tens of nats instead of 3200.
 
     Parameters
     ----------
