@@ -1,12 +1,12 @@
-"""Data sets for the quality benchmark: files, scikit-learn's, and made ones.
+"""Data sets for the quality benchmark: from files, from scikit-learn, and generated.
 
 Every function returns ``name -> loader``; a loader takes a seed and returns fresh
-arrays. Sets read from files ignore the seed, made ones are drawn from it.
+arrays. Sets read from files ignore the seed, generated ones are drawn with it.
 
 Layout of the data folder: ``density/*.npz`` (``X``), ``anomaly/*.npz`` (``X`` and
 ``y``, 1 = outlier), ``clustering/*.npz`` (``X`` and ``labels0``, ``labels1``, ...,
 0 = noise) and ``clustering/published_ari.json`` (``set -> method -> ARI``). With
-``mnist.npz`` there is a density set of its ten first principal components.
+``mnist.npz`` there is a density set of its first ten principal components.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Handwritten digits, and features in which near neighbours are of one kind."""
+"""Handwritten digits, and features in which nearest neighbours are the same digit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Estimators from one dictionary of parameters, options among them."""
+"""Make estimators from one dictionary of parameters that includes options."""
 
 import inspect
 

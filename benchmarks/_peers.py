@@ -1,4 +1,4 @@
-"""The other models of the quality benchmark, each set up as its user would.
+"""The other models of the quality benchmark, each set up as a user would do it.
 
 ``DENSITY`` and ``ANOMALY`` map a name to ``make(seed)``, an object with ``fit(X)`` and
 ``score_samples(X)``; ``CLUSTERING`` maps a name to ``cluster(X, K, seed) -> labels``.

@@ -1,4 +1,4 @@
-"""What the benchmarks share: a JSON file of results, and Markdown tables."""
+"""Shared by the benchmarks: a JSON file of results, and Markdown tables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Groups of many shapes, made for `partitions.py`: rows and labels, -1 for noise."""
+"""Generated groups of many shapes for `partitions.py`: rows, labels, -1 for noise."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""How many clusters are found, where their number is known.
+"""Compare the number of clusters found with the true number.
 
-Tables are made: bent, elongated, nested (rings around cores) and mixed clusters eight
+Generated tables: bent, elongated, nested (rings around cores) and mixed clusters eight
 standard deviations apart, with and without 5 % of uniform noise, shares down to 2 %;
 Gaussians that touch (3.5 to 5 standard deviations apart); and tables of one cluster.
 ``FlowMixture``'s count is compared with other ways to count. Only the counting is run,

@@ -1,15 +1,16 @@
-"""What several processes that train one model cost, and what they change.
+"""Measure the speed, and the effect on the model, of training by several processes.
 
-Every fit is one of `torchrun` on this machine, over gloo on the loopback interface,
-each process on one thread:
+`torchrun` starts every fit on this machine, with gloo on the loopback interface and one
+thread per process:
 
 - ``curves``: 15 epochs in float64, five on the first responsibilities and ten on the
-  ELBO, on the same rows with the same batches, as one process trains and as several do.
-  The largest relative differences of the loss, and of held-out log-likelihoods.
-- ``quality``: float32, each process with a shard of the rows, of which the first
-  partition sees a sample where they are many. Held-out log-likelihood, mean over seeds.
-- ``throughput``: as many rows, and as large a batch, for each process. Rows a second of
-  the epochs on the ELBO, over all processes. Only on a machine with as many free cores.
+  ELBO, with the same rows and batches for one process and for several. Reports the
+  largest relative differences of the loss and of held-out log-likelihoods.
+- ``quality``: float32, each process with a shard of the rows; the first partition sees
+  a sample of them, as in large tables. Held-out log-likelihood, mean over seeds.
+- ``throughput``: equally many rows, and an equally large batch, for each process. Rows
+  per second of the epochs on the ELBO, over all processes. Meaningful only on a machine
+  with a free core for each process.
 
 Examples::
 

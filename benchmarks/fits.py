@@ -1,13 +1,13 @@
-"""Whole fits: what a user waits for, and what the fit is worth.
+"""Measure time, memory and held-out log-likelihood of whole fits.
 
 ``python benchmarks/fits.py --output fits.json`` fits bent groups of several sizes with
 FlowMixture's defaults and prints, for each size, seconds, growth of resident memory and
 held-out log-likelihood, with the growth exponents in n, D and K; ``--peers`` adds other
-models in the same run. ``--parts phases`` says where the time of a default fit goes,
-``--parts race --data DIR`` how long FlowMixture takes to reach the held-out
-log-likelihood at which zuko's NSF stops, ``--parts serving`` what scores and samples
-take, ``--parts grid`` a grid search over K. One thread but for the grid; ratios mean
-something on a quiet machine only.
+models in the same run. ``--parts phases`` shows how the time of a default fit is
+divided, ``--parts race --data DIR`` how long FlowMixture takes to reach the held-out
+log-likelihood at which zuko's NSF stops, ``--parts serving`` the time of scores and
+samples, ``--parts grid`` a grid search over K. One thread, except for the grid; ratios
+are meaningful on a quiet machine only.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What the README says of FlowMixture, measured: pinwheel, circles, fit times.
+"""Measure what the README says of FlowMixture: pinwheel, circles, fit times.
 
 ``python benchmarks/foundation.py --seeds 5`` prints one line per fit and a summary.
-One thread; quiet machine for the times.
+One thread; times need a quiet machine.
 """
 
 import argparse

@@ -1,18 +1,19 @@
-"""What real tables hold: codes, far groups, ties, and scores far from the data.
+"""Fit tables with codes, distant groups and ties; score rows far from the data.
 
-Made data and sets of scikit-learn; every line is printed as soon as it is there.
+Generated data and sets of scikit-learn; every line is printed as soon as it is ready.
 
-- ``codes``: adjusted Rand index and the log-likelihood of the rows without a code,
-  beside `GaussianMixture`, where 1 to 20 % of one or two columns hold a code; with a
-  component for each code and, up to 5 %, without.
-- ``distances``: three tight groups far apart, beside `GaussianMixture`.
-- ``ties``: ages rounded to five years; standard deviations beside `GaussianMixture`.
-- ``tails``: share of rays on which log p(x) rises beyond a Mahalanobis distance of 10
+- ``codes``: 1 to 20 % of one or two columns hold a code. Adjusted Rand index, and the
+  log-likelihood of the rows without a code less that of `GaussianMixture`; with a
+  component for each code and, for shares of up to 5 %, without.
+- ``distances``: three tight groups far apart, compared with `GaussianMixture`.
+- ``ties``: ages rounded to five years; standard deviations of the components, compared
+  with `GaussianMixture`.
+- ``tails``: number of rays on which log p(x) rises beyond a Mahalanobis distance of 10
   from all components, four families, three seeds.
 - ``regions``: connected parts of the components' regions within 20 standard deviations,
-  and how far regions agree with those of the Gaussians far from all components.
-- ``outliers``: AUC and share flagged of rows 30 standard deviations out, beside
-  `IsolationForest`, where training rows hold codes.
+  and their agreement with the regions of the Gaussians far from all components.
+- ``outliers``: training rows hold codes. AUC of rows 30 standard deviations out,
+  compared with `IsolationForest`, and the share of them that is flagged.
 
 Example::
 

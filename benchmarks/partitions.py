@@ -1,9 +1,9 @@
-"""First partitions: which of the proposals is chosen, and what training makes of it.
+"""Measure first partitions: the chosen proposal, the best one, and after training.
 
-On made groups of forty-one shapes, on the sets of `quality.py` (``--data``) and on
-tables of the KEEL collection (``--keel``), with the true number of clusters: adjusted
-Rand index of the first proposal and of the best one, and with ``--fit`` of the trained
-model. Noise does not count.
+The adjusted Rand index with the true number of clusters, of the first proposal, of the
+best proposal, and with ``--fit`` of the trained model: on generated groups of forty-one
+shapes, on the sets of `quality.py` (``--data``) and on tables of the KEEL collection
+(``--keel``). Rows of noise are not scored.
 
 Examples::
 

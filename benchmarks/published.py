@@ -1,8 +1,8 @@
-"""The page of benchmarks in the documentation, made of the results that are kept.
+"""Write the documentation's page of benchmarks from the results that are kept.
 
-Results lie in ``benchmarks/results``, as the benchmarks write them with ``--output``;
-each says which commit was measured, on what machine. Tables of the page are made of
-them, none by hand: ``python benchmarks/published.py`` writes ``docs/benchmarks.md``.
+Results are in ``benchmarks/results``, as the benchmarks write them with ``--output``;
+each records the commit and the machine. ``python benchmarks/published.py`` makes all
+tables of ``docs/benchmarks.md`` from them, none by hand.
 """
 
 from __future__ import annotations

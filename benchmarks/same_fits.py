@@ -1,8 +1,8 @@
-"""Whether fits are what they were, to the last bit, on one thread.
+"""Check that fits are the same at two commits, to the last bit, on one thread.
 
-Fits the three estimators on made-up rows with fixed seeds: four families, one, three
-and eight components, weights, warm starts, restarts, labels, callbacks. Write what they
-answer at one commit, and compare at another:
+Fits the three estimators to generated rows with fixed seeds: four families, one, three
+and eight components, weights, warm starts, restarts, labels, callbacks. Write the
+results at one commit, and compare at another:
 
     python benchmarks/same_fits.py --write before.npz
     python benchmarks/same_fits.py --compare before.npz

@@ -1,14 +1,15 @@
-"""The classifier and the outlier detector, measured beside others.
+"""Compare the classifier and the outlier detector with other models.
 
-- ``digits``: scikit-learn's digits, five labels a class, accuracy on all other rows.
+- ``digits``: scikit-learn's digits, five labels per class, accuracy on all other rows.
   LabelSpreading and SelfTrainingClassifier(QuadraticDiscriminantAnalysis) have the
-  settings, of those tried, with the best mean accuracy over the seeds, which flatters
+  settings, of those tried, with the best mean accuracy over the seeds, which favours
   them; the flows have their defaults.
-- ``log-loss``: all rows of half the set labelled, log-loss of the other half in nats.
+- ``log-loss``: half of each set is labelled; log-loss of the other half in nats.
   QuadraticDiscriminantAnalysis has the regularisation, of those tried, that is best on
   the rows it is scored on.
-- ``moons``: a detector fitted to two moons and a fifth of uniform outliers, against the
-  density of a `FlowMixture` fitted to the moons alone. Area under the ROC curve.
+- ``moons``: a detector fitted to two moons with a fifth of uniform outliers, compared
+  with the density of a `FlowMixture` fitted to the moons alone. Area under the ROC
+  curve.
 
 ``python benchmarks/siblings.py --seeds 10`` prints a line per fit and a summary.
 """

@@ -1,23 +1,23 @@
-"""How fast is a stacked mixture of flows against a loop over K separate flows?
+"""Compare the speed of a stacked mixture of flows with a loop over K separate flows.
 
 One training step (forward, backward, Adam) on the ELBO, scoring and sampling of the
 same model on the same batch, in float32, on one thread, in one process. The
 contenders take turns within every round; a turn is a call that is not timed and the
 mean of four that are, because in training a step follows another one like it. Medians
 over the rounds are reported, and speed-ups are medians of the ratios within a round.
-Times are those of the processor: on one thread of a quiet machine the same as a watch
-would show, and on a busy one they leave out the waiting. With ``--device cuda`` a watch
-waits for the GPU.
+Times are processor times: equal to wall-clock times on one thread of a quiet machine,
+and without the waiting on a busy one. With ``--device cuda`` wall-clock times are
+taken, after the GPU has finished.
 
 - ``zuko``, ``nflows``, ``normflows``: a loop over K flows of that library, a network
   for q and `torch.optim.Adam`. zuko's coupling NSF is its NSF with ``passes=2``.
-- ``dense``: ours with an undecided q, so that every pair (row, component) counts.
+- ``dense``: ours with an undecided q, so that every pair (row, component) is computed.
 - ``dense eager``: the same on a GPU without CUDA graphs.
 - ``sparse``: ours with q decided, one component for each row.
-- ``products``: only the matrix products of the conditioners, forwards and backwards.
+- ``products``: only the matrix products of the conditioners, forward and backward.
 
-Of `ElboObjective`'s steps one in ``DENSE_EVERY`` is dense even where q is decided;
-``mean sparse`` counts it in.
+One in ``DENSE_EVERY`` steps of `ElboObjective` is dense even where q is decided;
+``mean sparse`` includes it.
 
 Examples::
 
