@@ -1,7 +1,7 @@
-"""One mixture, fitted by several processes that each hold a part of the rows.
+"""Fit one mixture by several processes that each hold a part of the rows.
 
-Run ``torchrun --nproc-per-node 2 examples/distributed.py``. By itself, as
-``python examples/distributed.py``, it is a fit of one process to the same rows.
+Run ``torchrun --nproc-per-node 2 examples/distributed.py``. Run without torchrun, as
+``python examples/distributed.py``, a single process fits the same rows.
 """
 
 import argparse
@@ -17,11 +17,11 @@ COMMAND = "torchrun --nproc-per-node 2 examples/distributed.py"
 
 
 def main(n_rows, checkpoint):
-    # What torchrun tells its processes.
+    # Set by torchrun.
     rank = int(os.environ.get("RANK", 0))
     n_ranks = int(os.environ.get("WORLD_SIZE", 1))
     X, y = make_moons(n_rows, noise=0.06, random_state=0)
-    # As if each process had read a file of its own.
+    # As if each process had read its own file.
     X, y = np.array_split(X, n_ranks)[rank], np.array_split(y, n_ranks)[rank]
     with data_parallel():
         model = FlowMixture(2, hidden_units=(32,), tol=0.01, random_state=0)

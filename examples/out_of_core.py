@@ -1,7 +1,7 @@
-"""A table on disk that is never in memory as a whole, and a stream of rows.
+"""Fit a table on disk that is never in memory as a whole, and a stream of rows.
 
 Run ``python examples/out_of_core.py``: it writes a memory map to a temporary folder,
-fits it, labels it slice by slice, and learns from rows that come a few at a time.
+fits it, labels it slice by slice, and learns from a stream of small batches of rows.
 """
 
 import tempfile
@@ -16,7 +16,7 @@ N_ROWS, SLICE = 100_000, 25_000
 
 
 def moons(n_rows, random_state):
-    """Draw rows of two moons, and which one each is of."""
+    """Draw rows of two moons; also return the moon that each row belongs to."""
     X, y = make_moons(n_rows, noise=0.08, random_state=random_state)
     return X.astype(np.float32), y
 
@@ -29,7 +29,7 @@ def main(path):
     test, moon = moons(5000, 100)
 
     X = np.load(path, mmap_mode="r")
-    # Small networks and little patience, for a quick example.
+    # Small networks and early stopping, for a quick example.
     parameters = {
         "n_transforms": 1,
         "hidden_units": (8,),

@@ -1,7 +1,8 @@
-"""The pinwheel of the paper: samples by component, regions of the posterior.
+"""Fit the pinwheel of the paper: samples by component, regions of the posterior.
 
 G. G. P. Freitas Pires and M. A. T. Figueiredo, Variational Mixture of Normalizing
-Flows, ESANN 2020, figure 1: five wings, one flow each, no labels. Saves pinwheel.png.
+Flows, ESANN 2020, figure 1: five wings, one flow for each, no labels. Saves
+pinwheel.png.
 """
 
 import argparse
@@ -14,7 +15,7 @@ from skflowmix import FlowMixture
 
 
 def pinwheel(random_state, n_per_wing=512, n_wings=5, radial=0.3, tangential=0.05):
-    """Draw Gaussian wings, bent by a rotation that grows with the radius."""
+    """Draw Gaussian wings, curved by a rotation that grows with the radius."""
     wings = np.repeat(np.arange(n_wings), n_per_wing)
     points = random_state.normal(size=(len(wings), 2)) * [radial, tangential]
     points[:, 0] += 1

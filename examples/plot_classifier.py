@@ -2,9 +2,9 @@
 Classify with few labels
 ========================
 
-Of 900 rows ten have a label. `FlowMixtureClassifier` learns the shape of the classes
-from all of them; scikit-learn's `SelfTrainingClassifier` and a classifier of the ten
-labelled rows stand beside it.
+Of 900 rows, ten have a label. `FlowMixtureClassifier` learns the shape of the classes
+from all rows. It is compared with scikit-learn's `SelfTrainingClassifier` and with a
+classifier fitted to the ten labelled rows.
 """
 
 import matplotlib.pyplot as plt
@@ -20,7 +20,7 @@ X, y = make_moons(1200, noise=0.12, random_state=0)
 X, X_test, y, y_test = train_test_split(X, y, random_state=0, stratify=y)
 
 # %%
-# -1 marks rows without a label. NaN, None and NA do as well.
+# -1 marks rows without a label. NaN, None and NA also work.
 
 some = np.full(len(y), -1)
 for label in (0, 1):
@@ -39,19 +39,20 @@ for name, other in (
     print(f"{name}: accuracy {other.score(X_test, y_test):.3f}")
 
 # %%
-# Where the classes are, with the labelled rows as crosses.
+# The regions of the classes, with the labelled rows as crosses.
 
 display = DensityDisplay.from_estimator(model, X)
 display.ax_.scatter(*X[labelled].T, marker="x", s=60, color="black")
 
 # %%
-# Are its probabilities to be believed? Those of the densities themselves are too sure
-# where labels are few or columns many; `predict_proba` is calibrated.
+# Are its probabilities reliable? Those of the densities alone are overconfident with
+# few labels or many columns; `predict_proba` is calibrated.
 
 ReliabilityDisplay.from_estimator(model, X_test, y_test)
 
 # %%
-# It is a density as well: rows of no class score low, and classes can be drawn from.
+# It is a density as well: rows that belong to no class score low, and rows of a class
+# can be drawn.
 
 print(model.score_samples([[0.0, 1.0], [5.0, 5.0]]))
 rows, labels = model.sample(200, y=1, random_state=0)

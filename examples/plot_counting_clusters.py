@@ -2,8 +2,8 @@
 Count clusters
 ==============
 
-With ``n_components="auto"`` groups that no valley of the density separates are one
-cluster.
+With ``n_components="auto"``, two groups of rows are different clusters only if a valley
+of the density separates them.
 """
 
 import matplotlib.pyplot as plt
@@ -27,14 +27,14 @@ for ax, name, X in zip(
     print(name, model.n_components_, np.bincount(model.labels_))
 
 # %%
-# The valleys of the density between groups of the blobs: those left of the line are
-# deeper than chance makes them.
+# The valleys of the density between groups of the blobs. Valleys left of the line are
+# deeper than expected by chance.
 
 ComponentCountDisplay.from_estimator(model)
 
 # %%
-# Counting needs rows in each cluster and a valley between them. How far two Gaussians
-# have to be apart to count as two, in standard deviations:
+# Counting needs enough rows in each cluster and a valley between clusters. How many
+# standard deviations apart do two Gaussians have to be, to count as two?
 
 from sklearn.mixture import GaussianMixture  # noqa: E402
 

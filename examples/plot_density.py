@@ -2,15 +2,15 @@
 Look at a density
 =================
 
-A `FlowMixture` is a density. This example draws one of a single column, of two, and
-of four, and shows how its fit went.
+A `FlowMixture` is a density. This example plots densities of two, four and one columns,
+and the training history of a fit.
 """
 
 # %%
 # Two columns
 # -----------
 #
-# Contours hold 50, 80, 95 and 99 % of the model's probability; colours are the
+# Contours enclose 50, 80, 95 and 99 % of the model's probability; colours show the
 # regions of the components.
 
 from sklearn.datasets import load_iris, make_moons
@@ -30,7 +30,7 @@ DensityDisplay.from_estimator(model, moons)
 print(f"log-likelihood {model.score(moons):.2f} nats per row")
 
 # %%
-# Rows can be drawn from it, from one component too.
+# Rows can be drawn from the density, also from one component.
 
 SamplesDisplay.from_estimator(model, moons)
 rows, component = model.sample(5, component=1, random_state=0)
@@ -40,8 +40,8 @@ print(rows)
 # How the fit went
 # ----------------
 #
-# First the M-step, at the responsibilities of the first partition, then the evidence
-# lower bound, then a few epochs on all rows.
+# Training starts with the M-step, with the responsibilities of the first partition held
+# fixed. Then follow the evidence lower bound and a few epochs on all rows.
 
 TrainingHistoryDisplay.from_estimator(model)
 
@@ -55,15 +55,15 @@ ResponsibilityDisplay.from_estimator(model, moons)
 # More columns, and one
 # ---------------------
 #
-# Of more than two columns rows are compared with samples, pair by pair. Values
-# rounded to millimetres stand out among the rows.
+# With more than two columns, rows are compared with samples for each pair of columns.
+# Note that the rows are rounded to millimetres.
 
 iris = load_iris(as_frame=True).data
 flowers = FlowMixture(n_components=3, **quick).fit(iris)
 DensityDisplay.from_estimator(flowers, iris)
 
 # %%
-# Of one column the picture is a curve, here with two components.
+# With one column the plot is a curve, here with two components.
 
 length = load_iris(as_frame=True).data[["sepal length (cm)"]]
 curve = FlowMixture(n_components=2, n_transforms=0, random_state=0).fit(length)

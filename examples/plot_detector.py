@@ -2,9 +2,9 @@
 Detect outliers
 ===============
 
-Outliers among the training rows, some of them close together. A flexible density
-learns such a group; `FlowMixtureOutlierDetector` adds a density by the distance to a
-wide neighbourhood, in which it stays rare.
+The training rows contain outliers, and some of these lie close together. A flexible
+density learns such a group. `FlowMixtureOutlierDetector` adds a second density,
+estimated by the distance to a wide neighbourhood, in which the group stays rare.
 """
 
 import numpy as np
@@ -16,7 +16,7 @@ from skflowmix import AnomalyScoreDisplay, FlowMixture, FlowMixtureOutlierDetect
 
 
 def rows(seed, n_rows=600):
-    """Two moons, 5 % uniform outliers and 3 % outliers in a tight group."""
+    """Draw two moons with 5 % uniform outliers and 3 % outliers in a tight group."""
     generator = np.random.default_rng(seed)
     X, _ = make_moons(n_rows, noise=0.06, random_state=seed)
     is_outlier = np.arange(n_rows) < 0.08 * n_rows
@@ -39,7 +39,7 @@ print(f"{(marks == -1).sum()} of {len(marks)} new rows are marked as outliers")
 AnomalyScoreDisplay.from_estimator(detector, X, X_new, y_new=is_outlier_new)
 
 # %%
-# Which rows are marked, and where the threshold is.
+# The marked rows, and the region within the threshold.
 
 from sklearn.inspection import DecisionBoundaryDisplay  # noqa: E402
 
@@ -50,7 +50,7 @@ display.ax_.scatter(*X_new.T, s=6, c=np.where(marks == -1, "#D55E00", "#0072B2")
 display.ax_.set_title("New rows marked as outliers, in orange")
 
 # %%
-# How well outliers are told from others, as the area under the ROC curve.
+# How well the scores separate outliers from inliers: the area under the ROC curve.
 
 for name, other in (
     ("FlowMixtureOutlierDetector", detector),

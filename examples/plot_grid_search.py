@@ -2,8 +2,8 @@
 Search for settings
 ===================
 
-`FlowMixture` in scikit-learn's `GridSearchCV`: the number of components by held-out
-log-likelihood, then by the area under the ROC curve of known outliers.
+`FlowMixture` in scikit-learn's `GridSearchCV`: the number of components is chosen by
+held-out log-likelihood, then by the area under the ROC curve of known outliers.
 """
 
 import matplotlib.pyplot as plt
@@ -17,9 +17,9 @@ X, _ = make_moons(400, noise=0.08, random_state=0)
 quick = {"flow": "maf", "tol": 0.05, "n_iter_no_change": 2, "random_state": 0}
 
 # %%
-# For a density: the smallest number whose score is within one standard error of the
-# best (L. Breiman et al., Classification and Regression Trees, 1984). Flows are
-# flexible, and the score hardly differs beyond it.
+# For a density, choose the smallest number whose score is within one standard error of
+# the best (L. Breiman et al., Classification and Regression Trees, 1984). Flows are
+# flexible, so the score hardly differs for larger numbers.
 
 
 def within_one_standard_error(results):
@@ -45,8 +45,8 @@ ax.errorbar(numbers, results["mean_test_score"], results["std_test_score"] / np.
 ax.set(xlabel="components", ylabel="held-out log-likelihood, nats", xticks=numbers)
 
 # %%
-# For anomaly scores: `outlier_auc_scorer`. The marks of the outliers are not seen by
-# the fits.
+# For anomaly scores, use `outlier_auc_scorer`. The fits do not see which rows are
+# outliers.
 
 is_outlier = np.arange(len(X)) % 20 == 0
 X[is_outlier] = np.random.default_rng(0).uniform(-3, 3, (is_outlier.sum(), 2))

@@ -2,8 +2,8 @@
 Save a model, go on after a crash
 =================================
 
-A model is one file that runs no code when it is read. A fit with a checkpoint can be
-killed and run again: it goes on from where it was.
+A model is saved to one file, and loading it runs no code. A fit with a checkpoint that
+was killed continues where it was if it is run again.
 """
 
 import tempfile
@@ -44,13 +44,13 @@ except skflowmix.ModelFileError as error:
 # Checkpoints
 # -----------
 #
-# In place of a crash a callback raises an error in the tenth epoch. What is in the
-# folder then is where the fit stood at most 30 seconds before, or when the fit was
-# interrupted.
+# Here a callback raises an error in the tenth epoch, to simulate a crash. The folder
+# then contains the state of the fit at most 30 seconds earlier; for this short fit that
+# is only the state of its random generator.
 
 
 class Crash:
-    """A callback of scikit-learn that fails once, in its tenth epoch."""
+    """Callback of scikit-learn's protocol that fails once, in its tenth epoch."""
 
     epochs = 0
 
@@ -73,8 +73,8 @@ except RuntimeError as error:
     print(f"{error}, left behind: {sorted(path.name for path in checkpoint.iterdir())}")
 
 # %%
-# Run again with the same data, parameters and folder it ends as without the crash, to
-# the last bit, and the folder is gone.
+# If the fit is run again with the same data, parameters and folder, its result is the
+# same as without the crash, to the last bit, and the folder is deleted.
 
 resumed = FlowMixture(2, **quick).fit(X, checkpoint=checkpoint)
 print(np.array_equal(resumed.score_samples(X), model.score_samples(X)))

@@ -1,4 +1,4 @@
-"""FlowMixture beside GaussianMixture, on data that ships with scikit-learn.
+"""Compare FlowMixture with GaussianMixture on data that ships with scikit-learn.
 
 Run ``python examples/quickstart.py``: it prints held-out log-likelihoods, clusters,
 anomaly scores and a small grid search, and saves quickstart.png.
@@ -20,7 +20,7 @@ from skflowmix import FlowMixture
 
 
 def density():
-    """Held-out log-likelihood of 30 columns of cell measurements."""
+    """Print the held-out log-likelihood of 30 columns of cell measurements."""
     X = load_breast_cancer().data
     train, test = train_test_split(X, random_state=0)
     print("Breast cancer data, held-out log-likelihood in nats per row")
@@ -32,7 +32,7 @@ def density():
 
 
 def clusters():
-    """Iris flowers and two moons, without labels."""
+    """Cluster iris flowers and two moons without labels."""
     iris = load_iris(return_X_y=True)
     moons = make_moons(1000, noise=0.06, random_state=0)
     print("Adjusted Rand index of the clusters with the true ones")
@@ -46,7 +46,7 @@ def clusters():
 
 
 def anomalies():
-    """Malignant cells as anomalies among benign ones, never seen in training."""
+    """Detect malignant cells as anomalies, after training on benign cells only."""
     data = load_breast_cancer()
     benign = data.data[data.target == 1]
     train, test = train_test_split(benign, random_state=0)
@@ -59,7 +59,7 @@ def anomalies():
 
 
 def pipeline_and_search():
-    """Cluster in a pipeline, choose the family of flows by held-out score."""
+    """Cluster in a pipeline, and choose the family of flows by held-out score."""
     X, y = load_wine(return_X_y=True)
     pipeline = make_pipeline(
         StandardScaler(), PCA(5), FlowMixture(n_components=3, random_state=0)
@@ -80,7 +80,7 @@ def pipeline_and_search():
 
 
 def figure(path):
-    """Log-density and clusters of both models on two moons."""
+    """Plot the log-density and the clusters of both models on two moons."""
     X, _ = make_moons(1000, noise=0.06, random_state=0)
     test, _ = make_moons(1000, noise=0.06, random_state=1)
     x, y = np.linspace(-1.6, 2.6, 300), np.linspace(-1.1, 1.6, 200)

@@ -204,8 +204,8 @@ class FlowMixtureOutlierDetector(OutlierMixin, CallbackSupportMixin, OptionsMixi
     >>> int((model.fit_predict(X) == -1).sum())
     15
 
-    To choose parameters by the area under the ROC curve, where some outliers are
-    known:
+    If some outliers are known, parameters can be chosen by the area under the ROC
+    curve:
 
     >>> from sklearn.model_selection import GridSearchCV, StratifiedKFold
     >>> from skflowmix import outlier_auc_scorer
