@@ -109,8 +109,8 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
         epochs.
     learning_rate : float, default=5e-3
         Initial step size of Adam; later a quarter and a sixteenth of it. If it is too
-        large, training can diverge: after a loss that is not finite it continues with
-        a tenth of the step size, at most three times, and then fails. If it is too
+        large, training can diverge: after a loss that is not finite, training continues
+        with a tenth of the step size, at most three times, and then fails. If it is too
         small, progress stays below `tol` and training ends early.
     device : str, default="cpu"
         "cpu", "cuda", "cuda:N" or "auto" (a GPU if there is one). If the GPU of a
@@ -180,8 +180,8 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
 
     - propagation over all rows has a log-loss below half of the labels' entropy, and
       below 80 % of the log-loss of propagation over the labelled rows;
-    - it is better than propagation over, and Gaussians of, the labelled rows, each by
-      1.645 standard errors (a one-sided level of 5 %);
+    - it beats both predictions from the labelled rows only, by propagation and by
+      Gaussians, by 1.645 standard errors each (a one-sided level of 5 %);
     - Gaussians of all rows are at most one standard error worse than Gaussians of the
       labelled rows.
 

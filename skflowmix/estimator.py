@@ -178,8 +178,8 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
         epochs.
     learning_rate : float, default=5e-3
         Initial step size of Adam; later a quarter and a sixteenth of it. If it is too
-        large, training can diverge: after a loss that is not finite it continues with
-        a tenth of the step size, at most three times, and then fails. If it is too
+        large, training can diverge: after a loss that is not finite, training continues
+        with a tenth of the step size, at most three times, and then fails. If it is too
         small, progress stays below `tol` and training ends early.
     device : str, default="cpu"
         "cpu", "cuda", "cuda:N" or "auto" (a GPU if there is one). If the GPU of a

@@ -99,8 +99,8 @@ class FlowMixtureOptions(BaseEstimator):
     batch_size : int or "auto", default="auto"
         Number of rows in a step. "auto" is a sixteenth of the training rows, rounded to
         a power of two from 128 to 1024. Small batches have noisy gradients, and an
-        epoch has at most 256 of them. If there are no more training rows than this, an
-        epoch is one step.
+        epoch has at most 256 of them. If `batch_size` is at least the number of
+        training rows, an epoch is one step.
     weight_decay : float or "auto", default="auto"
         Decoupled weight decay of the networks' weight matrices, not of biases: a step
         subtracts the share ``weight_decay * step size`` of a weight. "auto" is
