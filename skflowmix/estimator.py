@@ -513,7 +513,7 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
         return self
 
     def _begin(self, X: Any, sample_weight: Any) -> None:
-        """Fit, and refuse rows that are too few to train flows on."""
+        """Fit, and refuse fewer than five training rows per flow."""
         self._fit(X, None, sample_weight, None)
         if self.module_.architecture["n_transforms"] < self.n_transforms:
             raise ValueError(
