@@ -42,7 +42,8 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=2000)
     parser.add_argument(
-        "--checkpoint", help="a folder: with torchrun --max-restarts 3 the fit goes on"
+        "--checkpoint",
+        help="folder; with torchrun --max-restarts 3 a killed fit resumes",
     )
     arguments = parser.parse_args()
     main(arguments.rows, arguments.checkpoint)

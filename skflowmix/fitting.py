@@ -522,8 +522,8 @@ def _weighted(
 def _too_flat(settings: FitSettings) -> ValueError:
     return ValueError(
         "A component's covariance is not positive definite with reg_covar="
-        f"{settings.reg_covar}: its rows are too few or lie in a plane. Increase "
-        "reg_covar."
+        f"{settings.reg_covar}: its rows are too few or its columns linearly "
+        "dependent. Increase reg_covar."
     )
 
 

@@ -185,8 +185,8 @@ class ReliabilityDisplay:
     Rows are put into bins of equal size by the probability of their predicted class.
     The share of right predictions in each bin, with its standard error, is drawn over
     the bin's mean probability; calibrated probabilities lie on the diagonal. The second
-    curve has the highest probabilities before calibration; the lower panel has
-    histograms of both.
+    curve shows the probabilities, and the classes they predict, before calibration; the
+    lower panel has histograms of both.
 
     Create one with `from_estimator`.
 
@@ -194,8 +194,8 @@ class ReliabilityDisplay:
     ----------
     confidence : dict of str to ndarray of shape (n_rows,)
         Highest class probability of each row, by name of the curve.
-    right : ndarray of bool of shape (n_rows,)
-        Which predictions are right.
+    right : dict of str to ndarray of bool of shape (n_rows,)
+        Which classes of that probability are right, by name of the curve.
     n_bins : int, default=10
         Number of bins, at least 1.
 
@@ -228,7 +228,11 @@ class ReliabilityDisplay:
     """
 
     def __init__(
-        self, *, confidence: dict[str, np.ndarray], right: np.ndarray, n_bins: int = 10
+        self,
+        *,
+        confidence: dict[str, np.ndarray],
+        right: dict[str, np.ndarray],
+        n_bins: int = 10,
     ):
         self.confidence = confidence
         self.right = right
@@ -288,13 +292,16 @@ class ReliabilityDisplay:
         check_scalar(n_bins, "n_bins", Integral, min_val=1)
         log_joint = to_numpy(estimator.predict_joint_log_proba(X))
         raw = np.exp(log_joint - np.logaddexp.reduce(log_joint, axis=1, keepdims=True))
-        right = estimator.classes_[calibrated.argmax(1)] == y
+        proba = {
+            "calibrated": calibrated[labelled],
+            "as the densities say": raw[labelled],
+        }
         return cls(
-            confidence={
-                "calibrated": calibrated.max(1)[labelled],
-                "as the densities say": raw.max(1)[labelled],
+            confidence={name: own.max(1) for name, own in proba.items()},
+            right={
+                name: estimator.classes_[own.argmax(1)] == y[labelled]
+                for name, own in proba.items()
             },
-            right=right[labelled],
             n_bins=int(n_bins),
         ).plot(ax=ax)
 
@@ -314,7 +321,7 @@ class ReliabilityDisplay:
         axes = several_axes(ax, 2, 1, (5.6, 5.6), height_ratios=(3, 1))[:, 0]
         self.axes_, self.figure_ = axes, axes[0].figure
         self.curves_ = {
-            name: _reliability(sure, self.right, self.n_bins)
+            name: _reliability(sure, self.right[name], self.n_bins)
             for name, sure in self.confidence.items()
         }
         low = min(sure.min() for sure in self.confidence.values())
@@ -331,10 +338,9 @@ class ReliabilityDisplay:
                 capsize=2,
                 **style,
             )
-            shares = np.full(len(self.right), 1 / len(self.right))
-            axes[1].hist(
-                self.confidence[name], edges, weights=shares, histtype="step", **style
-            )
+            sure = self.confidence[name]
+            shares = np.full(len(sure), 1 / len(sure))
+            axes[1].hist(sure, edges, weights=shares, histtype="step", **style)
         axes[0].set(ylabel="share of right predictions", xlim=(low, 1.02))
         axes[0].tick_params(labelbottom=False)
         axes[0].legend(loc="upper left", frameon=False)

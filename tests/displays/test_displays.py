@@ -366,7 +366,19 @@ def test_reliability_leaves_out_rows_without_a_label(classifier):
     some = LABELS.astype(object)
     some[::3] = None
     display = ReliabilityDisplay.from_estimator(classifier, moons(), some)
-    assert len(display.right) == len(moons()) - len(moons()[::3])
+    n_labelled = len(moons()) - len(moons()[::3])
+    assert {len(right) for right in display.right.values()} == {n_labelled}
+
+
+def test_reliability_counts_each_curves_own_predictions(classifier):
+    """Calibration of the class shares changes which class is predicted."""
+    display = ReliabilityDisplay.from_estimator(classifier, moons(), LABELS)
+    log_joint = classifier.predict_joint_log_proba(moons())
+    for name, predicted in (
+        ("calibrated", classifier.predict(moons())),
+        ("as the densities say", classifier.classes_[log_joint.argmax(1)]),
+    ):
+        assert_array_equal(display.right[name], predicted == LABELS)
 
 
 def test_few_far_values_do_not_rule_an_axis():
