@@ -43,7 +43,7 @@ if __name__ == "__main__":
     parser.add_argument("--rows", type=int, default=2000)
     parser.add_argument(
         "--checkpoint",
-        help="folder; with torchrun --max-restarts 3 a killed fit resumes",
+        help="folder; torchrun --max-restarts 3 then resumes",
     )
     arguments = parser.parse_args()
     main(arguments.rows, arguments.checkpoint)
