@@ -129,7 +129,8 @@ def environment_text(machine: dict[str, Any]) -> str:
     versions = machine["versions"].items()
     named = ", ".join(f"{name} {version}" for name, version in versions if version)
     measured = f"Commit {machine['commit']}, " if machine.get("commit") else ""
+    threads = "1 thread" if machine["threads"] == 1 else f"{machine['threads']} threads"
     return (
         f"{measured}Python {machine['python']} on {machine['system']} "
-        f"({machine['processor']}, {machine['threads']} thread(s)); {named}."
+        f"({machine['processor']}, {threads}); {named}."
     )

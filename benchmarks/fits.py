@@ -361,14 +361,19 @@ def plot(records, path):
 def records_table(records) -> str:
     """Records as a Markdown table."""
     columns = list(dict.fromkeys(name for record in records for name in record))
+    titles = [name.replace("_", " ") for name in columns]
     rows = [[shown(record.get(name, "")) for name in columns] for record in records]
-    return table(columns, rows)
+    if len(rows) == 1:
+        return table(["measured", "value"], list(zip(titles, rows[0], strict=True)))
+    return table(titles, rows)
 
 
 def shown(value) -> str:
     """A number in four digits, counts of epochs in words."""
     if isinstance(value, dict):
         return ", ".join(f"{name} {number}" for name, number in value.items())
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 

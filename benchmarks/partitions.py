@@ -86,7 +86,7 @@ def measure(X, y, seed, fits):
 
 def report(records):
     """Means by collection, and where the first proposal is not the best one."""
-    rows, behind = [], []
+    rows, behind = [], {}
     for kind in dict.fromkeys(key.split("/")[0] for key in records):
         own = {k: r for k, r in records.items() if k.startswith(f"{kind}/")}
         first, best = (
@@ -99,13 +99,15 @@ def report(records):
             changes += f", higher on {(gains > 0.03).sum()}"
         means = (f"{values.mean():.3f}" for values in (first, best))
         rows.append([kind, len(own), *means, changes])
-        behind += [
-            f"{key} {r['score']:.2f} of {r['best']:.2f}"
+        behind[kind] = [
+            f"{key.removeprefix(f'{kind}/')} {r['score']:.2f} of {r['best']:.2f}"
             for key, r in own.items()
             if r["best"] - r["score"] > 0.05
         ]
     heads = ["sets", "drawings", "first", "best of the proposals", "training"]
-    return f"{table(heads, rows)}\n\nBehind by .05: {', '.join(behind) or 'none'}."
+    lines = [f"- {kind}: {', '.join(found)}" for kind, found in behind.items() if found]
+    title = "First proposals that are behind by .05, as set and seed:"
+    return "\n".join([table(heads, rows), "", title, "", *(lines or ["- none"])])
 
 
 def main() -> None:

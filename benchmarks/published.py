@@ -27,8 +27,9 @@ INTRODUCTION = """# Benchmarks
 Tables on this page are made by `python benchmarks/published.py` of the results in
 `benchmarks/results`, which the commands below wrote. Settings are defaults and one
 thread unless a line says otherwise. Published sets are read from a folder, `DIR`;
-`benchmarks/quality.py` says how it is laid out, and what each peer is. What was tried,
-and figures of earlier commits, are in [figures.md](figures.md).
+`benchmarks/quality.py` says how it is laid out, and what each peer is.
+[What was tried](figures.md), with figures of earlier commits, is on another page.
+Bold marks the best figures of a row.
 """
 
 
@@ -102,7 +103,8 @@ SECTIONS = (
         "clusters.json",
         "quality.py --data DIR --tasks clustering --models ours",
         "Adjusted Rand index with the true number of components; of sets with several "
-        "labelings the best. The first partition was developed on these sets.",
+        "labelings the best. The first partition was developed on these sets. Columns "
+        "beside ours are published figures.",
         quality_tables,
     ),
     Section(

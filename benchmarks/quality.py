@@ -323,11 +323,14 @@ def score_table(records, models, published) -> list[str]:
         by_model = {model: list(seed_scores(row, model).values()) for model in models}
         scores[name] = {m: float(np.mean(v)) for m, v in by_model.items() if v}
     others = sorted({method for row in published.values() for method in row})
-    lines = header(["set", "rows x columns", *models, *others])
+    titles = [method.replace("_", " ") for method in others]
+    lines = header(["set", "rows x columns", *models, *titles])
     for name, row in records.items():
-        best = max(scores[name].values(), default=np.nan)
+        beside = published.get(name, {})
+        figures = [number(v) for v in (*scores[name].values(), *beside.values())]
+        best = max(figures, key=float) if len(figures) > 1 else None
         cells = [score_cell(row, model, best) for model in models]
-        cells += [number(published.get(name, {}).get(method)) for method in others]
+        cells += [in_bold(number(beside.get(method)), best) for method in others]
         lines.append(table_row([name, shape_cell(row), *cells]))
     made = [name for name in scores if name.startswith("made_")]
     read = [name for name in scores if name not in made]
@@ -361,7 +364,7 @@ def comparison(model, models, records, peers) -> list[str]:
     }
     lines = [f"**{model}** against:", ""]
     lines += header(
-        ["", "ahead on", "level", "behind", "mean gain", "median", "if behind", "worst"]
+        ["", "ahead", "level", "behind", "mean gain", "median", "if behind", "worst"]
     )
     return lines + [gain_row(title, g) for title, g in gains.items() if g]
 
@@ -383,7 +386,7 @@ def gain_row(title, gains) -> str:
     worst = min(gains, key=gains.get)
     cells = [
         title,
-        f"{len(ahead)} of {len(values)} sets",
+        f"{len(ahead)} of {len(values)}",
         str(len(values) - len(ahead) - len(behind)),
         str(len(behind)),
         number(values.mean()),
@@ -423,9 +426,12 @@ def score_cell(row, model, best) -> str:
     values = list(seed_scores(row, model).values())
     if not values:
         return "error"
-    text = number(np.mean(values))
-    text = f"**{text}**" if np.mean(values) == best else text
+    text = in_bold(number(np.mean(values)), best)
     return text if len(values) == 1 else f"{text} ± {np.std(values, ddof=1):.2f}"
+
+
+def in_bold(text, best) -> str:
+    return f"**{text}**" if text == best else text
 
 
 def shape_cell(row) -> str:

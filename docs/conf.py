@@ -8,8 +8,9 @@ import re
 os.environ["MPLBACKEND"] = "Agg"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from docutils.nodes import SkipNode
+from docutils import nodes
 from docutils.utils.math.latex2mathml import tex2mathml
+from sphinx.addnodes import pending_xref
 
 import skflowmix
 
@@ -48,6 +49,7 @@ sphinx_gallery_conf = {
     "capture_repr": (),
     "download_all_examples": False,
     "min_reported_time": 5,
+    "write_computation_times": False,
 }
 
 html_math_renderer = "mathml"
@@ -61,6 +63,8 @@ html_theme_options = {
 }
 html_sidebars = {"getting_started": [], "api": [], "auto_examples/index": []}
 html_show_sourcelink = False
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 
 
 def _quote_sizes(app, what, name, obj, options, lines):
@@ -73,24 +77,56 @@ def _quote_sizes(app, what, name, obj, options, lines):
 def _signature(app, what, name, obj, options, signature, return_annotation):
     """Take the parameters of __init__, where a class has a __new__ too."""
     if what == "class" and not issubclass(obj, BaseException):
-        return str(inspect.signature(obj)), None
+        signature = inspect.signature(obj)
+        plain = [
+            parameter.replace(annotation=parameter.empty)
+            for parameter in signature.parameters.values()
+        ]
+        return str(signature.replace(parameters=plain)), None
     return None
 
 
+def _link_names(app, doctree):
+    """Link the public names in Markdown pages to the reference."""
+    if not doctree["source"].endswith(".md"):
+        return
+    unlinked = (nodes.title, nodes.reference, pending_xref)
+    for literal in list(doctree.findall(nodes.literal)):
+        name = literal.astext().removeprefix("skflowmix.")
+        public = re.fullmatch(r"(\w+)(\.\w+)?", name)
+        if not public or public[1] not in skflowmix.__all__:
+            continue
+        if not isinstance(literal.parent, unlinked):
+            link = pending_xref(
+                refdomain="py", reftype="obj", reftarget=f"skflowmix.{name}"
+            )
+            literal.replace_self(link)
+            link += literal
+
+
+def _mathml(node, **options):
+    """Translate a formula, with thin spaces around log and the like."""
+    space = '<mspace width="0.17em"/>'
+    formula = tex2mathml(node.astext(), **options)
+    formula = formula.replace("<mo>&ApplyFunction;</mo>", space)
+    return re.sub(r"(\)</mo>\s*)(?=<mi>\w\w+</mi>)", rf"\1{space}", formula)
+
+
 def _inline_mathml(translator, node):
-    translator.body.append(tex2mathml(node.astext()))
-    raise SkipNode
+    translator.body.append(_mathml(node))
+    raise nodes.SkipNode
 
 
 def _block_mathml(translator, node):
-    formula = tex2mathml(node.astext(), as_block=True)
-    translator.body.append(f'<div style="margin: 1em 0">{formula}</div>')
-    raise SkipNode
+    formula = _mathml(node, as_block=True)
+    translator.body.append(f'<div class="formula">{formula}</div>')
+    raise nodes.SkipNode
 
 
 def setup(app):
     # Before numpydoc, whose priority is 500.
     app.connect("autodoc-process-docstring", _quote_sizes, priority=400)
     app.connect("autodoc-process-signature", _signature)
+    app.connect("doctree-read", _link_names)
     # Formulas that browsers draw by themselves, without scripts from elsewhere.
     app.add_html_math_renderer("mathml", (_inline_mathml, None), (_block_mathml, None))

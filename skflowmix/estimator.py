@@ -264,9 +264,9 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
     history_ : list of dict
         One record per epoch of the start that was kept: `phase` ("m-step", "elbo"
         or "all rows"), `epoch`, `learning_rate`, `train_loss`,
-        `train_log_likelihood`, `validation_log_likelihood`, `elbo` with its terms
+        `train_log_likelihood`, `validation_log_likelihood`, ``elbo`` with its terms
         `elbo_reconstruction`, `elbo_prior` and `elbo_entropy`, `temperature`,
-        `n_components_in_use` (expecting at least one row) and `score`, the
+        `n_components_in_use` (expecting at least one row) and ``score``, the
         held-out gain in the phase. All but the loss are computed with the running
         average of the parameters. Log-likelihoods are those of standardised rows, in
         nats; in the last phase training has seen the validation rows.
