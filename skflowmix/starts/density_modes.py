@@ -13,7 +13,7 @@ __all__ = ["MIN_CLUSTER_ROWS", "Valley", "graph_modes"]
 DEPTH_IN_ERRORS = 6.5
 # The same between groups that no edge of the graph joins, divided by the dimension but
 # at least 1.5: chance breaks curves apart, but hardly volumes.
-OPEN_DEPTH_IN_ERRORS = 12.0
+OPEN_DEPTH_IN_ERRORS = 8.0
 # Two rows are joined up to this multiple of the smaller of their distances to the k-th
 # neighbour, so that a row of a sparse group does not join a dense group nearby.
 REACH = 2.0
@@ -109,12 +109,13 @@ def graph_modes(distances: np.ndarray, k: int) -> tuple[np.ndarray, list[Valley]
         if a == b:
             continue
         valley = height[saddle] - height[b]
-        if min(size[a], size[b]) >= least:
+        n_rows = min(size[a], size[b])
+        if n_rows >= least:
             if valley > depth:
-                saddles.setdefault((a, b), valley)
+                saddles.setdefault((a, b), height[saddle])
                 continue
-            smaller = min(size[a], size[b]) / n
-            passed_over.append(Valley((0, 0), np.exp(-valley), np.exp(-depth), smaller))
+            density, limit = float(np.exp(-valley)), float(np.exp(-depth))
+            passed_over.append(Valley((0, 0), density, limit, n_rows / n))
         parent[b] = a
         size[a] += size[b]
     root = np.array([_find(parent, i) for i in range(n)])
@@ -129,12 +130,11 @@ def graph_modes(distances: np.ndarray, k: int) -> tuple[np.ndarray, list[Valley]
         labels[strays] = labels[others[nearest]]
     numbers = {mode: number for number, mode in enumerate(modes)}
     heights: dict[tuple[int, int], float] = {}
-    for pair, valley in saddles.items():
+    for pair, saddle in saddles.items():
         a, b = sorted(numbers.get(_find(parent, i), -1) for i in pair)
         if 0 <= a < b:
-            valley = valley + height[modes[b]]
-            heights[a, b] = min(valley, heights.get((a, b), np.inf))
-    ways = [(saddle, a, b, depth) for (a, b), saddle in heights.items()]
+            heights[a, b] = min(saddle, heights.get((a, b), np.inf))
+    ways = [(saddle, a, b) for (a, b), saddle in heights.items()]
     for a, b in combinations(range(len(modes)), 2):
         if (a, b) not in heights:
             rows, others = np.flatnonzero(labels == a), np.flatnonzero(labels == b)
@@ -146,18 +146,19 @@ def graph_modes(distances: np.ndarray, k: int) -> tuple[np.ndarray, list[Valley]
                 _radius_halfway(distances, rows[i], others[j], k)
                 / _radius_halfway(distances, mode, distances[mode].argmin(), k)
             )
-            ways.append((height[modes[b]] + valley, a, b, open_depth))
+            ways.append((height[modes[b]] + valley, a, b))
     shares = np.bincount(labels, minlength=len(modes)) / n
     joined, cluster = np.arange(len(modes)), np.arange(len(modes))
     between = []
-    for saddle, a, b, least_depth in sorted(ways):
+    for saddle, a, b in sorted(ways):
         sides = [joined == joined[a], joined == joined[b]]
         if joined[a] == joined[b]:
             continue
         # Modes are sorted by density: the first of a side is its densest.
         valley = saddle - max(height[modes[side.argmax()]] for side in sides)
-        density, limit = (float(min(np.exp(-v), 1.0)) for v in (valley, least_depth))
         share = float(min(shares[side].sum() for side in sides))
+        least_depth = depth if (a, b) in heights else open_depth
+        density, limit = (float(min(np.exp(-v), 1.0)) for v in (valley, least_depth))
         if valley > least_depth:
             between.append((a, b, density, limit, share))
         else:
