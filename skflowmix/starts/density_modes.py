@@ -11,9 +11,11 @@ __all__ = ["MIN_CLUSTER_ROWS", "Valley", "graph_modes"]
 # 1 / sqrt(k - 2) for k neighbours: along thin clusters the deepest chance valleys of a
 # hundred tables reach six.
 DEPTH_IN_ERRORS = 6.5
-# The same between groups that no edge of the graph joins, divided by the dimension but
-# at least 1.5: chance breaks curves apart, but hardly volumes.
-OPEN_DEPTH_IN_ERRORS = 8.0
+# The same between groups that no edge of the graph joins: of d dimensions 8 / d, but at
+# least 12 / d within these limits. Chance breaks curves apart, but hardly volumes.
+OPEN_DEPTH_OF_CURVES = 8.0
+OPEN_DEPTH = 12.0
+OPEN_DEPTH_LIMITS = (1.5, 4.0)
 # Two rows are joined up to this multiple of the smaller of their distances to the k-th
 # neighbour, so that a row of a sparse group does not join a dense group nearby.
 REACH = 2.0
@@ -86,7 +88,8 @@ def graph_modes(distances: np.ndarray, k: int) -> tuple[np.ndarray, list[Valley]
     dimension = 1.0 / max(np.median(log_ratios.sum(axis=1)) / (k - 1), 1e-3)
     sparsity = dimension * np.log(radius)
     depth = DEPTH_IN_ERRORS / np.sqrt(k - 2)
-    open_depth = max(OPEN_DEPTH_IN_ERRORS / dimension, 1.5) / np.sqrt(k - 2)
+    open_depth = np.clip(OPEN_DEPTH / dimension, *OPEN_DEPTH_LIMITS)
+    open_depth = max(OPEN_DEPTH_OF_CURVES / dimension, open_depth) / np.sqrt(k - 2)
     order_of_rows = np.argsort(sparsity, kind="stable")
     place = np.empty(n, dtype=np.intp)
     place[order_of_rows] = np.arange(n)
