@@ -158,7 +158,7 @@ def of_hdbscan(X, seed):
 
 
 def of_bayesian_mixture(X, seed):
-    model = BayesianGaussianMixture(MOST, max_iter=200, random_state=seed)
+    model = BayesianGaussianMixture(n_components=MOST, max_iter=200, random_state=seed)
     labels = model.fit_predict(X)
     # A component of less than a hundredth of the rows is not in use.
     labels[~np.isin(labels, np.flatnonzero(model.weights_ >= 0.01))] = -1

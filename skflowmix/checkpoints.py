@@ -208,6 +208,11 @@ class Checkpoint:
             write_file(path, "checkpoint", content, name="checkpoint")
         return own
 
+    @property
+    def holds_progress(self) -> bool:
+        """Whether epochs of a fit that was ended are saved in the folder."""
+        return any(self.folder.glob(OF_RESTART.format("*")))
+
     def journal(self, i: int) -> FileJournal:
         """Return the journal of a restart."""
         name = OF_RESTART.format(i)

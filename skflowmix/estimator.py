@@ -736,7 +736,8 @@ def run_fit(
     if checkpoint is not None:
         written = Checkpoint(checkpoint, estimator, problem.own, random_state, reducer)
         random_state = written.random_state
-    watcher: Watcher = CallbackWatcher(estimator, context, seen, attributes)
+    resumes = written is not None and written.holds_progress
+    watcher: Watcher = CallbackWatcher(estimator, context, seen, attributes, resumes)
     if reducer.n_ranks > 1:
         watcher = FirstWatcher(watcher, reducer)
     with limited_threads(settings.threads_to_fit(*problem.X.shape)):

@@ -109,6 +109,8 @@ class CallbackWatcher:
         What callbacks see as `X`, `y` and `metadata`.
     attributes : callable
         Maps a `FittedMixture` to the estimator's fitted attributes.
+    resumes : bool, default=False
+        Whether the fit goes on from a checkpoint.
     """
 
     def __init__(
@@ -117,9 +119,11 @@ class CallbackWatcher:
         context: Any,
         seen: dict[str, Any],
         attributes: Callable[[FittedMixture], dict[str, Any]],
+        resumes: bool = False,
     ):
         self.estimator, self.context = estimator, context
         self.seen, self.attributes = seen, attributes
+        self.resumes = resumes
         self.printer = _Printer(estimator)
 
     def begin(self, table: TrainingTable, settings: FitSettings) -> None:
@@ -130,6 +134,8 @@ class CallbackWatcher:
         self.printer.say(
             f"first partition of {n_rows} distinct rows, {n_columns} columns"
         )
+        if self.resumes:
+            self.printer.say("resuming from the checkpoint")
 
     def restart(
         self, i: int, fitted: Callable[[Candidate], FittedMixture]

@@ -158,9 +158,12 @@ def test_how_a_fit_is_watched_may_change(kill_after, tmp_path, capsys):
         model.fit(moons(), checkpoint=tmp_path)
     survive()
     model.set_params(verbose=1, n_jobs=1).fit(moons(), checkpoint=tmp_path)
+    assert "resuming from the checkpoint" in capsys.readouterr().out
     assert_array_equal(
         model.predict(moons()), make(FlowMixture, 2, **NETWORKS).fit_predict(moons())
     )
+    model.fit(moons(), checkpoint=tmp_path)
+    assert "resuming" not in capsys.readouterr().out
 
 
 def test_damaged_checkpoints_are_refused(kill_after, tmp_path):
