@@ -128,8 +128,8 @@ SECTIONS = (
         "counts.json",
         "counts.py --rows 500 2000 --seeds 3 --first-seed 200",
         "Share of tables in which the right number of clusters is found, and a number "
-        "within one of it. Tables have 2, 5 and 15 columns; clusters are eight standard "
-        "deviations apart and hold down to 2 % of the rows, which is ten rows of 500. "
+        "within one of it. Tables have 2, 5 and 15 columns; clusters are eight "
+        "standard deviations apart and hold down to 2 % of the rows, ten of 500. "
         "The rules for counting were developed on tables of other seeds.",
         count_table,
     ),
