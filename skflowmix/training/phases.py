@@ -81,7 +81,7 @@ class ModelFit:
         can_move = len(table.held_out) and len(table.train) > 1
         if settings.input_noise > 0 and can_move and table.stream is None:
             self.nearest = self.own.neighbors_in_training
-            self.let_move(self.train_rows, self.own.train)
+            self.allow_noise(self.train_rows, self.own.train)
         judged_by = table.held_out[:MAX_HELD_OUT]
         if not len(judged_by):
             judged_by = table.train
@@ -110,7 +110,7 @@ class ModelFit:
             count_all_shards(batch, self.runtime.reducer)
         return batch
 
-    def let_move(self, batch: Batch, index: np.ndarray) -> None:
+    def allow_noise(self, batch: Batch, index: np.ndarray) -> None:
         """Set which values of the rows `index` noise may move, and their thickness."""
         batch.movable = torch.from_numpy(self.own.movable[index]).to(batch.x)
         thickness = self.gaussians.thickness()
@@ -480,7 +480,7 @@ class ModelFit:
         every_row = self._own_rows(every)
         if self.settings.input_noise > 0:
             nearest = nearest_others(self.own.x[every], N_NEAREST)
-            self.let_move(every_row, every)
+            self.allow_noise(every_row, every)
         return self.source(self.with_labels(every_row), nearest)
 
     def better_than(self, other: "ModelFit") -> bool:
