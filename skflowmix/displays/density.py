@@ -208,7 +208,7 @@ class DensityDisplay:
                     lambda edge: score(edge[:, order]).max() >= data["levels"][-1],
                     grid_resolution,
                 )
-            grid = [np.linspace(*pair, grid_resolution) for pair in limits]
+            grid = [np.linspace(low, high, grid_resolution) for low, high in limits]
             points = np.stack(np.meshgrid(*grid), -1)
             shape, points = points.shape[:-1], points.reshape(-1, len(grid))
             points = points[:, order]
@@ -564,7 +564,7 @@ def _with_contours(
     for _ in range(MAX_STEPS):
         inside = True
         for j, side in np.ndindex(2, 2):
-            edge = np.linspace(*limits.T, n_points)
+            edge = np.linspace(limits[:, 0], limits[:, 1], n_points)
             edge[:, j] = limits[j, side]
             if crosses(edge):
                 limits[j, side] += steps[j, side]
