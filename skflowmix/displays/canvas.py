@@ -1,6 +1,7 @@
 """Helpers of all displays: matplotlib on demand, axes, colours, rows to draw."""
 
 import copy
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,6 +28,7 @@ __all__ = [
     "rows_to_draw",
     "several_axes",
     "without_names",
+    "wrap_name",
 ]
 
 # M. Okabe and K. Ito, Color Universal Design, 2008; the pale yellow and black are last.
@@ -165,6 +167,22 @@ def limits_of(values: np.ndarray) -> tuple[float, float]:
         return float(low - 0.5), float(high + 0.5)
     margin = MARGIN * (high - low)
     return float(low - margin), float(high + margin)
+
+
+def wrap_name(name: str, width: int) -> str:
+    """Break a name into lines after spaces, underscores and hyphens.
+
+    Words that are longer than `width` are cut and end in an ellipsis.
+    """
+    lines = [""]
+    for word in re.findall(r"[^\s_-]*[\s_-]+|[^\s_-]+", name):
+        if lines[-1] and len((lines[-1] + word).rstrip()) > width:
+            lines.append("")
+        lines[-1] += word
+    lines = [line.rstrip() for line in lines]
+    return "\n".join(
+        line if len(line) <= width else line[: width - 1] + "…" for line in lines
+    )
 
 
 def color_of(number: int) -> str:

@@ -15,8 +15,8 @@ class ComponentCountDisplay:
     the number of clusters if it and all later valleys of `path` were counted. Its
     height is the density in the valley relative to the lower of the two modes: 0 where
     groups do not touch, 1 where there is no valley. A bar marks the limit below which a
-    valley is deeper than chance would make it. Valleys that separate clusters are left
-    of the dashed line.
+    valley is deeper than chance would make it. Counted valleys are left of the dashed
+    line, valleys that are not counted right of it.
 
     Create one with `from_estimator`.
 
@@ -94,8 +94,8 @@ class ComponentCountDisplay:
         self.ax_ = one_axes(ax)
         self.figure_ = self.ax_.figure
         for counted, color, name in (
-            (True, color_of(0), "separates clusters"),
-            (False, GREY, "passed over"),
+            (True, color_of(0), "counted"),
+            (False, GREY, "not counted"),
         ):
             records = [r for r in self.path if r["counted"] is counted]
             numbers = [record["n_components"] for record in records]
@@ -110,12 +110,20 @@ class ComponentCountDisplay:
                 numbers,
                 [record["limit"] for record in records],
                 "_",
-                markersize=14,
+                markersize=18,
+                markeredgewidth=1.5,
                 color=color_of(3),
+                zorder=3,  # in front of the points
                 label=None if counted else "limit",
             )
         found = 1 + sum(record["counted"] for record in self.path)
-        self.ax_.axvline(found + 0.5, color=GREY, linewidth=0.8, linestyle="--")
+        self.ax_.axvline(
+            found + 0.5,
+            color=GREY,
+            linewidth=0.8,
+            linestyle="--",
+            label="end of the counted valleys",
+        )
         self.ax_.set(
             xlabel="clusters",
             ylabel="density in the valley, relative to the lower mode",

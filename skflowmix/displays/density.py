@@ -1,7 +1,6 @@
 """`DensityDisplay` and `SamplesDisplay`: a fitted density, its regions, its samples."""
 
-import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from numbers import Integral
 from typing import Any, Self
 
@@ -12,6 +11,7 @@ from skflowmix.array_api import to_numpy
 from skflowmix.classifier import FlowMixtureClassifier
 from skflowmix.displays.canvas import (
     GREY,
+    MARGIN,
     MAX_NAMED,
     PALE,
     check_kind,
@@ -25,6 +25,7 @@ from skflowmix.displays.canvas import (
     rows_to_draw,
     several_axes,
     without_names,
+    wrap_name,
 )
 from skflowmix.estimator import FlowMixture
 
@@ -45,6 +46,10 @@ LABEL_WIDTH = 15
 
 # Samples beyond these quantiles do not widen the map.
 TAILS = (0.005, 0.995)
+
+# Most steps, each the margin of an axis, by which a side of the map moves outwards to
+# have the contours inside.
+MAX_STEPS = 10
 
 
 class DensityDisplay:
@@ -192,22 +197,28 @@ class DensityDisplay:
         chosen = data.pop("chosen")
         if estimator.n_features_in_ <= 2 and len(chosen) == estimator.n_features_in_:
             points = np.r_[data["rows"], _without_tails(data["samples"])]
-            grid = [np.linspace(*limits_of(c), grid_resolution) for c in points.T]
-            # The model expects columns in its own order.
+            order = np.argsort(chosen)  # the model expects columns in its own order
+            score = without_names(estimator).score_samples
+            limits = np.array([limits_of(column) for column in points.T])
+            if len(chosen) == 2:
+                scores = score(data["samples"][:, order])
+                data["levels"] = np.quantile(scores, 1 - np.array(SHARES))
+                limits = _with_contours(
+                    limits,
+                    lambda edge: score(edge[:, order]).max() >= data["levels"][-1],
+                    grid_resolution,
+                )
+            grid = [np.linspace(low, high, grid_resolution) for low, high in limits]
             points = np.stack(np.meshgrid(*grid), -1)
             shape, points = points.shape[:-1], points.reshape(-1, len(grid))
-            points = points[:, np.argsort(chosen)]
-            nameless = without_names(estimator)
+            points = points[:, order]
             data["grid"] = tuple(grid)
-            data["log_density"] = nameless.score_samples(points).reshape(shape)
+            data["log_density"] = score(points).reshape(shape)
             if len(grid) == 1:
                 data["grid_components"] = _log_joint(estimator, points)
             else:
                 numbers = _most_probable(estimator, points)
                 data["grid_components"] = numbers.reshape(shape)
-                samples = data["samples"][:, np.argsort(chosen)]
-                scores = nameless.score_samples(samples)
-                data["levels"] = np.quantile(scores, 1 - np.array(SHARES))
         return cls(**data).plot(ax=ax)
 
     def plot(self, ax: Any = None) -> Self:
@@ -330,22 +341,23 @@ class DensityDisplay:
         self.ax_ = None
         self.figure_ = self.axes_[0, 0].figure
         limits = [limits_of(column) for column in np.r_[self.rows, self.samples].T]
-        names = [textwrap.fill(name, LABEL_WIDTH) for name in self.columns]
+        names = [wrap_name(name, LABEL_WIDTH) for name in self.columns]
         # Draw no more samples above the diagonal than rows below it.
         some = rows_to_draw(self.samples, len(self.rows))
         for (i, j), panel in np.ndenumerate(self.axes_):
             if i == j:
                 edges = np.linspace(*limits[i], N_BARS + 1)
                 style = {"bins": edges, "density": True}
-                panel.hist(self.rows[:, i], color=PALE, **style)
-                panel.hist(self.samples[:, i], histtype="step", color=GREY, **style)
-                panel.set_yticks([])
+                twin = panel.twinx()  # the ticks of the panel are those of its row
+                twin.hist(self.rows[:, i], color=PALE, **style)
+                twin.hist(self.samples[:, i], histtype="step", color=GREY, **style)
+                twin.set_axis_off()
             else:
                 points, numbers = self.rows, self.row_components
                 if i < j:
                     points, numbers = self.samples[some], self.sample_components[some]
                 _scatter(panel, points[:, [j, i]], numbers, size=4)
-                panel.set_ylim(limits[i])
+            panel.set_ylim(limits[i])
             panel.set_xlim(limits[j])
             panel.tick_params(labelsize=7)
             if i < n_columns - 1:
@@ -541,6 +553,25 @@ def _draw(
 
 def _without_tails(samples: np.ndarray) -> np.ndarray:
     return np.clip(samples, *np.quantile(samples, TAILS, axis=0))
+
+
+def _with_contours(
+    limits: np.ndarray, crosses: Callable[[np.ndarray], bool], n_points: int
+) -> np.ndarray:
+    """Return the limits of a map, wider where a contour crosses an edge."""
+    limits = limits.copy()
+    steps = MARGIN * np.diff(limits) * [-1, 1]
+    for _ in range(MAX_STEPS):
+        inside = True
+        for j, side in np.ndindex(2, 2):
+            edge = np.linspace(limits[:, 0], limits[:, 1], n_points)
+            edge[:, j] = limits[j, side]
+            if crosses(edge):
+                limits[j, side] += steps[j, side]
+                inside = False
+        if inside:
+            break
+    return limits
 
 
 def _column_numbers(columns: Any, names: list[str]) -> list[int]:

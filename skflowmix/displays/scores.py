@@ -29,12 +29,15 @@ __all__ = ["AnomalyScoreDisplay", "ReliabilityDisplay"]
 TAIL = 0.02
 N_BARS = 40
 
+# Ticks nearer to that of the first bar than this share of the axis give way to it.
+TICK_GAP = 0.1
+
 
 class AnomalyScoreDisplay:
     """Histograms of the scores of training rows and new rows, with the threshold.
 
     Bars are shares of the rows. Scores far below the others are counted in the first
-    bar.
+    bar; a tick such as "≤ -11" then marks it.
 
     Create one with `from_estimator`.
 
@@ -174,6 +177,8 @@ class AnomalyScoreDisplay:
             self.ax_.axvline(
                 self.threshold, color=GREY, linestyle="--", label="threshold"
             )
+        if any((scores < low).any() for scores in self.scores.values()):
+            _mark_first_bar(self.ax_, edges)
         self.ax_.set(xlabel="score in nats, low for anomalies", ylabel="share of rows")
         self.ax_.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
         return self
@@ -183,10 +188,10 @@ class ReliabilityDisplay:
     """Reliability diagram of a classifier: accuracy by predicted probability.
 
     Rows are put into bins of equal size by the probability of their predicted class.
-    The share of right predictions in each bin, with its standard error, is drawn over
-    the bin's mean probability; calibrated probabilities lie on the diagonal. The second
-    curve shows the probabilities, and the classes they predict, before calibration; the
-    lower panel has histograms of both.
+    The share of right predictions in each bin, with its standard error (a bar that ends
+    at 0 and 1), is drawn over the bin's mean probability; calibrated probabilities lie
+    on the diagonal. The second curve shows the probabilities, and the classes they
+    predict, before calibration; the lower panel has histograms of both.
 
     Create one with `from_estimator`.
 
@@ -331,8 +336,11 @@ class ReliabilityDisplay:
         edges = np.linspace(low, 1, 31)
         for n, (name, curve) in enumerate(self.curves_.items()):
             style = {"color": color_of(n), "label": name}
+            sure_mean, share, error = curve.T
             axes[0].errorbar(
-                *curve.T,
+                sure_mean,
+                share,
+                [np.minimum(error, share), np.minimum(error, 1 - share)],
                 fmt="o-" if n == 0 else "s--",
                 markersize=4,
                 capsize=2,
@@ -350,6 +358,22 @@ class ReliabilityDisplay:
             xlim=(low, 1.02),
         )
         return self
+
+
+def _mark_first_bar(ax: Any, edges: np.ndarray) -> None:
+    """Label the first bar as that of all scores up to its upper edge."""
+    from matplotlib.ticker import Formatter
+
+    axis = ax.xaxis
+    gap = TICK_GAP * (edges[-1] - edges[0])
+    low, high = ax.get_xlim()
+    ticks = axis.get_majorticklocs()
+    ticks = ticks[(ticks >= edges[0] + gap) & (ticks <= high)]
+    labels = axis.get_major_formatter().format_ticks(ticks)
+    decimals = max(0, int(np.ceil(-np.log10(edges[1] - edges[0]))))
+    label = "≤ " + Formatter.fix_minus(f"{edges[1]:.{decimals}f}")
+    ax.set_xticks([edges[:2].mean(), *ticks], [label, *labels])
+    ax.set_xlim(low, high)
 
 
 def _reliability(sure: np.ndarray, right: np.ndarray, n_bins: int) -> np.ndarray:

@@ -34,6 +34,9 @@ TERMS = (
     ("elbo_entropy", "entropy of q(z|x)", ":"),
 )
 
+# Inches for each letter of a phase's name; names that do not fit are tilted.
+LETTER = 0.075
+
 
 class TrainingHistoryDisplay:
     """Training curves of a fit, epoch by epoch.
@@ -126,7 +129,7 @@ class TrainingHistoryDisplay:
             for n, (key, name, style) in enumerate(curves):
                 values = [record[key] for record in self.history]
                 panel.plot(epochs, values, style, color=color_of(first + n), label=name)
-            panel.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+            panel.legend(loc="best", fontsize="x-small", framealpha=0.6)
             panel.set_ylabel("nats per row")
             panel.tick_params(labelbottom=False)
         in_use = [record["n_components_in_use"] for record in self.history]
@@ -146,14 +149,22 @@ class TrainingHistoryDisplay:
             for start in starts[1:]:
                 panel.axvline(start + 0.5, color=GREY, linewidth=0.8)
         ends = [*starts[1:], len(phases)]
-        for n, (start, end) in enumerate(zip(starts, ends, strict=True)):
+        width = self.axes_[0].get_window_extent().width / self.figure_.dpi
+        tilted = any(
+            len(phases[start]) * LETTER > width * (end - start) / len(phases)
+            for start, end in zip(starts, ends, strict=True)
+        )
+        for start, end in zip(starts, ends, strict=True):
             self.axes_[0].annotate(
                 phases[start],
                 ((start + end + 1) / 2, 1.0),
                 xycoords=("data", "axes fraction"),
-                xytext=(0, 4 + 12 * (n % 2)),  # stagger names of short phases
+                xytext=(0, 4),
                 textcoords="offset points",
-                ha="center",
+                fontsize="small",
+                ha="left" if tilted else "center",
+                rotation=45 if tilted else 0,
+                rotation_mode="anchor",
             )
 
 

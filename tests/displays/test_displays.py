@@ -27,7 +27,7 @@ from skflowmix import (
     SamplesDisplay,
     TrainingHistoryDisplay,
 )
-from skflowmix.displays.canvas import limits_of, rows_to_draw
+from skflowmix.displays.canvas import limits_of, rows_to_draw, wrap_name
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -230,6 +230,19 @@ def test_a_map_has_the_density_of_the_model(mixture):
     assert len(display.points_.get_offsets()) == len(moons())
 
 
+def test_contours_end_within_the_map(mixture):
+    for columns in ([0, 1], [1, 0]):
+        display = DensityDisplay.from_estimator(
+            mixture, moons(), columns=columns, grid_resolution=30
+        )
+        low, high = np.transpose([display.ax_.get_xlim(), display.ax_.get_ylim()])
+        vertices = np.vstack([p.vertices for p in display.contours_.get_paths()])
+        assert (vertices > low).all() and (vertices < high).all()
+        density = display.log_density
+        edges = [density[0], density[-1], density[:, 0], density[:, -1]]
+        assert np.max(edges) < display.levels[-1]
+
+
 def test_columns_of_a_map_may_change_places(mixture):
     display = DensityDisplay.from_estimator(
         mixture, moons(), columns=[1, 0], grid_resolution=20
@@ -260,10 +273,23 @@ def test_more_columns_have_pairs_under_their_names(framed):
     drawn = [len(points.get_offsets()) for points in below.collections]
     assert sum(drawn) == len(FRAME)
     assert sum(len(points.get_offsets()) for points in above.collections) == len(FRAME)
+    display.figure_.canvas.draw()
+    for row in display.axes_:
+        assert {ax.get_ylim() for ax in row} == {row[0].get_ylim()}
+        labels = [label for label in row[0].get_yticklabels() if label.get_visible()]
+        assert any(label.get_text() for label in labels)
     pair = DensityDisplay.from_estimator(framed, FRAME, columns=["depth", 0])
     assert pair.columns == ["depth", "width"] and pair.axes_.shape == (2, 2)
     one = DensityDisplay.from_estimator(framed, FRAME, columns="height")
     assert one.ax_.get_xlabel() == "height" and one.log_density is None
+
+
+def test_names_of_columns_break_between_words():
+    assert wrap_name("pipeline__income_total", 15) == "pipeline__\nincome_total"
+    assert wrap_name("sepal length (cm)", 15) == "sepal length\n(cm)"
+    assert wrap_name("pipeline__age", 15) == "pipeline__age"
+    assert wrap_name("a incomprehensibilities", 15) == "a\nincomprehensib…"
+    assert wrap_name("", 15) == ""
 
 
 def test_names_of_columns_are_those_of_the_frame(framed):
@@ -312,6 +338,18 @@ def test_a_history_has_its_phases(mixture, classifier, detector):
         assert len(display.axes_[1].lines) == 3 + len(texts) - 1
 
 
+def test_curves_of_a_history_keep_the_width_of_their_axes(mixture):
+    figure, axes = plt.subplots(1, 2, figsize=(12, 5), layout="constrained")
+    display = TrainingHistoryDisplay.from_estimator(mixture, ax=axes[0])
+    figure.canvas.draw()
+    assert display.axes_[0].get_position().width > 0.8 * axes[1].get_position().width
+    heights = {text.get_position()[1] for text in display.axes_[0].texts}
+    assert len(heights) == 1
+    for panel in display.axes_[:2]:
+        legend = panel.get_legend().get_window_extent()
+        assert panel.get_window_extent().fully_containsx(legend.x1)
+
+
 def test_without_training_there_is_no_history():
     model = small(2, n_transforms=0, max_iter=0, n_iter_init=0).fit(moons())
     if not model.history_:
@@ -349,6 +387,19 @@ def test_scores_have_a_threshold_where_there_is_one(detector, mixture):
     assert len(display.scores["new rows, outliers"]) == len(far)
 
 
+def test_the_first_bar_is_labelled_where_it_holds_lower_scores():
+    scores = -np.linspace(2, 11, 200)
+    display = AnomalyScoreDisplay(scores={"rows": np.r_[scores, -26, -40]}).plot()
+    display.figure_.canvas.draw()
+    first, *others = [label.get_text() for label in display.ax_.get_xticklabels()]
+    assert first.startswith("≤ ") and not any("≤" in other for other in others)
+    upper = float(first[2:].replace("\N{MINUS SIGN}", "-"))
+    assert -40 < upper < -11
+    display = AnomalyScoreDisplay(scores={"rows": scores}).plot()
+    display.figure_.canvas.draw()
+    assert not any("≤" in t.get_text() for t in display.ax_.get_xticklabels())
+
+
 def test_reliability_is_in_bins_of_equal_size(classifier):
     display = ReliabilityDisplay.from_estimator(classifier, moons(), LABELS, n_bins=5)
     proba = classifier.predict_proba(moons()).max(1)
@@ -360,6 +411,14 @@ def test_reliability_is_in_bins_of_equal_size(classifier):
     assert_allclose(curve[:, 1].mean(), right.mean())
     surest = np.argsort(proba, kind="stable")[-30:]
     assert_allclose(curve[-1, :2], [proba[surest].mean(), right[surest].mean()])
+
+
+def test_error_bars_of_a_reliability_are_shares(classifier):
+    display = ReliabilityDisplay.from_estimator(classifier, moons(), LABELS)
+    for container in display.axes_[0].containers:
+        for bars in container[2]:
+            heights = np.array(bars.get_segments())[..., 1]
+            assert heights.min() >= 0 and heights.max() <= 1
 
 
 def test_reliability_leaves_out_rows_without_a_label(classifier):
@@ -409,11 +468,14 @@ def test_a_count_has_its_valleys(mixture):
     ax = plt.figure().add_subplot()
     display = ComponentCountDisplay(path=path).plot(ax=ax)
     assert display.ax_ is ax and ax.get_title() == "2 clusters"
-    counted, _, passed_over, limits, border = ax.lines
+    counted, _, not_counted, limits, border = ax.lines
     assert_array_equal(counted.get_xydata(), [[2, 0.1]])
-    assert_array_equal(passed_over.get_xydata(), [[3, 0.9]])
+    assert_array_equal(not_counted.get_xydata(), [[3, 0.9]])
     assert_array_equal(limits.get_ydata(), [0.6])
     assert border.get_xdata()[0] == 2.5
+    texts = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert texts == ["counted", "not counted", "limit", "end of the counted valleys"]
+    assert limits.get_zorder() > not_counted.get_zorder()
     counting = copy.copy(mixture)
     counting.n_components_path_ = path
     assert ComponentCountDisplay.from_estimator(counting).path == path
