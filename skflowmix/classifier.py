@@ -331,7 +331,7 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
             kept = sample_weight > 0
             X, y, sample_weight = X[kept], y[kept], sample_weight[kept]
             classes, numbers = _number_classes(y)
-            groups = Groups([self.n_components_per_class] * len(classes))
+            groups = Groups([int(self.n_components_per_class)] * len(classes))
             settings, device = self._settings(), resolve_device(self.device)
             check_model(self, settings, groups.n_flows, *X.shape)
             warn_of_codes(self, X, sample_weight)

@@ -631,7 +631,7 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
                 )
             shares = check_responsibilities(init, (n_rows, n_components))
             n_components = shares.shape[1]
-        largest = min(self.max_components, n_kept)
+        largest = min(int(self.max_components), n_kept)
         if n_components is not None:
             largest = n_components
         least = 1 if n_components is None else n_components
@@ -644,7 +644,7 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
         if shares is not None:
             return GivenResponsibilities(shares, weights)
         return ProposedStart(
-            n_components, self.max_components, init, self.n_init, weights
+            n_components, int(self.max_components), init, self.n_init, weights
         )
 
     @in_kind

@@ -324,7 +324,7 @@ class FlowMixtureOutlierDetector(OutlierMixin, CallbackSupportMixin, OptionsMixi
             kept = sample_weight > 0
             X, sample_weight = X[kept], sample_weight[kept]
             settings, device = self._settings(), resolve_device(self.device)
-            check_model(self, settings, self.n_components, *X.shape)
+            check_model(self, settings, int(self.n_components), *X.shape)
             warn_of_codes(self, X, sample_weight)
             problem = Problem(X, sample_weight)
         problem = rows_of_all(problem, reducer)
@@ -353,7 +353,7 @@ class FlowMixtureOutlierDetector(OutlierMixin, CallbackSupportMixin, OptionsMixi
         return run_fit(
             self,
             problem,
-            ProposedStart(self.n_components, None, self.init_params, 1),
+            ProposedStart(int(self.n_components), None, self.init_params, 1),
             settings,
             device,
             context,

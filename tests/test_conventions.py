@@ -490,3 +490,32 @@ def test_restarts_are_the_same_on_all_backends(backend):
     with parallel_config(backend):
         model.fit(moons())
     assert_array_equal(model.score_samples(moons()), alone.score_samples(moons()))
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("kind", [np.uint8, np.int8, np.uint64])
+@pytest.mark.parametrize(
+    "cls", [FlowMixture, FlowMixtureClassifier, FlowMixtureOutlierDetector]
+)
+def test_integers_of_numpy_neither_overflow_nor_become_floats(cls, kind):
+    options = FlowMixtureOptions(
+        n_iter_init=kind(1),
+        posterior_units=(kind(8),),
+        batch_size=kind(100),
+        n_common_transforms=kind(1),
+    )
+    parameters = {
+        "max_iter": 1,
+        "n_transforms": 1,
+        "random_state": 0,
+        "n_components": 2,
+        "n_components_per_class": 1,
+        "max_components": 3,
+    }
+    known = cls().get_params()
+    chosen = {name: kind(v) for name, v in parameters.items() if name in known}
+    y = np.arange(len(moons())) % 2
+    model = cls(hidden_units=(kind(8),), options=options, **chosen).fit(moons(), y)
+    assert len(model.predict(moons())) == len(moons())
+    if cls is FlowMixture:
+        assert model.set_params(n_components="auto").fit(moons()).n_components_ <= 3
