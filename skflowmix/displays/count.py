@@ -131,5 +131,5 @@ class ComponentCountDisplay:
             title=f"{found} cluster{'s' if found > 1 else ''}",
         )
         self.ax_.xaxis.get_major_locator().set_params(integer=True)
-        self.ax_.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
+        self.ax_.legend(loc="best", framealpha=0.6)
         return self

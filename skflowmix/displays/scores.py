@@ -180,7 +180,7 @@ class AnomalyScoreDisplay:
         if any((scores < low).any() for scores in self.scores.values()):
             _mark_first_bar(self.ax_, edges)
         self.ax_.set(xlabel="score in nats, low for anomalies", ylabel="share of rows")
-        self.ax_.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
+        self.ax_.legend(loc="upper left", frameon=False)
         return self
 
 
