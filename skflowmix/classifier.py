@@ -387,6 +387,7 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
             weights = np.where(unlabelled, weight * sample_weight, sample_weight)
             kept = weights > 0
             problem = Problem(X[kept], weights[kept], numbers[kept])
+            problem.n_left_out = int(np.count_nonzero(~kept))
         return problem, float(weight)
 
     def _check_rows(self, X: Any) -> Any:

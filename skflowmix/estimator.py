@@ -218,17 +218,20 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
         Number of components whose expected number of training rows is at least one.
     n_components_path_ : list of dict
         How ``n_components="auto"`` counted: one record for each valley of the density
-        between two groups of rows. Valleys that are not counted come first, then the
-        counted ones, each sorted from shallow to deep; empty if the number was given.
-        Joining the two groups of each record in turn leaves one cluster. A record holds
-        `n_components`, the number of clusters if this valley and all later ones are
-        counted; `valley`, the density in it divided by that of the lower of the two
-        modes, 0 if the groups do not touch; `limit`, below which a valley is deeper
-        than expected by chance; `share`, the share of the rows in the smaller group;
-        and `counted`, whether the valley separates clusters. Groups of outlying rows
-        (see Notes) are clusters without such a test; they have the valley 0 and the
-        limit 1. A valley that equals its limit, for example 0 and 0, cuts off too few
-        rows to count. Valleys joined because of `max_components` are missing.
+        between two groups of rows. Valleys that are not counted come first, at most
+        ten, then the counted ones, each sorted from shallow to deep; empty if the
+        number was given. Joining the two groups of each record in turn leaves one
+        cluster. A record holds `n_components`, the number of clusters if this valley
+        and all later ones are counted; `valley`, the density in it divided by that of
+        the lower of the two modes; `limit`, below which a valley is deeper than
+        expected by chance; `share`, the share of the rows in the smaller group; and
+        `counted`, whether the valley separates clusters. The limit depends on the
+        number of neighbours, or of rows near the valley, from which the density is
+        estimated; 0 means that these are too few to tell the valley from chance. A
+        valley that equals a limit above 0 has too small a group beside it to be
+        counted. Groups of outlying rows (see Notes) are clusters without such a test;
+        they have the valley 0 and the limit 1. Valleys joined because of
+        `max_components` are missing.
     weights_ : ndarray of shape (n_components_,)
         Mixture weights, decreasing unless the start was given.
     means_ : ndarray of shape (n_components_, n_features)

@@ -1,5 +1,6 @@
 """Files of plain data: a JSON header and arrays in the safetensors format."""
 
+import errno
 import hashlib
 import json
 import math
@@ -234,6 +235,10 @@ def write_file(
     # A file needs at least one tensor.
     arrays = writer.arrays or {"empty": np.zeros(0)}
     path = Path(path)
+    if not path.parent.exists():
+        raise FileNotFoundError(
+            errno.ENOENT, "The folder of the file does not exist", str(path.parent)
+        )
     descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from sklearn.pipeline import Pipeline
 
 from skflowmix._arrays import LockedSeeds
 from skflowmix.classifier import FlowMixtureClassifier
@@ -193,8 +194,11 @@ def save(
     """
     name = type(model).__name__
     if ESTIMATORS.get(name) is not type(model):
+        hint = ""
+        if isinstance(model, Pipeline):
+            hint = " Save its last step, or use joblib for all steps."
         raise TypeError(
-            f"model must be one of {', '.join(sorted(ESTIMATORS))}, got {name}."
+            f"model must be one of {', '.join(sorted(ESTIMATORS))}, got {name}.{hint}"
         )
     write_file(path, "model", model, _to_plain, name)
 

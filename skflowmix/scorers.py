@@ -49,9 +49,12 @@ def outliers_in(y: Any, name: str) -> np.ndarray:
         return y == -1
     if values == {0, 1}:
         return y == 1
+    hint = ""
+    if len(values) == 1 and values <= {-1, 0, 1}:
+        hint = " StratifiedKFold and train_test_split(stratify=...) keep both."
     raise ValueError(
         f"{name} must hold -1 for outliers and 1 for inliers, or 1 for outliers and 0 "
-        f"for inliers, both of them; got {sorted(values, key=str)}."
+        f"for inliers, both of them; got {sorted(values, key=str)}.{hint}"
     )
 
 

@@ -157,9 +157,11 @@ def _has_dates_of_numpy(values: np.ndarray) -> bool:
 
 
 def _no_numbers_in(columns: list[str]) -> str:
-    many = "s" if len(columns) > 1 else ""
+    which = f"Column {columns[0]} of X holds"
+    if len(columns) > 1:
+        which = f"Columns {_listed(columns, ', ')} of X hold"
     return (
-        f"X holds what is no number in column{many} {_listed(columns, ', ')}. Encode "
+        f"{which} values that are not numbers. Encode "
         "text and categories (sklearn.preprocessing.OneHotEncoder, in a "
         "ColumnTransformer), turn dates into numbers, or leave these columns out."
     )

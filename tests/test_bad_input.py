@@ -66,7 +66,7 @@ REFUSED = {
     "inf": (with_cell(np.inf), ValueError, "Input X contains infinity"),
     "-inf": (with_cell(-np.inf), ValueError, "Input X contains infinity"),
     "None": (with_cell(0).astype(object), ValueError, "NaN"),
-    "words": (np.array([["a", "b"]] * 20), ValueError, "no number in columns 0, 1"),
+    "words": (np.array([["a", "b"]] * 20), ValueError, "Columns 0, 1 of X hold val"),
     "sparse array": (sp.csr_array(moons()), TypeError, r"(?i)sparse.*dense"),
     "sparse matrix": (sp.csr_matrix(moons()), TypeError, r"(?i)sparse.*dense"),
     "complex": (moons() + 1j, ValueError, "Complex data not supported"),

@@ -14,6 +14,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from safetensors.numpy import load_file, save_file
 from sklearn import config_context
 from sklearn.cluster import KMeans
+from sklearn.pipeline import make_pipeline
 from small_models import answers, make, moons, small
 
 import skflowmix
@@ -116,15 +117,17 @@ def test_what_cannot_be_saved_is_named(tmp_path):
     family = FlowFamily(*FLOWS["maf"])
     with pytest.raises(ValueError, match=r"FlowMixture\.flow"):
         skflowmix.save(small(flow=family), path)
-    with pytest.raises(TypeError, match="KMeans"):
+    with pytest.raises(TypeError, match=r"KMeans\.$"):
         skflowmix.save(KMeans(2), path)
+    with pytest.raises(TypeError, match=r"got Pipeline\. Save its last step"):
+        skflowmix.save(make_pipeline(small(2)), path)
     assert not list(tmp_path.iterdir())
 
 
 def test_files_that_cannot_be_read_or_written(tmp_path):
     with pytest.raises(FileNotFoundError):
         skflowmix.load(tmp_path / "nothing")
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError, match=r"folder.* not exist.*no folder'$"):
         skflowmix.save(small(), tmp_path / "no folder" / "model")
     with pytest.raises(OSError):
         skflowmix.load(tmp_path)

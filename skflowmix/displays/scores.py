@@ -30,7 +30,7 @@ TAIL = 0.02
 N_BARS = 40
 
 # Ticks nearer to that of the first bar than this share of the axis give way to it.
-TICK_GAP = 0.1
+TICK_GAP = 0.15
 
 
 class AnomalyScoreDisplay:
