@@ -136,6 +136,8 @@ class Checkpoint:
     ----------
     random_state : RandomState
         The source of randomness to use, restored if the fit is resumed.
+    resumes : bool
+        Whether epochs of the same fit are saved in the folder.
 
     Raises
     ------
@@ -161,7 +163,7 @@ class Checkpoint:
                 for name, value in other.items()
                 if name.startswith(OF_DATA)
             }
-        self.random_state = reducer.from_first(
+        self.random_state, self.resumes = reducer.from_first(
             lambda: self._open(folder, first, random_state)
         )
         self.folder = Path(folder)
@@ -176,7 +178,7 @@ class Checkpoint:
         name: str | os.PathLike[str],
         present: dict[str, str],
         random_state: np.random.RandomState,
-    ) -> np.random.RandomState:
+    ) -> tuple[np.random.RandomState, bool]:
         state = random_state.get_state(legacy=False)
         if state["bit_generator"] != "MT19937":
             raise ValueError(
@@ -190,6 +192,7 @@ class Checkpoint:
             raise ValueError(f"checkpoint={str(name)!r} must be a folder, not a file.")
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / OF_FIT
+        resumes = path.exists() and any(folder.glob(OF_RESTART.format("*")))
         if path.exists():
             former = read_file(path, "checkpoint")
             try:
@@ -206,12 +209,7 @@ class Checkpoint:
             own.set_state(state)
             content = {"identity": present, "random_state": state}
             write_file(path, "checkpoint", content, name="checkpoint")
-        return own
-
-    @property
-    def holds_progress(self) -> bool:
-        """Whether epochs of a fit that was ended are saved in the folder."""
-        return any(self.folder.glob(OF_RESTART.format("*")))
+        return own, resumes
 
     def journal(self, i: int) -> FileJournal:
         """Return the journal of a restart."""

@@ -272,8 +272,6 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
         self.verbose_interval = verbose_interval
         self.options = options
 
-    @all_or_none
-    @_fit_context(prefer_skip_nested_validation=True)
     def fit(
         self,
         X: Any,
@@ -315,6 +313,8 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
         warn_unless_converged(self, fitted)
         return self
 
+    @all_or_none
+    @_fit_context(prefer_skip_nested_validation=True)
     def _fit(
         self,
         X: Any,

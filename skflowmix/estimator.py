@@ -414,8 +414,6 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
         self.max_components = max_components
         self.options = options
 
-    @all_or_none
-    @_fit_context(prefer_skip_nested_validation=True)
     def fit(
         self,
         X: Any,
@@ -566,6 +564,8 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
             _sample_seeds=seeds,
         )
 
+    @all_or_none
+    @_fit_context(prefer_skip_nested_validation=True)
     def _fit(
         self,
         X: Any,
@@ -739,7 +739,7 @@ def run_fit(
     if checkpoint is not None:
         written = Checkpoint(checkpoint, estimator, problem.own, random_state, reducer)
         random_state = written.random_state
-    resumes = written is not None and written.holds_progress
+    resumes = written is not None and written.resumes
     watcher: Watcher = CallbackWatcher(estimator, context, seen, attributes, resumes)
     if reducer.n_ranks > 1:
         watcher = FirstWatcher(watcher, reducer)

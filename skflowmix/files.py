@@ -67,12 +67,11 @@ class _Writer:
         """Return JSON for a value, which messages call `where`."""
         if value is None or isinstance(value, (bool, str)):
             return value
-        if isinstance(value, (np.bool_, np.integer, np.floating)):
-            content = self.encode(value.item(), where)
-            return {"scalar": [content, value.dtype.str]}
-        if isinstance(value, int):
+        if isinstance(value, np.bool_):
+            return bool(value)
+        if isinstance(value, (int, np.integer)):
             return int(value)
-        if isinstance(value, float):
+        if isinstance(value, (float, np.floating)):
             # JSON has no infinities; a hexadecimal number is exact.
             number = float(value)
             return number if math.isfinite(number) else {"float": number.hex()}
@@ -137,11 +136,8 @@ class _Reader:
             return float.fromhex(content)
         if name == "dict":
             return {key: self.decode(v) for key, v in content.items()}
-        decoded = self.decode(content)
-        if name == "scalar":
-            number, dtype = decoded
-            return np.dtype(dtype).type(number)
-        return tuple(decoded) if name == "tuple" else self.from_plain(name, decoded)
+        content = self.decode(content)
+        return tuple(content) if name == "tuple" else self.from_plain(name, content)
 
 
 def _checksum(header: str, arrays: Mapping[str, np.ndarray]) -> str:

@@ -269,8 +269,6 @@ class FlowMixtureOutlierDetector(OutlierMixin, CallbackSupportMixin, OptionsMixi
         self.verbose_interval = verbose_interval
         self.options = options
 
-    @all_or_none
-    @_fit_context(prefer_skip_nested_validation=True)
     def fit(
         self,
         X: Any,
@@ -306,6 +304,8 @@ class FlowMixtureOutlierDetector(OutlierMixin, CallbackSupportMixin, OptionsMixi
         warn_unless_converged(self, fitted)
         return self
 
+    @all_or_none
+    @_fit_context(prefer_skip_nested_validation=True)
     def _fit(
         self,
         X: Any,

@@ -52,7 +52,9 @@ def all_or_none(fit: _Method) -> _Method:
                 return fit(self, *args, **kwargs)
         except BaseException:
             state = vars(self)
-            for name in [n for n in state if not n.startswith(OF_CALLBACKS)]:
+            for name in state.keys() | before.keys():
+                if name.startswith(OF_CALLBACKS):
+                    continue
                 if name in before:
                     state[name] = before[name]
                 else:

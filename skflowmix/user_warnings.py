@@ -1,6 +1,7 @@
 """Warnings that point to the line of the user which led to them."""
 
 import sys
+import sysconfig
 import warnings
 from pathlib import Path
 
@@ -13,6 +14,8 @@ PACKAGES = tuple(
     f"{Path(file).parent.as_posix()}/"
     for file in (__file__, sklearn.__file__, joblib.__file__)
 )
+STANDARD_LIBRARY = f"{Path(sysconfig.get_path('stdlib')).as_posix()}/"
+INSTALLED = ("/site-packages/", "/dist-packages/")
 
 
 def warn_user(message: str, category: type[Warning] = UserWarning) -> None:
@@ -34,4 +37,8 @@ def warn_user(message: str, category: type[Warning] = UserWarning) -> None:
 
 
 def _is_inside(file: str) -> bool:
-    return Path(file).as_posix().startswith(PACKAGES)
+    """Tell whether a file is of these packages or of the standard library."""
+    path = Path(file).as_posix()
+    if path.startswith(STANDARD_LIBRARY):
+        return not any(part in path for part in INSTALLED) or path.startswith(PACKAGES)
+    return path.startswith(PACKAGES)

@@ -1,5 +1,6 @@
 """Warnings name the line of the user, however deep in the library they arise."""
 
+import signal
 import warnings
 
 import numpy as np
@@ -7,6 +8,8 @@ import pytest
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import cross_val_score
 from small_models import moons, small
+
+from skflowmix import StopOnInterrupt
 
 CALLS = {
     "fit": lambda model, X: model.fit(X),
@@ -29,6 +32,20 @@ def test_a_warning_points_to_the_caller(call):
     assert {warning.filename for warning in caught} == {__file__}
 
 
+def test_an_interrupted_fit_points_to_the_caller():
+    """scikit-learn tears callbacks down by way of the standard library."""
+
+    class Interrupts(StopOnInterrupt):
+        def on_fit_task_end(self, estimator, context):
+            if not self.interrupted:
+                signal.raise_signal(signal.SIGINT)
+            return super().on_fit_task_end(estimator, context)
+
+    with pytest.warns(UserWarning, match="interrupted") as caught:
+        small(2).set_callbacks(Interrupts()).fit(moons())
+    assert caught[0].filename == __file__
+
+
 def test_a_criterion_warns_in_the_name_of_its_caller():
     model = small(2).fit(moons())
     assert np.isfinite(model.score(moons()))
@@ -36,3 +53,12 @@ def test_a_criterion_warns_in_the_name_of_its_caller():
         with pytest.warns(UserWarning, match="favours few components") as caught:
             criterion(moons())
         assert caught[0].filename == __file__
+
+
+def test_a_warning_that_is_an_error_keeps_the_fitted_model():
+    model = small(2, max_iter=1, n_init=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(ConvergenceWarning):
+            model.fit(moons())
+    assert len(model.predict(moons())) == len(moons())

@@ -29,15 +29,12 @@ __all__ = ["AnomalyScoreDisplay", "ReliabilityDisplay"]
 TAIL = 0.02
 N_BARS = 40
 
-# Ticks nearer to that of the first bar than this share of the axis give way to it.
-TICK_GAP = 0.15
-
 
 class AnomalyScoreDisplay:
     """Histograms of the scores of training rows and new rows, with the threshold.
 
     Bars are shares of the rows. Scores far below the others are counted in the first
-    bar; a tick such as "≤ -11" then marks it.
+    bar, which is then marked, for example by "≤ -11".
 
     Create one with `from_estimator`.
 
@@ -162,9 +159,10 @@ class AnomalyScoreDisplay:
         if self.threshold is not None:
             low = min(low, self.threshold - 0.2 * (high - self.threshold))
         edges = np.linspace(low, high if high > low else low + 1.0, N_BARS + 1)
+        first_bar = 0.0
         for n, (name, scores) in enumerate(self.scores.items()):
             if len(scores):
-                self.ax_.hist(
+                heights, _, _ = self.ax_.hist(
                     np.maximum(scores, low),
                     edges,
                     weights=np.full(len(scores), 1 / len(scores)),
@@ -173,14 +171,15 @@ class AnomalyScoreDisplay:
                     linewidth=1.5,
                     label=name,
                 )
+                first_bar = max(first_bar, heights[0])
         if self.threshold is not None:
             self.ax_.axvline(
                 self.threshold, color=GREY, linestyle="--", label="threshold"
             )
         if any((scores < low).any() for scores in self.scores.values()):
-            _mark_first_bar(self.ax_, edges)
+            _mark_first_bar(self.ax_, edges, first_bar)
         self.ax_.set(xlabel="score in nats, low for anomalies", ylabel="share of rows")
-        self.ax_.legend(loc="upper left", frameon=False)
+        self.ax_.legend(loc="best", framealpha=0.6)
         return self
 
 
@@ -360,20 +359,16 @@ class ReliabilityDisplay:
         return self
 
 
-def _mark_first_bar(ax: Any, edges: np.ndarray) -> None:
-    """Label the first bar as that of all scores up to its upper edge."""
-    from matplotlib.ticker import Formatter
-
-    axis = ax.xaxis
-    gap = TICK_GAP * (edges[-1] - edges[0])
-    low, high = ax.get_xlim()
-    ticks = axis.get_majorticklocs()
-    ticks = ticks[(ticks >= edges[0] + gap) & (ticks <= high)]
-    labels = axis.get_major_formatter().format_ticks(ticks)
+def _mark_first_bar(ax: Any, edges: np.ndarray, height: float) -> None:
+    """Write over the first bar that it holds all scores up to its upper edge."""
     decimals = max(0, int(np.ceil(-np.log10(edges[1] - edges[0]))))
-    label = "≤ " + Formatter.fix_minus(f"{edges[1]:.{decimals}f}")
-    ax.set_xticks([edges[:2].mean(), *ticks], [label, *labels])
-    ax.set_xlim(low, high)
+    ax.annotate(
+        f"≤ {edges[1]:.{decimals}f}".replace("-", "\N{MINUS SIGN}"),
+        (edges[0], height),
+        xytext=(0, 2),
+        textcoords="offset points",
+        fontsize="x-small",
+    )
 
 
 def _reliability(sure: np.ndarray, right: np.ndarray, n_bins: int) -> np.ndarray:
