@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import counts
+import families
 import fits
 import numpy as np
 import partitions
@@ -97,6 +98,11 @@ def count_table(data):
     return counts.report(data["records"])
 
 
+def family_table(data):
+    """What each family costs and fits."""
+    return families.report(data["records"])
+
+
 SECTIONS = (
     Section(
         "Clusters",
@@ -148,6 +154,15 @@ SECTIONS = (
         "Area under the ROC curve of the log-density, K = 5, and of "
         "`FlowMixtureOutlierDetector()`, *detector*.",
         quality_tables,
+    ),
+    Section(
+        "Families of flows",
+        "families.json",
+        "families.py",
+        "CPU seconds, log-likelihoods of new rows in nats, and the share of samples in "
+        "which a binary column is off by more than 0.05; `benchmarks/families.py` says "
+        "how the rows are made. One run on a shared machine.",
+        family_table,
     ),
     Section(
         "Hard tables",

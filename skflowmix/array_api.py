@@ -8,9 +8,9 @@ import numpy as np
 from sklearn import get_config
 from sklearn.utils._array_api import _convert_to_numpy, device, get_namespace
 
-__all__ = ["in_kind", "own_errors", "to_numpy"]
+__all__ = ["Method", "in_kind", "own_errors", "to_numpy"]
 
-_Method = TypeVar("_Method", bound=Callable[..., Any])
+Method = TypeVar("Method", bound=Callable[..., Any])
 
 
 def _foreign_namespace(array: Any) -> Any:
@@ -33,7 +33,7 @@ def to_numpy(array: Any) -> Any:
     return array if xp is None else _convert_to_numpy(array, xp)
 
 
-def in_kind(method: _Method) -> _Method:
+def in_kind(method: Method) -> Method:
     """Decorate a method to return arrays of the kind, and on the device, of its X.
 
     Labels that are not numbers stay NumPy arrays. Underflow of small densities is not

@@ -192,8 +192,9 @@ class Checkpoint:
             raise ValueError(f"checkpoint={str(name)!r} must be a folder, not a file.")
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / OF_FIT
-        resumes = path.exists() and any(folder.glob(OF_RESTART.format("*")))
+        resumes = False
         if path.exists():
+            resumes = any(folder.glob(OF_RESTART.format("*")))
             former = read_file(path, "checkpoint")
             try:
                 others = _differences(former["identity"], present)

@@ -387,7 +387,11 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
             weights = np.where(unlabelled, weight * sample_weight, sample_weight)
             kept = weights > 0
             problem = Problem(X[kept], weights[kept], numbers[kept])
-            problem.n_left_out = int(np.count_nonzero(~kept))
+            if not kept.all():
+                problem.why_few = (
+                    f" {np.count_nonzero(~kept)} rows without a label are left out "
+                    "(unlabeled_weight_ is 0); with unlabeled_weight=1 they are not."
+                )
         return problem, float(weight)
 
     def _check_rows(self, X: Any) -> Any:

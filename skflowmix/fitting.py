@@ -85,13 +85,13 @@ class Problem:
         The rows of this process alone, if these are the rows of several processes.
     is_sample : bool
         Whether these are only a sample of the rows of all processes.
-    n_left_out : int
-        Number of unlabelled rows of the caller that are not among these.
+    why_few : str
+        What the warning of too few rows adds, if the caller has left rows out.
     """
 
     shard: "Problem | None" = None
     is_sample: bool = False
-    n_left_out: int = 0
+    why_few: str = ""
 
     def __init__(
         self,
@@ -460,16 +460,10 @@ def fit_mixture(
     too_few = settings.n_transforms > 0 and not can_train_flows(table, n_flows)
     if too_few and reducer.rank == 0:
         flows = "" if n_flows == n_components else f" of {per_component} flows each"
-        left_out = ""
-        if problem.n_left_out:
-            left_out = (
-                f" {problem.n_left_out} rows without a label are left out "
-                "(unlabeled_weight_ is 0); with unlabeled_weight=1 they are not."
-            )
         warn_user(
             f"Flows are not trained on {len(table.x)} distinct rows for {n_components} "
             f"components{flows}: too few are held out to judge them, or left to train "
-            f"them. The model is a mixture of Gaussians.{left_out}",
+            f"them. The model is a mixture of Gaussians.{problem.why_few}",
         )
     restarts = []
     for i, journal in enumerate(journals):

@@ -97,11 +97,8 @@ def _share_parameters(own: Mapping[str, Any], inner: Any) -> None:
         other = getattr(inner, name, None)
         if isinstance(value, FlowMixtureOptions) and type(other) is type(value):
             _share_parameters(vars(value), other)
-        elif isinstance(value, (tuple, list)) and (type(other), other) == (
-            type(value),
-            value,
-        ):
-            setattr(inner, name, value)
+        elif isinstance(value, (tuple, list)) and type(other) is type(value):
+            setattr(inner, name, value if value == other else other)
 
 
 def _generator_state(state: Any) -> tuple[str, np.ndarray, int, int, float]:

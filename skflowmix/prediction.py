@@ -3,7 +3,7 @@
 import functools
 import warnings
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from skflowmix._arrays import (
     torch_generator,
 )
 from skflowmix._version import __version__
-from skflowmix.array_api import in_kind, own_errors, to_numpy
+from skflowmix.array_api import Method, in_kind, own_errors, to_numpy
 from skflowmix.evaluation import evaluate, module_on
 from skflowmix.model.mixture import MixtureModule
 from skflowmix.parameter_checks import check_weights
@@ -32,13 +32,11 @@ __all__ = ["FittedMethods", "all_or_none"]
 SAMPLE_CHUNK = 16384
 
 
-_Method = TypeVar("_Method", bound=Callable[..., Any])
-
 # Attributes in which scikit-learn keeps an estimator's callbacks.
 OF_CALLBACKS = ("_callback", "_skl")
 
 
-def all_or_none(fit: _Method) -> _Method:
+def all_or_none(fit: Method) -> Method:
     """Decorate `fit` so that a failed fit leaves the estimator as it was.
 
     This includes errors of a callback's teardown, after `fit` itself.

@@ -39,6 +39,7 @@ def warn_user(message: str, category: type[Warning] = UserWarning) -> None:
 def _is_inside(file: str) -> bool:
     """Tell whether a file is of these packages or of the standard library."""
     path = Path(file).as_posix()
-    if path.startswith(STANDARD_LIBRARY):
-        return not any(part in path for part in INSTALLED) or path.startswith(PACKAGES)
-    return path.startswith(PACKAGES)
+    if path.startswith(PACKAGES):
+        return True
+    is_installed = any(part in path for part in INSTALLED)
+    return path.startswith(STANDARD_LIBRARY) and not is_installed

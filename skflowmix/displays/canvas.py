@@ -13,6 +13,7 @@ from skflowmix.array_api import to_numpy
 __all__ = [
     "DRAWN_ROWS",
     "GREY",
+    "MARGIN",
     "MAX_NAMED",
     "PALE",
     "PALETTE",
