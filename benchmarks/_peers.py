@@ -16,7 +16,12 @@ from sklearn.cluster import HDBSCAN, KMeans, SpectralClustering
 from sklearn.ensemble import IsolationForest
 from sklearn.mixture import BayesianGaussianMixture, GaussianMixture
 from sklearn.model_selection import train_test_split
-from sklearn.neighbors import KernelDensity, KNeighborsClassifier, LocalOutlierFactor
+from sklearn.neighbors import (
+    KernelDensity,
+    KNeighborsClassifier,
+    LocalOutlierFactor,
+    NearestNeighbors,
+)
 
 MAX_ROWS = 6000
 """KernelDensity and SpectralClustering see at most this many rows, drawn at random."""
@@ -237,10 +242,27 @@ CLUSTERING = {
     "spectral": spectral_labels,
     "hdbscan": hdbscan_labels,
 }
+
+
+class NearestNeighborDistance:
+    """Mean distance to the five nearest training rows, negated."""
+
+    def __init__(self, seed):
+        self.index = NearestNeighbors(n_neighbors=5)
+
+    def fit(self, X):
+        self.index.fit(X)
+        return self
+
+    def score_samples(self, X):
+        return -self.index.kneighbors(X)[0].mean(axis=1)
+
+
 ANOMALY = {
     "gmm": lambda seed: GaussianMixture(5, random_state=seed),
     "bgmm": lambda seed: BayesianGaussianMixture(n_components=5, random_state=seed),
     "kde": BestKernelDensity,
     "iforest": lambda seed: IsolationForest(random_state=seed),
     "lof": lambda seed: LocalOutlierFactor(novelty=True),
+    "knn": NearestNeighborDistance,
 }
