@@ -58,9 +58,8 @@ def attributes_of_model(
         Number of rows that it was trained on.
     """
     groups, scale = module.groups, standardizer.scale
-    of_flows = module.log_weights.detach().exp().numpy()
+    of_flows, weights = module.flow_weights(), module.group_weights()
     components = gaussians.of_groups(groups, of_flows)
-    weights = groups.sum(of_flows[None])[0]
     # In one memory layout, since it affects hashes and pickling changes it.
     with np.errstate(over="ignore"):
         covariances, of_each = (

@@ -17,7 +17,7 @@ from sklearn.utils.validation import (
 )
 
 from skflowmix._arrays import resolve_device
-from skflowmix.array_api import in_kind, to_numpy
+from skflowmix.array_api import in_kind, like, to_numpy
 from skflowmix.calibration import Calibration
 from skflowmix.distributed import rows_of_all, rows_of_one
 from skflowmix.estimator import (
@@ -322,7 +322,7 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
         sample_weight: Any,
         checkpoint: str | os.PathLike[str] | None,
     ) -> FittedMixture:
-        seen = shown_to_callbacks(X, y, sample_weight)
+        given, seen = X, shown_to_callbacks(X, y, sample_weight)
         reducer, y = rows_of_one(self), column_of_labels(y)
         with reducer.together():
             check_clusterer_and_checkpoint(self.init_params, checkpoint)
@@ -354,7 +354,7 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
                 "_groups": groups,
             }
 
-        return run_fit(
+        fitted = run_fit(
             self,
             problem,
             start,
@@ -365,6 +365,8 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
             attributes,
             checkpoint,
         )
+        self.mixture_._set_kind(given)
+        return fitted
 
     def _problem(
         self,
@@ -415,13 +417,14 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
         """
         X = self._check_rows(X)
         log_prob = self.mixture_.component_log_prob(X)
-        log_weights = np.log(self.mixture_.weights_).astype(log_prob.dtype)
+        weights = self.mixture_.module_.group_weights()
+        log_weights = np.log(weights).astype(log_prob.dtype)
         return self._groups.logsumexp(log_prob + log_weights)
 
     def _logits(self, X: Any) -> tuple[np.ndarray, np.ndarray]:
         """Return tempered log-densities plus log-shares, and uninformative rows."""
         log_joint = to_numpy(self.predict_joint_log_proba(X))
-        shares = self._groups.sum(self.mixture_.weights_[None])
+        shares = self._groups.sum(self.mixture_.module_.group_weights()[None])
         log_prior = self.class_log_prior_.astype(log_joint.dtype)
         log_joint -= np.log(shares).astype(log_joint.dtype)
         log_joint /= self.calibration_temperature_
@@ -588,7 +591,8 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
         if y is not None:
             flows = np.flatnonzero(self._groups.of_flow == self._number_of(y))
         X, component = self.mixture_._sample(n_samples, flows, random_state)
-        return X, self.classes_[self._groups.of_flow[component]]
+        y = self.classes_[self._groups.of_flow[component]]
+        return like(self.mixture_.means_, X), like(self.mixture_.means_, y)
 
     def _number_of(self, label: Any) -> int:
         """Return the position of a label in `classes_`."""

@@ -287,6 +287,9 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
 
     Notes
     -----
+    After a fit on tensors, with scikit-learn's array API dispatch, fitted arrays are
+    tensors on the same device, as in `GaussianMixture`.
+
     Identical rows are merged first and their weights added: weighting a row equals
     repeating it. The number of rows is counted in units of the greatest common divisor
     of the weights, so neither scaling the weights nor giving a table twice changes the
@@ -524,6 +527,7 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
 
     def _learn(self, X: Any, sample_weight: Any) -> None:
         """Train the fitted model on further rows and update the attributes."""
+        given = X
         with config_context(assume_finite=False):
             X = check_rows(self, X, dtype=[np.float64, np.float32], fitted=True)
         sample_weight = check_weights(sample_weight, X, n_positive=1)
@@ -563,6 +567,7 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
             _online=state,
             _sample_seeds=seeds,
         )
+        self._set_kind(given)
 
     @all_or_none
     @_fit_context(prefer_skip_nested_validation=True)
@@ -608,6 +613,7 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
         )
         if fitted.labels is None:
             self.__dict__.pop("labels_", None)
+        self._set_kind(X)
         return fitted
 
     def _start(self, settings: FitSettings, problem: Problem) -> Start:

@@ -313,7 +313,7 @@ class FlowMixtureOutlierDetector(OutlierMixin, CallbackSupportMixin, OptionsMixi
         sample_weight: Any,
         checkpoint: str | os.PathLike[str] | None,
     ) -> FittedMixture:
-        seen = shown_to_callbacks(X, y, sample_weight)
+        given, seen = X, shown_to_callbacks(X, y, sample_weight)
         reducer = rows_of_one(self)
         with reducer.together():
             check_clusterer_and_checkpoint(self.init_params, checkpoint)
@@ -350,7 +350,7 @@ class FlowMixtureOutlierDetector(OutlierMixin, CallbackSupportMixin, OptionsMixi
                 "n_iter_": mixture.n_iter_,
             }
 
-        return run_fit(
+        fitted = run_fit(
             self,
             problem,
             ProposedStart(int(self.n_components), None, self.init_params, 1),
@@ -361,6 +361,8 @@ class FlowMixtureOutlierDetector(OutlierMixin, CallbackSupportMixin, OptionsMixi
             attributes,
             checkpoint,
         )
+        self.mixture_._set_kind(given)
+        return fitted
 
     @in_kind
     def score_samples(self, X: Any) -> Any:

@@ -8,6 +8,7 @@ import numpy as np
 from sklearn.pipeline import Pipeline
 
 from skflowmix._arrays import LockedSeeds
+from skflowmix.array_api import saved_as_numpy
 from skflowmix.classifier import FlowMixtureClassifier
 from skflowmix.distance_to_measure import NeighborDensity
 from skflowmix.estimator import FlowMixture
@@ -116,9 +117,12 @@ def _generator_state(state: Any) -> tuple[str, np.ndarray, int, int, float]:
 
 
 def _state(value: object) -> dict[str, Any]:
-    """Return an object's attributes except callbacks and metadata routing."""
+    """Return an object's attributes except callbacks and metadata routing.
+
+    Tensors become NumPy arrays, which every machine can load.
+    """
     return {
-        name: own
+        name: saved_as_numpy(own)
         for name, own in vars(value).items()
         if not name.startswith((*OF_CALLBACKS, "_metadata_request"))
     }

@@ -19,7 +19,7 @@ from skflowmix._arrays import (
     torch_generator,
 )
 from skflowmix._version import __version__
-from skflowmix.array_api import Method, in_kind, own_errors, to_numpy
+from skflowmix.array_api import Method, in_kind, like, own_errors, to_numpy
 from skflowmix.evaluation import evaluate, module_on
 from skflowmix.model.mixture import MixtureModule
 from skflowmix.parameter_checks import check_weights
@@ -64,6 +64,15 @@ def all_or_none(fit: Method) -> Method:
 
 class FittedMethods(BaseEstimator):
     """Methods of estimators with a fitted `module_` and `_standardizer`."""
+
+    def _set_kind(self, X: Any) -> None:
+        """Make fitted arrays of the kind, and on the device, of the training rows."""
+        arrays = {
+            name: like(X, value)
+            for name, value in vars(self).items()
+            if name.endswith("_") and not name.startswith("_")
+        }
+        self.__dict__.update(arrays)
 
     def _check_rows(self, X: Any) -> Any:
         check_is_fitted(self)
@@ -180,7 +189,8 @@ class FittedMethods(BaseEstimator):
         """
         X = self._check_rows(X)
         # A row that is not finite gets the mixture weights.
-        return self._evaluate(X, MixtureModule.group_responsibilities, self.weights_)
+        weights = self.module_.group_weights()
+        return self._evaluate(X, MixtureModule.group_responsibilities, weights)
 
     @in_kind
     def posterior_proba(self, X: Any) -> Any:
@@ -197,7 +207,8 @@ class FittedMethods(BaseEstimator):
             Rows sum to one; dtype of X.
         """
         X = self._check_rows(X)
-        return self._evaluate(X, MixtureModule.group_posterior_proba, self.weights_)
+        weights = self.module_.group_weights()
+        return self._evaluate(X, MixtureModule.group_posterior_proba, weights)
 
     @in_kind
     def predict(self, X: Any) -> Any:
@@ -214,7 +225,8 @@ class FittedMethods(BaseEstimator):
             Integers from 0 to ``n_components_ - 1``.
         """
         X = self._check_rows(X)
-        return self._evaluate(X, MixtureModule.predict, int(self.weights_.argmax()))
+        heaviest = int(self.module_.group_weights().argmax())
+        return self._evaluate(X, MixtureModule.predict, heaviest)
 
     def sample(
         self,
@@ -247,9 +259,9 @@ class FittedMethods(BaseEstimator):
         ValueError
             If `n_samples` is not positive or there is no such component.
         """
-        flows = None
+        check_is_fitted(self)
+        flows, of_flow = None, self.module_.groups.of_flow
         if component is not None:
-            check_is_fitted(self)
             n_components = self.module_.groups.n_groups
             if not (
                 isinstance(component, (int, np.integer))
@@ -260,9 +272,9 @@ class FittedMethods(BaseEstimator):
                     f"component must be an integer from 0 to {n_components - 1} or "
                     f"None, got {component!r}."
                 )
-            flows = np.flatnonzero(self.flow_components_ == component)
+            flows = np.flatnonzero(of_flow == component)
         rows, flows = self._sample(n_samples, flows, random_state)
-        return rows, self.flow_components_[flows]
+        return like(self.means_, rows), like(self.means_, of_flow[flows])
 
     def _sample(
         self,
@@ -293,7 +305,7 @@ class FittedMethods(BaseEstimator):
         if len(flows) == 1:
             labels = np.full(n_samples, flows[0])
         else:
-            weights = self.flow_weights_[flows]
+            weights = self.module_.flow_weights()[flows]
             counts = random_state.multinomial(n_samples, weights / weights.sum())
             labels = np.repeat(flows, counts)
         generator = torch_generator(random_state)
@@ -374,8 +386,8 @@ class FittedMethods(BaseEstimator):
     @property
     def precisions_(self) -> np.ndarray:
         """Inverses of `covariances_`: (n_components_, n_features, n_features)."""
-        factors = self.precisions_cholesky_
-        return factors @ factors.transpose(0, 2, 1)
+        factors = self._precisions_cholesky()
+        return like(self.means_, factors @ factors.transpose(0, 2, 1))
 
     @property
     def precisions_cholesky_(self) -> np.ndarray:
@@ -383,11 +395,14 @@ class FittedMethods(BaseEstimator):
 
         Defined as in `sklearn.mixture.GaussianMixture` with full covariances.
         """
+        return like(self.means_, self._precisions_cholesky())
+
+    def _precisions_cholesky(self) -> np.ndarray:
         check_is_fitted(self)
         # In units of the columns' scales, squares neither overflow nor underflow.
         scale = self._standardizer.scale
         of_components = self._gaussians.of_groups(
-            self.module_.groups, self.flow_weights_
+            self.module_.groups, self.module_.flow_weights()
         )
         lower = np.linalg.cholesky(of_components.covariances)
         identity = np.eye(len(scale))

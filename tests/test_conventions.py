@@ -1,5 +1,7 @@
 """Details that users of scikit-learn expect: labels, tensors, messages, scorers."""
 
+import copy
+import pickle
 import re
 
 import numpy as np
@@ -21,6 +23,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 from small_models import make, moons, small
 
+import skflowmix
 from skflowmix import (
     FlowMixture,
     FlowMixtureClassifier,
@@ -197,6 +200,67 @@ def test_tensors_give_tensors_under_dispatch(dtype):
                 tensor = model.fit_predict(X)
                 assert isinstance(tensor, torch.Tensor)
                 assert_array_equal(tensor.numpy(), answers["predict"])
+
+
+ARRAYS = (
+    *("weights_", "means_", "covariances_", "precisions_", "precisions_cholesky_"),
+    *("flow_weights_", "flow_means_", "flow_covariances_", "flow_components_"),
+)
+
+
+def test_fitted_attributes_and_samples_are_tensors_after_a_fit_on_tensors(tmp_path):
+    X = torch.as_tensor(moons().copy(), dtype=torch.float32)
+    expected = make(FlowMixture, 2, **NETWORKS).fit(X.numpy())
+    rows, labels = expected.sample(5, random_state=0)
+    with config_context(array_api_dispatch=True):
+        model = clone(expected).fit(X)
+        found = model.sample(5, random_state=0)
+        arrays = {name: getattr(model, name) for name in ARRAYS}
+        of_one = model.sample(3, component=1, random_state=0)[1]
+        copies = pickle.loads(pickle.dumps(model)), copy.deepcopy(model)
+    wanted = {name: getattr(expected, name) for name in ARRAYS}
+    wanted |= {"labels_": expected.labels_, "rows": rows, "labels": labels}
+    arrays |= {"labels_": model.labels_, "rows": found[0], "labels": found[1]}
+    for name, value in arrays.items():
+        assert isinstance(value, torch.Tensor), name
+        assert_array_equal(value.numpy(), wanted[name])
+        assert value.numpy().dtype == wanted[name].dtype
+    assert of_one.tolist() == [1, 1, 1]
+    for other in copies:
+        assert_array_equal(other.means_, expected.means_)
+        assert_array_equal(other.sample(5, random_state=0)[0], rows)
+    skflowmix.save(model, tmp_path / "model")
+    loaded = skflowmix.load(tmp_path / "model")
+    assert type(loaded.means_) is type(loaded.labels_) is np.ndarray
+    assert_array_equal(loaded.predict(X), expected.labels_)
+
+
+def test_the_kind_of_the_attributes_follows_the_last_rows():
+    X = torch.as_tensor(moons().copy())
+    model = make(FlowMixture, 2, **NETWORKS)
+    with config_context(array_api_dispatch=True):
+        model.partial_fit(X).partial_fit(X)
+        assert isinstance(model.means_, torch.Tensor)
+        model.partial_fit(X.numpy())
+        assert type(model.means_) is np.ndarray
+        assert type(model.sample(2)[0]) is np.ndarray
+        model.fit(pd.DataFrame(X.numpy(), columns=["a", "b"]))
+        assert type(model.means_) is np.ndarray
+    # Without dispatch tensors are taken for NumPy arrays.
+    assert type(model.fit(X).means_) is np.ndarray
+
+
+def test_classes_are_drawn_as_tensors_after_a_fit_on_tensors():
+    X, y = torch.as_tensor(moons().copy()), torch.as_tensor(MARKED)
+    with config_context(array_api_dispatch=True):
+        model = classifier().fit(X, y)
+        rows, labels = model.sample(4, y=1)
+        assert isinstance(model.mixture_.means_, torch.Tensor)
+        words = classifier().fit(X, np.array(["no", "yes", "?"])[MARKED])
+        assert type(words.sample(4)[1]) is np.ndarray
+    assert isinstance(rows, torch.Tensor)
+    assert labels.tolist() == [1] * 4
+    assert type(model.sample(4)[0]) is np.ndarray
 
 
 # Messages.

@@ -626,7 +626,8 @@ def _log_joint(
     nameless = without_names(estimator)
     if isinstance(estimator, FlowMixtureClassifier):
         return nameless.predict_joint_log_proba(rows)
-    return nameless.component_log_prob(rows) + np.log(estimator.weights_)
+    log_prob = nameless.component_log_prob(rows)
+    return log_prob + np.log(estimator.module_.group_weights())
 
 
 def _places(

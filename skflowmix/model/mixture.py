@@ -258,6 +258,14 @@ class MixtureModule(nn.Module):
             "plain": [*self.posterior.biases, self.weight_logits, *groups["plain"]],
         }
 
+    def flow_weights(self) -> np.ndarray:
+        """Return the mixture weights of the flows."""
+        return self.log_weights.detach().exp().cpu().numpy()
+
+    def group_weights(self) -> np.ndarray:
+        """Return the mixture weights of the groups of flows."""
+        return self.groups.sum(self.flow_weights()[None])[0]
+
     @property
     def log_weights(self) -> Tensor:
         """Log mixture weights, of shape (K,)."""
