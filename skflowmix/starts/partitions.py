@@ -79,6 +79,9 @@ SMALLEST_REPEAT_WIDTH, LARGEST_REPEAT_WIDTH = 0.15, 1.0
 # Repeated rows with more than this share of the weight could be a cluster, however near
 # others are: they get noise even of smaller widths.
 HEAVY_ROW = 0.02
+# If repeated rows have more than this share of the weight, all values that repeat get
+# noise, however small their widths: distances between distinct rows ignore their counts.
+REPEATED_SHARE = 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -271,9 +274,10 @@ def _spread_repeats(
     widths = repeat_widths(x, sample_weight, LARGEST_REPEAT_WIDTH)
     if widths is None:
         return x, sample_weight, origin
-    heavy = sample_weight > HEAVY_ROW * sample_weight.sum()
-    heavy &= row_counts(sample_weight) > 1
-    widths[(widths < SMALLEST_REPEAT_WIDTH) & ~heavy[:, None]] = 0.0
+    total, repeats = sample_weight.sum(), row_counts(sample_weight) > 1
+    if sample_weight[repeats].sum() <= REPEATED_SHARE * total:
+        heavy = repeats & (sample_weight > HEAVY_ROW * total)
+        widths[(widths < SMALLEST_REPEAT_WIDTH) & ~heavy[:, None]] = 0.0
     is_discrete = np.all((widths > 0) | (np.ptp(x, axis=0) == 0), axis=1)
     unit = max(sample_weight.min(), sample_weight.sum() / MAX_GRAPH_ROWS)
     copies = np.maximum(np.round(sample_weight / unit), 1).astype(int)

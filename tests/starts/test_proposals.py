@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from sklearn.datasets import make_moons
+from sklearn.datasets import make_circles, make_moons
 from sklearn.metrics import adjusted_rand_score
 from sklearn.mixture import GaussianMixture
 from small_models import trained
@@ -55,6 +55,19 @@ def labels_of_start(X, n_components):
     assert start.shape == (len(rows), n_components)
     np.testing.assert_allclose(start.sum(axis=1), 1)
     return start.argmax(axis=1)[inverse]
+
+
+@pytest.mark.parametrize("n_rows", [5_000, 50_000])
+@pytest.mark.parametrize("step", [0.1, 0.2])
+@pytest.mark.parametrize(
+    "draw", [make_moons, pytest.param(make_circles, marks=pytest.mark.slow)]
+)
+def test_rounded_tables_of_many_rows_keep_their_clusters(draw, step, n_rows):
+    # With many rows, cells between the clusters hold some, too.
+    shape = {"noise": 0.08} if draw is make_moons else {"noise": 0.06, "factor": 0.4}
+    X, y = draw(n_rows, random_state=0, **shape)
+    X = np.round(X / X.std() / step) * step
+    assert adjusted_rand_score(y, labels_of_start(X, 2)) > 0.97
 
 
 @pytest.mark.parametrize("n_columns", [1, pytest.param(2, marks=pytest.mark.slow)])
