@@ -79,9 +79,9 @@ SMALLEST_REPEAT_WIDTH, LARGEST_REPEAT_WIDTH = 0.15, 1.0
 # Repeated rows with more than this share of the weight could be a cluster, however near
 # others are: they get noise even of smaller widths.
 HEAVY_ROW = 0.02
-# If repeated rows have more than this share of the weight, all values that repeat get
-# noise, however small their widths: distances between distinct rows ignore their counts.
-REPEATED_SHARE = 0.5
+# In rounded tables, whose repeated rows have more than this share of the weight, all
+# values get noise: distances between distinct rows ignore the numbers of their copies.
+ROUNDED_SHARE = 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -275,9 +275,11 @@ def _spread_repeats(
     if widths is None:
         return x, sample_weight, origin
     total, repeats = sample_weight.sum(), row_counts(sample_weight) > 1
-    if sample_weight[repeats].sum() <= REPEATED_SHARE * total:
-        heavy = repeats & (sample_weight > HEAVY_ROW * total)
-        widths[(widths < SMALLEST_REPEAT_WIDTH) & ~heavy[:, None]] = 0.0
+    spread = repeats & (sample_weight > HEAVY_ROW * total)
+    rounded = _rows_of_shared_values(x)
+    if sample_weight[repeats & rounded].sum() > ROUNDED_SHARE * total:
+        spread |= rounded
+    widths[(widths < SMALLEST_REPEAT_WIDTH) & ~spread[:, None]] = 0.0
     is_discrete = np.all((widths > 0) | (np.ptp(x, axis=0) == 0), axis=1)
     unit = max(sample_weight.min(), sample_weight.sum() / MAX_GRAPH_ROWS)
     copies = np.maximum(np.round(sample_weight / unit), 1).astype(int)
@@ -292,6 +294,18 @@ def _spread_repeats(
     if plane is not None:
         noise = noise @ plane
     return x + noise, sample_weight, origin
+
+
+def _rows_of_shared_values(x: np.ndarray) -> np.ndarray:
+    """Return which rows share the value of every column with another distinct row.
+
+    Rounded rows of several columns do, copies of rows of real numbers do not.
+    """
+    shared = np.ones(len(x), dtype=bool)
+    for column in x.T:
+        _, index, counts = np.unique(column, return_inverse=True, return_counts=True)
+        shared &= counts[index] > 1
+    return shared
 
 
 def of_origins(responsibilities: np.ndarray, origin: np.ndarray) -> np.ndarray:

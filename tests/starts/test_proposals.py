@@ -70,6 +70,16 @@ def test_rounded_tables_of_many_rows_keep_their_clusters(draw, step, n_rows):
     assert adjusted_rand_score(y, labels_of_start(X, 2)) > 0.97
 
 
+@pytest.mark.parametrize("n_columns", [1, 3])
+@pytest.mark.parametrize("seed", range(3))
+def test_copies_of_some_rows_make_no_clusters(seed, n_columns):
+    rng = np.random.default_rng(seed)
+    y = rng.integers(3, size=500)
+    X = rng.normal(size=(500, n_columns)) + 6.0 * y[:, None]
+    copied = rng.integers(500, size=1500)
+    assert adjusted_rand_score(y[copied], labels_of_start(X[copied], 3)) > 0.9
+
+
 @pytest.mark.parametrize("n_columns", [1, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "share",
