@@ -32,14 +32,17 @@ from pathlib import Path
 import numpy as np
 import torch
 from _options import make
-from _results import environment
+from _results import environment, table
 from sklearn.exceptions import ConvergenceWarning
 
 from skflowmix import FlowMixture, estimator, fitting, row_stream
 from skflowmix.starts.gaussians import Gaussians
-from skflowmix.training import phases, table
+from skflowmix.training import phases
+from skflowmix.training import table as training_table
 from skflowmix.training.phases import ModelFit
 from skflowmix.training.trainer import Trainer
+
+KINDS = {"map": "from disk", "memory": "in memory, as a stream", "usual": "as usual"}
 
 N_CLUSTERS, N_JUDGED, ROWS_AT_A_TIME = 5, 100_000, 100_000
 SECONDS_BETWEEN_SAMPLES = 0.02
@@ -53,7 +56,7 @@ PARTS = [
     (fitting.Standardizer, "fit", "scales"),
     (estimator.ProposedStart, "responsibilities", "first partition"),
     (Gaussians, "fit_each", "Gaussians"),
-    (table, "nearest_others", "nearest rows"),
+    (training_table, "nearest_others", "nearest rows"),
     (phases, "nearest_others", "nearest rows"),
     (ModelFit, "run", "training"),
     (ModelFit, "fit_posterior", "last fit of q"),
@@ -196,6 +199,33 @@ def fit(kind, path, n_rows, n_columns, n_threads, parameters):
     return result
 
 
+def report(fits):
+    """A row for each fit."""
+    return table(
+        [
+            "rows",
+            "read",
+            "growth, MB",
+            "CPU s",
+            "us a row",
+            "not training",
+            "score",
+        ],
+        [
+            [
+                f"{fit['rows']:_}".replace("_", " "),
+                KINDS[name.split("-")[0]],
+                f"{fit['growth_mb']:.0f} (table {fit['table_mb']:.0f})",
+                f"{fit['cpu_s']:.0f}",
+                f"{fit['all rows']['us_per_row']:.0f}" if "all rows" in fit else "",
+                f"{1 - fit['parts_s']['training'] / fit['cpu_s']:.2f}",
+                f"{fit['log_likelihood']:.3f}",
+            ]
+            for name, fit in fits.items()
+        ],
+    )
+
+
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -203,14 +233,20 @@ def main():
     parser.add_argument("--rows", type=int, default=2_000_000)
     parser.add_argument("--columns", type=int, default=10)
     parser.add_argument("--in-memory", type=int, default=200_000)
-    kinds = ["map", "memory", "usual"]
+    kinds = list(KINDS)
     parser.add_argument("--fits", nargs="+", choices=kinds, default=kinds[:2])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--folder", help="where to keep the memory map")
     parser.add_argument("--parameters", type=json.loads, default={})
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
-    results = {"environment": environment(), "fits": {}}
+    results = {"environments": [environment()], "fits": {}}
+    if args.output and args.output.exists():
+        former = json.loads(args.output.read_text())
+        results["fits"] = former["fits"]
+        if environment() not in former["environments"]:
+            former["environments"].append(environment())
+        results["environments"] = former["environments"]
     with tempfile.TemporaryDirectory() as temporary:
         path = Path(args.folder or temporary) / "rows.npy"
         write_map(path, args.rows, args.columns)
@@ -218,8 +254,8 @@ def main():
             n_rows = args.rows if kind == "map" else args.in_memory
             task = (kind, path, n_rows, args.columns, args.threads, args.parameters)
             with multiprocessing.get_context("spawn").Pool(1) as pool:
-                results["fits"][kind] = pool.apply(fit, task)
-            print(kind, json.dumps(results["fits"][kind], indent=1), flush=True)
+                result = results["fits"][f"{kind}-{n_rows}"] = pool.apply(fit, task)
+            print(kind, json.dumps(result, indent=1), flush=True)
             if args.output:
                 args.output.write_text(json.dumps(results, indent=1) + "\n")
 

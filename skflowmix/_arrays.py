@@ -29,7 +29,7 @@ __all__ = [
 
 # Working memory of one chunk of an evaluation, in floats: what caches hold or, on a
 # GPU, what keeps it busy.
-CHUNK_FLOATS = {"cpu": 4_000_000, "cuda": 250_000_000}
+CHUNK_FLOATS = {"cpu": 10_000_000, "cuda": 250_000_000}
 
 
 def resolve_device(device: str, *, fitted: bool = False) -> torch.device:
