@@ -42,7 +42,7 @@ from skflowmix.training import table as training_table
 from skflowmix.training.phases import ModelFit
 from skflowmix.training.trainer import Trainer
 
-KINDS = {"map": "from disk", "memory": "in memory, as a stream", "usual": "as usual"}
+KINDS = {"map": "from disk", "memory": "in memory", "usual": "in memory, usual fit"}
 
 N_CLUSTERS, N_JUDGED, ROWS_AT_A_TIME = 5, 100_000, 100_000
 SECONDS_BETWEEN_SAMPLES = 0.02

@@ -187,7 +187,7 @@ SECTIONS = (
     Section(
         "Large tables",
         "large.json",
-        "large.py --rows 20000000 --fits map memory usual",
+        "large.py --rows 20000000 --fits KIND --in-memory ROWS",
         "Fits of float32 tables of ten columns in five bent groups: growth of memory "
         "that no file backs, CPU seconds, microseconds for a row in the last phase, "
         "and the share of the time in which nothing is trained. The score is that of "

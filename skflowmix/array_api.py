@@ -7,24 +7,17 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from sklearn import get_config
-from sklearn.utils._array_api import _convert_to_numpy, device, get_namespace, move_to
+from sklearn.utils import _array_api
 
-__all__ = ["Method", "in_kind", "like", "own_errors", "saved_as_numpy", "to_numpy"]
+__all__ = ["Method", "as_numpy", "in_kind", "like", "own_errors", "to_numpy"]
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
 
-def _foreign_namespace(array: Any) -> Any:
-    """Return a tensor's namespace if dispatch is on; None for what NumPy takes."""
-    if not get_config()["array_api_dispatch"] or not _is_foreign(array):
-        return None
-    return get_namespace(array)[0]
-
-
 def _is_foreign(array: Any) -> bool:
-    if isinstance(array, (np.ndarray, np.generic)):
-        return False
-    return isinstance(array, torch.Tensor) or hasattr(array, "__array_namespace__")
+    """Tell whether an array is one of another library than NumPy."""
+    is_array = _array_api.array_api_compat.is_array_api_obj(array)
+    return is_array and not isinstance(array, (np.ndarray, np.generic))
 
 
 def own_errors() -> np.errstate:
@@ -34,28 +27,36 @@ def own_errors() -> np.errstate:
 
 def to_numpy(array: Any) -> Any:
     """Return a tensor as a NumPy array if dispatch is on, all else unchanged."""
-    xp = None if array is None else _foreign_namespace(array)
-    return array if xp is None else _convert_to_numpy(array, xp)
+    return as_numpy(array) if get_config()["array_api_dispatch"] else array
 
 
-def saved_as_numpy(value: Any) -> Any:
-    """Return a tensor as a NumPy array, dispatch or not, and all else unchanged."""
+def as_numpy(value: Any) -> Any:
+    """Return a tensor as a NumPy array, dispatch or not, all else unchanged."""
     if isinstance(value, torch.Tensor):
         return value.numpy(force=True)
     if not _is_foreign(value):
         return value
-    return _convert_to_numpy(value, value.__array_namespace__())
+    xp = _array_api.array_api_compat.array_namespace(value)
+    return _array_api._convert_to_numpy(value, xp)
 
 
 def like(example: Any, array: Any) -> Any:
     """Return a NumPy array in the kind, and on the device, of another array.
 
-    It stays a NumPy array if dispatch is off, or if it does not hold numbers.
+    It stays a NumPy array if dispatch is off, or if it does not hold numbers of at most
+    64 bits.
     """
-    xp = _foreign_namespace(example)
-    if xp is None or not isinstance(array, np.ndarray) or array.dtype.kind in "OUSmM":
+    if (
+        not get_config()["array_api_dispatch"]
+        or not _is_foreign(example)
+        or not isinstance(array, np.ndarray)
+        or array.dtype.kind not in "biuf"
+        or array.dtype.itemsize > 8
+    ):
         return array
-    return move_to(array, xp=xp, device=device(example))
+    native = array.astype(array.dtype.newbyteorder("="), copy=False)
+    xp, _ = _array_api.get_namespace(example)
+    return _array_api.move_to(native, xp=xp, device=_array_api.device(example))
 
 
 def in_kind(method: Method) -> Method:

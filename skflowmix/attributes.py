@@ -78,7 +78,7 @@ def attributes_of_model(
         "means_": means,
         "covariances_": covariances,
         "n_flows_": len(of_flows),
-        "flow_components_": groups.of_flow,
+        "flow_components_": groups.of_flow.copy(),
         "flow_weights_": of_flows,
         "flow_means_": means_of_each,
         "flow_covariances_": of_each,

@@ -162,6 +162,10 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
 
     Notes
     -----
+    After a fit on tensors, with scikit-learn's array API dispatch, the arrays of
+    `mixture_` and samples are tensors on the same device; `classes_` and
+    `class_log_prior_` stay NumPy arrays.
+
     `n_components_per_class` replaces the parameters `n_components` and
     `n_flows_per_component` of `FlowMixture`. Its parameters `n_init`, `weights_init`,
     `means_init`, `n_jobs`, `warm_start` and `max_components` do not exist here, and

@@ -288,7 +288,8 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
     Notes
     -----
     After a fit on tensors, with scikit-learn's array API dispatch, fitted arrays are
-    tensors on the same device, as in `GaussianMixture`.
+    tensors on the same device, as in `GaussianMixture`, and so are samples while
+    dispatch is on. In files, pickles and copies they are NumPy arrays.
 
     Identical rows are merged first and their weights added: weighting a row equals
     repeating it. The number of rows is counted in units of the greatest common divisor

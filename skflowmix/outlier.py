@@ -163,6 +163,9 @@ class FlowMixtureOutlierDetector(OutlierMixin, CallbackSupportMixin, OptionsMixi
 
     Notes
     -----
+    After a fit on tensors, with scikit-learn's array API dispatch, the arrays of
+    `mixture_` are tensors on the same device.
+
     The parameters `n_flows_per_component`, `n_init`, `weights_init`, `means_init`,
     `n_jobs`, `warm_start` and `max_components` of `FlowMixture` do not exist here, and
     `init_params` cannot be an array. A component is one flow.

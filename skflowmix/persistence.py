@@ -8,7 +8,7 @@ import numpy as np
 from sklearn.pipeline import Pipeline
 
 from skflowmix._arrays import LockedSeeds
-from skflowmix.array_api import saved_as_numpy
+from skflowmix.array_api import as_numpy
 from skflowmix.classifier import FlowMixtureClassifier
 from skflowmix.distance_to_measure import NeighborDensity
 from skflowmix.estimator import FlowMixture
@@ -122,7 +122,7 @@ def _state(value: object) -> dict[str, Any]:
     Tensors become NumPy arrays, which every machine can load.
     """
     return {
-        name: saved_as_numpy(own)
+        name: as_numpy(own)
         for name, own in vars(value).items()
         if not name.startswith((*OF_CALLBACKS, "_metadata_request"))
     }

@@ -19,7 +19,7 @@ from skflowmix._arrays import (
     torch_generator,
 )
 from skflowmix._version import __version__
-from skflowmix.array_api import Method, in_kind, like, own_errors, to_numpy
+from skflowmix.array_api import Method, as_numpy, in_kind, like, own_errors, to_numpy
 from skflowmix.evaluation import evaluate, module_on
 from skflowmix.model.mixture import MixtureModule
 from skflowmix.parameter_checks import check_weights
@@ -413,7 +413,9 @@ class FittedMethods(BaseEstimator):
         return hasattr(self, "module_")
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_skflowmix_version": __version__}
+        # NumPy arrays in place of tensors, which not every machine could load.
+        state = {n: as_numpy(value) for n, value in super().__getstate__().items()}
+        return {**state, "_skflowmix_version": __version__}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         version = state.pop("_skflowmix_version", None)

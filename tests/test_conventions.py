@@ -4,6 +4,7 @@ import copy
 import pickle
 import re
 
+import joblib
 import numpy as np
 import pandas as pd
 import pytest
@@ -226,13 +227,23 @@ def test_fitted_attributes_and_samples_are_tensors_after_a_fit_on_tensors(tmp_pa
         assert_array_equal(value.numpy(), wanted[name])
         assert value.numpy().dtype == wanted[name].dtype
     assert of_one.tolist() == [1, 1, 1]
-    for other in copies:
-        assert_array_equal(other.means_, expected.means_)
-        assert_array_equal(other.sample(5, random_state=0)[0], rows)
     skflowmix.save(model, tmp_path / "model")
     loaded = skflowmix.load(tmp_path / "model")
-    assert type(loaded.means_) is type(loaded.labels_) is np.ndarray
-    assert_array_equal(loaded.predict(X), expected.labels_)
+    # Copies can be loaded where the tensors' device is missing.
+    for other in (*copies, loaded):
+        assert type(other.means_) is type(other.labels_) is np.ndarray
+        assert_array_equal(other.means_, expected.means_)
+        assert_array_equal(other.sample(5, random_state=0)[0], rows)
+        assert_array_equal(other.predict(X), expected.labels_)
+        assert joblib.hash(other) == joblib.hash(model) == joblib.hash(expected)
+
+
+def test_fitted_tensors_are_copies():
+    X = torch.as_tensor(moons().copy())
+    with config_context(array_api_dispatch=True):
+        model = make(FlowMixture, 2, **NETWORKS).fit(X.requires_grad_())
+        model.flow_components_.zero_()
+        assert set(model.sample(50, random_state=0)[1].tolist()) == {0, 1}
 
 
 def test_the_kind_of_the_attributes_follows_the_last_rows():
@@ -258,6 +269,10 @@ def test_classes_are_drawn_as_tensors_after_a_fit_on_tensors():
         assert isinstance(model.mixture_.means_, torch.Tensor)
         words = classifier().fit(X, np.array(["no", "yes", "?"])[MARKED])
         assert type(words.sample(4)[1]) is np.ndarray
+        swapped = classifier().fit(X, MARKED.astype(">i4"))
+        assert isinstance(swapped.sample(4)[1], torch.Tensor)
+        wide = classifier().fit(X, MARKED.astype(np.longdouble))
+        assert type(wide.sample(4)[1]) is np.ndarray
     assert isinstance(rows, torch.Tensor)
     assert labels.tolist() == [1] * 4
     assert type(model.sample(4)[0]) is np.ndarray

@@ -4,6 +4,7 @@ import joblib
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
+from sklearn import config_context
 from sklearn.model_selection import GridSearchCV
 from small_models import assert_same_answers, moons, small
 
@@ -48,5 +49,7 @@ def test_blocks_are_scored_one_by_one():
     assert_allclose(scores.compute(), model.score_samples(moons()), rtol=1e-12)
     proba = blocks.map_blocks(model.predict_proba, dtype=np.float64, chunks=(40, 2))
     assert_allclose(proba.compute(), model.predict_proba(moons()), rtol=1e-12)
+    with config_context(array_api_dispatch=True):
+        assert_array_equal(np.asarray(model.predict(blocks)), model.predict(moons()))
     # Rows to fit come into memory.
     assert_same_answers(small(2).fit(blocks), model, moons())

@@ -33,7 +33,12 @@ from skflowmix.starts.knn import (
     one_hot,
 )
 from skflowmix.starts.merging import merging_labels
-from skflowmix.starts.preprocessing import column_space, repeat_widths, row_counts
+from skflowmix.starts.preprocessing import (
+    column_space,
+    repeat_widths,
+    row_counts,
+    stand_for_several,
+)
 from skflowmix.starts.scores import (
     CLEAR_SEPARATION,
     REG_COVAR,
@@ -79,8 +84,9 @@ SMALLEST_REPEAT_WIDTH, LARGEST_REPEAT_WIDTH = 0.15, 1.0
 # Repeated rows with more than this share of the weight could be a cluster, however near
 # others are: they get noise even of smaller widths.
 HEAVY_ROW = 0.02
-# In rounded tables, whose repeated rows have more than this share of the weight, all
-# values get noise: distances between distinct rows ignore the numbers of their copies.
+# If rounded rows that repeat have more than this share of the weight, all rounded rows
+# get noise of any width and are split into copies: otherwise neighbour graphs would
+# count the lightest row as much as the heaviest.
 ROUNDED_SHARE = 0.5
 
 
@@ -274,10 +280,11 @@ def _spread_repeats(
     widths = repeat_widths(x, sample_weight, LARGEST_REPEAT_WIDTH)
     if widths is None:
         return x, sample_weight, origin
-    total, repeats = sample_weight.sum(), row_counts(sample_weight) > 1
-    spread = repeats & (sample_weight > HEAVY_ROW * total)
+    total = sample_weight.sum()
+    spread = (sample_weight > HEAVY_ROW * total) & (row_counts(sample_weight) > 1)
     rounded = _rows_of_shared_values(x)
-    if sample_weight[repeats & rounded].sum() > ROUNDED_SHARE * total:
+    repeated = rounded & stand_for_several(sample_weight)
+    if sample_weight[repeated].sum() > ROUNDED_SHARE * total:
         spread |= rounded
     widths[(widths < SMALLEST_REPEAT_WIDTH) & ~spread[:, None]] = 0.0
     is_discrete = np.all((widths > 0) | (np.ptp(x, axis=0) == 0), axis=1)
@@ -299,7 +306,8 @@ def _spread_repeats(
 def _rows_of_shared_values(x: np.ndarray) -> np.ndarray:
     """Return which rows share the value of every column with another distinct row.
 
-    Rounded rows of several columns do, copies of rows of real numbers do not.
+    Rounded rows do, copies of rows of real numbers do not. No row does if only one
+    column varies.
     """
     shared = np.ones(len(x), dtype=bool)
     for column in x.T:

@@ -18,6 +18,7 @@ __all__ = [
     "repeat_widths",
     "row_counts",
     "split_rows",
+    "stand_for_several",
 ]
 
 # Fewer held-out rows are too few to compare models by.
@@ -177,6 +178,11 @@ def _denominator(ratio: float) -> int:
     return denominator
 
 
+def stand_for_several(weights: np.ndarray) -> np.ndarray:
+    """Return which merged rows have at least twice the least weight."""
+    return weights >= 2 * weights.min() * (1 - 1e-9)
+
+
 def repeat_widths(
     x: np.ndarray, weights: np.ndarray, largest: float
 ) -> np.ndarray | None:
@@ -202,8 +208,7 @@ def repeat_widths(
         `MIN_WIDTH`, and in constant columns. None if all are zero.
     """
     widths = np.zeros(x.shape)
-    # A row of at least twice the least weight stands for several.
-    repeated = (weights >= 2 * weights.min() * (1 - 1e-9)).astype(float)
+    repeated = stand_for_several(weights).astype(float)
     for j, column in enumerate(x.T):
         values, index, counts = np.unique(
             column, return_inverse=True, return_counts=True

@@ -41,8 +41,10 @@ def coded(draw, share, code, n_columns, seed=0):
     return X, y, is_coded
 
 
-def labels_of_start(X, n_components):
-    rows, weights, inverse = merge_identical_rows(X, np.ones(len(X)))
+def labels_of_start(X, n_components, sample_weight=None):
+    if sample_weight is None:
+        sample_weight = np.ones(len(X))
+    rows, weights, inverse = merge_identical_rows(X, sample_weight)
     standardizer = Standardizer.fit(rows, weights)
     start = propose_starts(
         standardizer.transform(rows, 1e8),
@@ -68,6 +70,9 @@ def test_rounded_tables_of_many_rows_keep_their_clusters(draw, step, n_rows):
     X, y = draw(n_rows, random_state=0, **shape)
     X = np.round(X / X.std() / step) * step
     assert adjusted_rand_score(y, labels_of_start(X, 2)) > 0.97
+    # Also where weights have no common unit.
+    real = np.random.default_rng(0).uniform(0.9, 1.1, n_rows)
+    assert adjusted_rand_score(y, labels_of_start(X, 2, real)) > 0.97
 
 
 @pytest.mark.parametrize("n_columns", [1, 3])
