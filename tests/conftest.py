@@ -1,6 +1,7 @@
 """One thread, no windows, reproducible examples, untouched global generators."""
 
 import os
+import signal
 
 # Before NumPy and torch are imported, here and by the workers: one thread each.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -35,6 +36,14 @@ settings.load_profile("ci")
 def pytest_runtest_setup(item):
     if item.get_closest_marker("cuda") and not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
+
+
+@pytest.fixture
+def handler():
+    """What answers interrupts, also where the tests run without them."""
+    former = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield signal.default_int_handler
+    signal.signal(signal.SIGINT, former)
 
 
 def _global_rng_states(cuda):

@@ -330,14 +330,6 @@ def test_a_fit_whose_callback_cannot_be_torn_down_is_none(cls):
     assert len(model.set_callbacks().score_samples(X)) == 60
 
 
-@pytest.fixture
-def handler():
-    """What answers interrupts, also where the tests run without them."""
-    former = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield signal.default_int_handler
-    signal.signal(signal.SIGINT, former)
-
-
 class Interrupts(Stop):
     """Sends an interrupt at the end of a task's n-th run."""
 

@@ -32,7 +32,7 @@ def test_a_warning_points_to_the_caller(call):
     assert {warning.filename for warning in caught} == {__file__}
 
 
-def test_an_interrupted_fit_points_to_the_caller():
+def test_an_interrupted_fit_points_to_the_caller(handler):
     """scikit-learn tears callbacks down by way of the standard library."""
 
     class Interrupts(StopOnInterrupt):

@@ -599,10 +599,9 @@ def _column_numbers(columns: Any, names: list[str]) -> list[int]:
 
 
 def _component_names(estimator: FlowMixture | FlowMixtureClassifier) -> list[str]:
-    classes = getattr(estimator, "classes_", None)
-    if classes is None:
-        return [f"component {k}" for k in range(estimator.n_components_)]
-    return [f"class {name}" for name in classes]
+    if isinstance(estimator, FlowMixtureClassifier):
+        return [f"class {name}" for name in estimator.classes_]
+    return [f"component {k}" for k in range(estimator.n_components_)]
 
 
 def _numbered(
@@ -626,8 +625,8 @@ def _log_joint(
     nameless = without_names(estimator)
     if isinstance(estimator, FlowMixtureClassifier):
         return nameless.predict_joint_log_proba(rows)
-    log_prob = nameless.component_log_prob(rows)
-    return log_prob + np.log(estimator.module_.group_weights())
+    weights = estimator.module_.group_weights()
+    return nameless.component_log_prob(rows) + np.log(weights)
 
 
 def _places(
