@@ -93,7 +93,8 @@ def clearly_gains(rows: Batch, log_prob: Tensor, reference: Tensor) -> bool:
 
 def _bounded_gains(rows: Batch, log_prob: Tensor, reference: Tensor) -> Tensor:
     bound = GAIN_BOUND * rows.x.shape[1]
-    return (log_prob - reference).clamp(-bound, bound)
+    # Models whose Gaussians are ill-conditioned are trained in float64.
+    return (log_prob - reference).to(rows.weights.dtype).clamp(-bound, bound)
 
 
 def _expected_loss(

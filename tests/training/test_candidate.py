@@ -1,9 +1,12 @@
 """A candidate: which Gaussians it starts from, and what becomes of its flows."""
 
+from itertools import cycle
+
 import numpy as np
 import pytest
 from small_models import small
 
+from skflowmix.starts.gaussians import Gaussians
 from skflowmix.training import candidate, phases
 
 
@@ -36,6 +39,16 @@ def test_large_tables_are_trained_once(large, tol, monkeypatch):
     small(2, tol=tol, max_iter=100).fit(groups_of_other_shapes())
     assert len(strengths) == (1 if large else 2)
     assert (strengths[0] < 6) == (large is not None and tol < 1)
+
+
+@pytest.mark.parametrize("answers", [(False, True), (True, False, False)])
+@pytest.mark.parametrize("parameters", [{}, {"n_flows_per_component": "auto"}])
+def test_models_in_float64_compete_with_others(answers, parameters, monkeypatch):
+    answer = cycle(answers)
+    monkeypatch.setattr(Gaussians, "need_float64", lambda _: next(answer))
+    X = groups_of_other_shapes()
+    model = small(2, n_iter_init=2, n_init=2, dtype="float32", **parameters).fit(X)
+    assert np.isfinite(model.score(X))
 
 
 def attempts_of(model, X, monkeypatch):

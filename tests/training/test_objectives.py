@@ -646,6 +646,16 @@ def test_one_row_cannot_decide_a_gain():
     assert robust_gain(data, worse, reference) < -0.05
 
 
+@pytest.mark.parametrize("other", [torch.float32, torch.float64])
+def test_models_of_other_dtypes_are_compared(other):
+    data = Batch(torch.zeros(100, 2), torch.ones(100), torch.ones(100, 1))
+    better, worse = torch.full((100,), 0.2), torch.zeros(100)
+    for log_prob, reference in ((better.to(other), worse), (better, worse.to(other))):
+        assert robust_gain(data, log_prob, reference) == pytest.approx(0.2)
+        assert clearly_gains(data, log_prob, reference)
+        assert not clearly_gains(data, reference, log_prob)
+
+
 def test_batches_add_up_to_all_rows_however_heavy_one_is():
     """Weight equals repetition for gradients too, not only for row counts."""
     model, data = make_model("maf", 3, 2), make_rows(n_rows=64)
