@@ -59,7 +59,9 @@ def labels_of_start(X, n_components, sample_weight=None):
     return start.argmax(axis=1)[inverse]
 
 
-@pytest.mark.parametrize("n_rows", [5_000, 50_000])
+@pytest.mark.parametrize(
+    "n_rows", [5_000, pytest.param(50_000, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("step", [0.1, 0.2])
 @pytest.mark.parametrize(
     "draw", [make_moons, pytest.param(make_circles, marks=pytest.mark.slow)]
