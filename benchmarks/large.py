@@ -202,15 +202,7 @@ def fit(kind, path, n_rows, n_columns, n_threads, parameters):
 def report(fits):
     """A row for each fit."""
     return table(
-        [
-            "rows",
-            "read",
-            "growth, MB",
-            "CPU s",
-            "us a row",
-            "not training",
-            "score",
-        ],
+        ["rows", "read", "growth, MB", "CPU s", "us a row", "not training", "score"],
         [
             [
                 f"{fit['rows']:_}".replace("_", " "),
@@ -240,13 +232,12 @@ def main():
     parser.add_argument("--parameters", type=json.loads, default={})
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
-    results = {"environments": [environment()], "fits": {}}
+    results = {"environments": [], "fits": {}}
     if args.output and args.output.exists():
-        former = json.loads(args.output.read_text())
-        results["fits"] = former["fits"]
-        if environment() not in former["environments"]:
-            former["environments"].append(environment())
-        results["environments"] = former["environments"]
+        results = json.loads(args.output.read_text())
+    machine = environment()
+    if machine not in results["environments"]:
+        results["environments"].append(machine)
     with tempfile.TemporaryDirectory() as temporary:
         path = Path(args.folder or temporary) / "rows.npy"
         write_map(path, args.rows, args.columns)
