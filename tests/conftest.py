@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+from joblib.externals.loky import reusable_executor
 
 # Sums depend on the number of threads in the last bits; so would the tests.
 torch.set_num_threads(1)
@@ -44,6 +45,17 @@ def handler():
     former = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield signal.default_int_handler
     signal.signal(signal.SIGINT, former)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _idle_workers_end():
+    """End joblib's worker processes with a module, not after 300 idle seconds.
+
+    A call that came just when they ended by themselves has waited forever.
+    """
+    yield
+    if reusable_executor._executor is not None:
+        reusable_executor._executor.shutdown(wait=True)
 
 
 def _global_rng_states(cuda):
