@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
-from joblib.externals.loky import reusable_executor
+from joblib import parallel_config
 
 # Sums depend on the number of threads in the last bits; so would the tests.
 torch.set_num_threads(1)
@@ -47,15 +47,14 @@ def handler():
     signal.signal(signal.SIGINT, former)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _idle_workers_end():
-    """End joblib's worker processes with a module, not after 300 idle seconds.
+@pytest.fixture(autouse=True, scope="session")
+def _workers_wait():
+    """Keep joblib's worker processes for all tests, not for 300 idle seconds.
 
     A call that came just when they ended by themselves has waited forever.
     """
-    yield
-    if reusable_executor._executor is not None:
-        reusable_executor._executor.shutdown(wait=True)
+    with parallel_config(backend="loky", idle_worker_timeout=3600):
+        yield
 
 
 def _global_rng_states(cuda):

@@ -364,16 +364,16 @@ def test_parameters(owner, name):
         if any(constraint.is_satisfied_by(value) for constraint in constraints):
             try:
                 with parallel_backend("threading"):
-                    model.fit(moons())
+                    model.fit(moons(80))
             except ValueError as error:
                 assert name in str(error)
                 n_refused += 1
             else:
-                assert_works(model, moons())
+                assert_works(model, moons(80))
         else:
             message = f"The '{name}' parameter of {owner.__name__} must be .* Got .*"
             with pytest.raises(InvalidParameterError, match=f"{message} instead"):
-                model.fit(moons())
+                model.fit(moons(80))
             n_refused += 1
     assert n_refused >= 10
 
@@ -438,7 +438,7 @@ def test_no_such_device(device):
     ],
 )
 def test_extreme_parameters_work(name, value):
-    assert_works(small(2, **{name: value}).fit(moons()), moons())
+    assert_works(small(2, **{name: value}).fit(moons(80)), moons())
 
 
 @pytest.mark.parametrize("learning_rate", [1.0, 1e3, 1e30])

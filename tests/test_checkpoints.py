@@ -72,7 +72,15 @@ FITS = {
 }
 
 
-@pytest.mark.parametrize("name", FITS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "mixture",
+        "classifier",
+        pytest.param("entropy", marks=pytest.mark.slow),
+        pytest.param("detector", marks=pytest.mark.slow),
+    ],
+)
 def test_a_fit_killed_after_every_epoch_ends_the_same(name, kill_after, tmp_path):
     cls, parameters, labels = FITS[name]
     expected = make(cls, **NETWORKS, **parameters).fit(moons(), *labels)

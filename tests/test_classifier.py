@@ -469,6 +469,7 @@ def test_a_column_given_twice_costs_little():
     assert losses[1] < losses[0] + 0.05
 
 
+@pytest.mark.slow
 def test_two_circles_with_few_labels():
     X, y = make_circles(1088, factor=0.5, random_state=0)
     X = 0.8 * X + np.random.RandomState(0).normal(0, 0.02, X.shape)

@@ -22,7 +22,6 @@ def run(check, estimator, monkeypatch):
 
 @parametrize_with_checks(
     [
-        small(3, random_state=None),
         small("auto", random_state=None),
         FlowMixture(),
     ]
@@ -37,7 +36,6 @@ def test_sklearn(estimator, check, monkeypatch):
         small(n_components, flow=flow, random_state=None)
         for flow in FLOWS
         for n_components in (1, 3)
-        if (flow, n_components) != ("nsf-ar", 3)
     ]
 )
 def test_sklearn_with_other_families(estimator, check, monkeypatch):

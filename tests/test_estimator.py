@@ -690,8 +690,20 @@ def few_values(kind, n_rows=10_000):
     return np.rint(rng.normal(colours, 12) / 8) * 8
 
 
-@pytest.mark.parametrize("kind", ["ages", "counts", "two columns", "colours"])
-@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "weighted"),
+    [
+        ("ages", True),
+        ("colours", False),
+        pytest.param("ages", False, marks=pytest.mark.slow),
+        pytest.param("colours", True, marks=pytest.mark.slow),
+        *(
+            pytest.param(kind, weighted, marks=pytest.mark.slow)
+            for kind in ("counts", "two columns")
+            for weighted in (False, True)
+        ),
+    ],
+)
 def test_covariances_of_many_rows_of_few_values_are_theirs(kind, weighted):
     X = few_values(kind)
     model = FlowMixture(2, n_transforms=0, tol=10.0, random_state=0)

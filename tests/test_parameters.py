@@ -20,6 +20,7 @@ from skflowmix.starts.partitions import INIT_METHODS
 
 # Four times as many as other properties have, in the profile that is loaded.
 many_examples = settings(max_examples=4 * settings().max_examples)
+some_examples = settings(max_examples=2 * settings().max_examples)
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 ESTIMATORS = (FlowMixture, FlowMixtureClassifier, FlowMixtureOutlierDetector)
@@ -245,7 +246,7 @@ def excuse(model, X, y=None, sample_weight=None):
     return names
 
 
-@many_examples
+@some_examples
 @given(valid_fits())
 def test_valid_parameters_fit(fit):
     model, given_rows = fit

@@ -6,6 +6,7 @@ import os
 import pickle
 import subprocess
 import sys
+from functools import cache
 
 import joblib
 import numpy as np
@@ -43,6 +44,11 @@ ROUND_TRIPS = {
 }
 
 
+@cache
+def fitted(flow):
+    return small(3, flow=flow).fit(moons())
+
+
 def parameters_of(model):
     """All parameters; those of `options` one by one, which have no equality."""
     parameters = model.get_params()
@@ -57,7 +63,7 @@ each_round_trip = pytest.mark.parametrize(
 @each_round_trip
 @pytest.mark.parametrize("flow", FLOWS)
 def test_round_trip(round_trip, flow):
-    model = small(3, flow=flow).fit(moons())
+    model = fitted(flow)
     again = round_trip(model)
     assert type(again) is FlowMixture
     assert parameters_of(again) == parameters_of(model)
