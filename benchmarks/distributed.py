@@ -10,7 +10,7 @@ thread per process:
   a sample of them, as in large tables. Held-out log-likelihood, mean over seeds.
 - ``throughput``: equally many rows, and an equally large batch, for each process. Rows
   per second of the last steps on the ELBO, over all processes, after equally many
-  steps, as the first ones evaluate more components per row. Meaningful only on a machine
+  steps, as the first ones have more components per row. Meaningful only on a machine
   with a free core for each process.
 
 Examples::

@@ -100,7 +100,19 @@ def _tied(rng, rows):
     return rows
 
 
-HARDSHIPS = (_coded, _far_apart, _tied)
+def _narrow_in_a_group(rng, rows):
+    """Make columns constant, or nearly so, in one group of the rows."""
+    n, n_columns = rows.shape
+    narrow = rng.random(n_columns) < 0.5
+    narrow[rng.integers(n_columns)] = True
+    group = rng.random(n) < rng.uniform(0.1, 0.6)
+    place = rng.normal(size=n_columns) * rows.std(axis=0)
+    width = rng.choice([0.0, 1e-12, 1e-9, 1e-6, 1e-3])
+    spread = width * (rows - rows.mean(axis=0))
+    return np.where(group[:, None] & narrow, place + spread, rows)
+
+
+HARDSHIPS = (_coded, _far_apart, _tied, _narrow_in_a_group)
 
 
 def _columns(rng, n, kinds, copies):
