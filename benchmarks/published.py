@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import ablations
 import counts
 import families
 import fits
@@ -104,6 +105,11 @@ def family_table(data):
     return families.report(data["records"])
 
 
+def ablation_table(data):
+    """What each part of the recipe is worth."""
+    return ablations.report(data["records"])
+
+
 def large_table(data):
     """What fits of large tables take."""
     return large.report(data["fits"])
@@ -179,6 +185,15 @@ SECTIONS = (
         "which a binary column is off by more than 0.05; `benchmarks/families.py` says "
         "how the rows are made. One run on a shared machine.",
         family_table,
+    ),
+    Section(
+        "Ablations",
+        "ablations.json",
+        "ablations.py --seeds 1",
+        "What leaving out one part of the recipe changes, against the defaults: mean "
+        "differences with two standard errors over made sets. Log-likelihoods are "
+        "those of new rows, nats per row. Other programs ran beside these fits.",
+        ablation_table,
     ),
     Section(
         "Hard tables",

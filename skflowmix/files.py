@@ -98,8 +98,11 @@ class _Writer:
 
     def _array(self, array: np.ndarray, where: str) -> dict[str, Any]:
         if array.dtype.kind not in ARRAY_KINDS:
-            items = [self.encode(v, where) for v in array.ravel().tolist()]
-            kind = array.dtype.str if array.dtype.kind in "US" else "object"
+            values = array.ravel()
+            if array.dtype.kind in "mM":  # `tolist` would lose the unit
+                values = values.astype(np.int64)
+            items = [self.encode(v, where) for v in values.tolist()]
+            kind = "object" if array.dtype.kind == "O" else array.dtype.str
             return {"items": items, "dtype": kind, "shape": list(array.shape)}
         if array.dtype.itemsize > 8:
             raise ValueError(

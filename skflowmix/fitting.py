@@ -457,8 +457,14 @@ def fit_mixture(
     n_components = proposals[0].shape[1]
     per_component = settings.n_flows_per_component
     n_flows = n_components * (1 if per_component == "auto" else int(per_component))
-    too_few = settings.n_transforms > 0 and not can_train_flows(table, n_flows)
-    if too_few and reducer.rank == 0:
+    wants_flows = settings.n_transforms > 0 and reducer.rank == 0
+    if start.fitted is not None:
+        if wants_flows and start.fitted[0].components.n_flow_parameters == 0:
+            warn_user(
+                "Flows are not trained: the model to continue is a mixture of "
+                "Gaussians. Set warm_start=False to fit flows."
+            )
+    elif wants_flows and not can_train_flows(table, n_flows):
         flows = "" if n_flows == n_components else f" of {per_component} flows each"
         warn_user(
             f"Flows are not trained on {len(table.x)} distinct rows for {n_components} "

@@ -184,6 +184,10 @@ def save(
     --------
     load : Read the file.
 
+    Notes
+    -----
+    Callbacks and metadata requests are not saved.
+
     Examples
     --------
     >>> import tempfile

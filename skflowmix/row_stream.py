@@ -119,7 +119,11 @@ class RowStream:
             if self.sample_weight is not None:
                 numbers = np.flatnonzero(self.sample_weight)[numbers]
             return numbers, self._checked(self.X[numbers], "of a sample")
-        runs = _draw(-(-self.n_rows // RUN), size // RUN, random_state) * RUN
+        starts = np.arange(0, self.n_rows, RUN)
+        if self.sample_weight is not None:
+            counted = np.add.reduceat(self.sample_weight > 0, starts, dtype=int)
+            starts = starts[counted > 0]
+        runs = starts[_draw(len(starts), size // RUN, random_state)]
         ends = np.minimum(runs + RUN, self.n_rows)
         parts = list(zip(runs.tolist(), ends.tolist(), strict=True))
         numbers = np.concatenate([np.arange(*part) for part in parts])

@@ -3,6 +3,7 @@
 import copy
 import pickle
 import re
+import warnings
 from functools import cache
 
 import joblib
@@ -414,6 +415,19 @@ def test_a_warning_where_flows_are_not_trained():
     left_out = rf"on 40 distinct rows .* {len(TRUE) - 40} rows without a label are left"
     with pytest.warns(UserWarning, match=left_out):
         model.fit(moons(), y)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_warm_starts_say_whether_there_are_flows():
+    flows = small(2, warm_start=True).fit(moons())
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "Flows are not trained")
+        flows.fit(moons()[:10])
+    assert flows.module_.components.n_flow_parameters
+    with pytest.warns(UserWarning, match="on 6 distinct rows"):
+        gaussians = small(2, warm_start=True).fit(moons()[:6])
+    with pytest.warns(UserWarning, match="to continue is a mixture of Gaussians"):
+        gaussians.fit(moons())
 
 
 def test_verbose_lines_say_when_and_in_which_units(capsys):

@@ -68,14 +68,23 @@ def test_a_mixture_of_several_flows_per_component_is_the_same(tmp_path):
     )
 
 
+def dates(unit, kind="datetime64"):
+    return np.array([1, 2, 3], dtype=f"{kind}[{unit}]")[LABELS]
+
+
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-@pytest.mark.parametrize("labels", [LABELS, WORDS], ids=["numbers", "words"])
+@pytest.mark.parametrize(
+    "labels",
+    [LABELS, WORDS, dates("ns"), dates("D"), dates("Y", "timedelta64")],
+    ids=["numbers", "words", "instants", "days", "durations"],
+)
 def test_a_classifier_is_the_same(labels, tmp_path):
     model = make(FlowMixtureClassifier, 2, random_state=0, **NETWORKS)
     again = round_trip(model.fit(moons(), labels), tmp_path)
     assert_array_equal(again.predict_proba(moons()), model.predict_proba(moons()))
     assert_array_equal(again.predict(moons()), model.predict(moons()))
     assert_array_equal(again.classes_, model.classes_)
+    assert again.classes_.dtype == model.classes_.dtype
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")

@@ -196,6 +196,14 @@ def test_integers_are_rows_too(few_rows):
     assert np.isfinite(model.score_samples(X)).all()
 
 
+def test_all_rows_of_positive_weight_are_sampled_where_they_are_few(few_rows):
+    X, weights = blobs(20_000), np.zeros(20_000)
+    weights[[5, 10_001, 19_999]] = weights[1000:1040] = 1
+    numbers, rows = RowStream(Dataset(X), weights).sample()
+    assert numbers.tolist() == np.flatnonzero(weights).tolist()
+    assert (rows == X[numbers]).all()
+
+
 def test_rows_of_weight_zero_may_fill_whole_blocks(few_rows):
     weights = np.ones(1500)
     weights[200:600] = 0

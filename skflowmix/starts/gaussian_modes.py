@@ -1,7 +1,7 @@
 """Touching clusters: modes of a Gaussian mixture with a shared covariance."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from scipy.linalg import solve_triangular
@@ -23,6 +23,9 @@ PATIENCE = 2
 # lower by at least this many standard errors.
 MAX_DENSITY = 0.5
 MIN_ERRORS = 5.0
+# Largest such share in a gap between groups of Gaussians, over all columns: projected
+# on a line, a ring has a third to a half in its middle.
+MAX_IN_GAP = 0.1
 # Rows count within the distance from the line that holds this share of both Gaussians'
 # rows.
 TUBE_SHARE = 0.9
@@ -96,6 +99,11 @@ def _modes(mixture: "_Mixture", n_features: int) -> tuple[np.ndarray, list[Valle
         # The model alone has valleys where there are few rows, and the rows alone have
         # them where a cluster bends.
         density = found if density < MAX_DENSITY else max(density, found)
+        if n_rows >= MIN_ROWS + n_features and not density < limit:
+            found, least = mixture.gap(sides)
+            least = min(least, MAX_IN_GAP)
+            if found < least:
+                density, limit = found, least
         if density < limit and n_rows >= MIN_ROWS + n_features:
             between.append((a, b, density, limit, share))
             continue
@@ -186,17 +194,50 @@ class _Mixture:
         aside -= (along - self.means[a] @ direction) ** 2 / (direction @ direction)
         theirs = aside[np.isin(self.owner, (a, b))]
         width = np.quantile(theirs, TUBE_SHARE) if len(theirs) else 0.0
-        along = np.sort(along[aside <= width])
-        length = direction @ direction
-        places = self.means[a] @ direction + length * np.linspace(-0.5, 1.5, N_PLACES)
-        n_rows = np.searchsorted(along, places + length / 8)
-        n_rows -= np.searchsorted(along, places - length / 8)
-        first, last = N_PLACES // 4, N_PLACES - N_PLACES // 4
-        lowest = first + n_rows[first:last].argmin()
-        mode = max(min(n_rows[: lowest + 1].max(), n_rows[lowest:].max()), 1)
-        # The square root of a Poisson count has variance 1/4.
-        limit = max(np.sqrt(mode) - MIN_ERRORS / np.sqrt(2.0), 0.0) ** 2 / mode
-        return float(n_rows[lowest] / mode), float(min(limit, MAX_DENSITY))
+        start = self.means[a] @ direction
+        return _emptiest(along[aside <= width], start, direction @ direction)
+
+    def gap(self, sides: Sequence[np.ndarray]) -> tuple[float, float]:
+        """Count the rows of two groups of Gaussians along their discriminant direction.
+
+        For elongated groups, of which each Gaussian has few rows. The direction is
+        fitted to every other row and applied to those in between, and the reverse:
+        fitted to the same rows it would open gaps by chance.
+        """
+        groups = [self.rows[side[self.owner]] for side in sides]
+        along = []
+        for seen, other in ((0, 1), (1, 0)):
+            fitted = [rows[seen::2] for rows in groups]
+            means = [rows.mean(axis=0) for rows in fitted]
+            centred = np.concatenate(
+                [rows - mean for rows, mean in zip(fitted, means, strict=True)]
+            )
+            within = centred.T @ centred / len(centred)
+            within[np.diag_indices(len(within))] += REG_COVAR * np.trace(within)
+            direction = np.linalg.solve(within, means[1] - means[0])
+            length = (means[1] - means[0]) @ direction
+            along += [
+                (rows[other::2] - means[0]) @ direction / length for rows in groups
+            ]
+        return _emptiest(np.concatenate(along), 0.0, 1.0)
+
+
+def _emptiest(along: np.ndarray, start: float, length: float) -> tuple[float, float]:
+    """Return the smallest relative count of rows between two places, and its limit.
+
+    Counts are those of windows a quarter of the distance wide, relative to the count
+    around the lower mode; a ratio below the limit is significant.
+    """
+    along = np.sort(along)
+    places = start + length * np.linspace(-0.5, 1.5, N_PLACES)
+    n_rows = np.searchsorted(along, places + length / 8)
+    n_rows -= np.searchsorted(along, places - length / 8)
+    first, last = N_PLACES // 4, N_PLACES - N_PLACES // 4
+    lowest = first + n_rows[first:last].argmin()
+    mode = max(min(n_rows[: lowest + 1].max(), n_rows[lowest:].max()), 1)
+    # The square root of a Poisson count has variance 1/4.
+    limit = max(np.sqrt(mode) - MIN_ERRORS / np.sqrt(2.0), 0.0) ** 2 / mode
+    return float(n_rows[lowest] / mode), float(min(limit, MAX_DENSITY))
 
 
 def _mixtures(
