@@ -103,6 +103,20 @@ def test_gaussians_that_touch_are_counted(n_features):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("n_features", [3, 12])
+def test_a_sparse_long_cluster_beside_a_dense_one_is_counted(n_features):
+    """Its rows are farther from each other than the dense one is wide."""
+    rng = np.random.default_rng(0)
+    dense = rng.normal(size=(400, n_features))
+    dense[:, 0] += rng.uniform(-8, 8, 400)
+    sparse = rng.normal(size=(80, n_features))
+    sparse[:, 1] += rng.uniform(-8, 8, 80)
+    sparse *= 3
+    sparse[:, 2] += 20
+    x = np.concatenate([dense, sparse])
+    assert count(x / x.std(axis=0), 20) == 2
+
+
 def test_more_rows_show_no_fewer_clusters():
     x, _ = separated_crescents(5, 3, 2, n_per_cluster=1000)
     few = np.concatenate([1000 * k + np.arange(100) for k in range(5)])
