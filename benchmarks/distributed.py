@@ -187,13 +187,13 @@ def main():
     results = {"environment": environment()}
     print(environment_text(results["environment"]))
     for job in arguments.jobs:
-        results[job] = records = {}
-        for n in arguments.processes:
-            records[str(n)] = [
-                measure(job, n, seed, arguments.rows or n_rows[job])
-                for seed in arguments.seeds
-            ]
-            report(job, records, [int(n) for n in records])
+        results[job] = records = {str(n): [] for n in arguments.processes}
+        # In turn, as a shared machine is faster at some hours than at others.
+        for seed in arguments.seeds:
+            for n in arguments.processes:
+                record = measure(job, n, seed, arguments.rows or n_rows[job])
+                records[str(n)].append(record)
+        report(job, records, arguments.processes)
         if arguments.output:
             arguments.output.write_text(json.dumps(results, indent=1) + "\n")
 

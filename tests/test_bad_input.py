@@ -438,7 +438,7 @@ def test_no_such_device(device):
     ],
 )
 def test_extreme_parameters_work(name, value):
-    assert_works(small(2, **{name: value}).fit(moons(80)), moons())
+    assert_works(small(2, **{name: value}).fit(moons(80)), moons(80))
 
 
 @pytest.mark.parametrize("learning_rate", [1.0, 1e3, 1e30])

@@ -202,7 +202,8 @@ class _Mixture:
 
         For elongated groups, of which each Gaussian has few rows. The direction is
         fitted to every other row and applied to those in between, and the reverse:
-        fitted to the same rows it would open gaps by chance.
+        fitted to the same rows it would open gaps by chance. Returns what `emptiness`
+        does.
         """
         groups = [self.rows[side[self.owner]] for side in sides]
         along = []
@@ -216,6 +217,8 @@ class _Mixture:
             within[np.diag_indices(len(within))] += REG_COVAR * np.trace(within)
             direction = np.linalg.solve(within, means[1] - means[0])
             length = (means[1] - means[0]) @ direction
+            if not length > 0:  # both have the same mean
+                return 1.0, 0.0
             along += [
                 (rows[other::2] - means[0]) @ direction / length for rows in groups
             ]
