@@ -50,7 +50,7 @@ def gaussian_modes(
     along the line through their means, however many columns there are. BIC chooses
     their number, or a few more are used if that leaves fewer clusters. Two Gaussians
     are one cluster where the mixture's density, or the rows themselves, have no valley
-    along that line.
+    along that line, unless all rows on either side leave a gap between them.
 
     Parameters
     ----------
