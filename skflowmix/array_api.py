@@ -11,6 +11,9 @@ from sklearn.utils import _array_api
 
 __all__ = ["Method", "as_numpy", "in_kind", "like", "own_errors", "to_numpy"]
 
+# Floating dtypes of torch that NumPy has, too.
+NUMPYS_FLOATS = (torch.float16, torch.float32, torch.float64)
+
 Method = TypeVar("Method", bound=Callable[..., Any])
 
 
@@ -25,15 +28,26 @@ def own_errors() -> np.errstate:
     return np.errstate(divide="warn", over="warn", under="ignore", invalid="warn")
 
 
+def _of_numpys_dtypes(value: Any) -> Any:
+    """Return a tensor of bfloat16 or float8, which NumPy has not, in float32."""
+    if isinstance(value, torch.Tensor) and value.is_floating_point():
+        return value if value.dtype in NUMPYS_FLOATS else value.float()
+    return value
+
+
 def to_numpy(array: Any) -> Any:
-    """Return a tensor as a NumPy array if dispatch is on, all else unchanged."""
+    """Return a tensor as a NumPy array if dispatch is on, all else unchanged.
+
+    Tensors of bfloat16 or float8 are converted to float32 in any case.
+    """
+    array = _of_numpys_dtypes(array)
     return as_numpy(array) if get_config()["array_api_dispatch"] else array
 
 
 def as_numpy(value: Any) -> Any:
     """Return a tensor as a NumPy array, dispatch or not, all else unchanged."""
     if isinstance(value, torch.Tensor):
-        return value.numpy(force=True)
+        return _of_numpys_dtypes(value).numpy(force=True)
     if not _is_foreign(value):
         return value
     xp = _array_api.array_api_compat.array_namespace(value)

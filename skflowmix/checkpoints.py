@@ -190,7 +190,8 @@ class Checkpoint:
         folder, own = Path(name), np.random.RandomState()
         if folder.exists() and not folder.is_dir():
             raise ValueError(f"checkpoint={str(name)!r} must be a folder, not a file.")
-        folder.mkdir(parents=True, exist_ok=True)
+        # Resolved, since a link to a folder that does not exist can be followed.
+        folder.resolve().mkdir(parents=True, exist_ok=True)
         path = folder / OF_FIT
         resumes = False
         if path.exists():

@@ -90,7 +90,7 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
         Added to the variances of every component, as a share of each variance; if a
         column is constant within a component, as a share of the pooled variance. At 0
         a constant or duplicated column is an error; from 0.01 on strong correlations
-        are lost.
+        are lost. It must be below 1e30.
     max_iter : int, default=200
         Maximum number of epochs on the ELBO, of at most 65 536 rows each. The epochs of
         the M-step and of the last phase, on all rows, do not count, see `FlowMixture`.
@@ -623,7 +623,8 @@ def _number_classes(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             "FlowMixture."
         )
     labels = known_labels(y, unlabelled)
-    check_classification_targets(labels)
+    # Repeated, because it warns of many classes in few rows.
+    check_classification_targets(np.resize(labels, len(y)))
     classes, known = np.unique(labels, return_inverse=True)
     if len(classes) == 1 and unlabelled.any():
         warn_user(

@@ -37,7 +37,7 @@ from skflowmix.monitor import (
     shown_to_callbacks,
 )
 from skflowmix.online import learn
-from skflowmix.options import FlowMixtureOptions, NameOptions, OptionsMixin
+from skflowmix.options import N_JOBS, FlowMixtureOptions, NameOptions, OptionsMixin
 from skflowmix.parameter_checks import (
     check_clusterer_and_checkpoint,
     check_model,
@@ -157,7 +157,7 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
         Added to the variances of every component, as a share of each variance; if a
         column is constant within a component, as a share of the pooled variance. At 0
         a constant or duplicated column is an error; from 0.01 on strong correlations
-        are lost.
+        are lost. It must be below 1e30.
     max_iter : int, default=200
         Maximum number of epochs on the ELBO. An epoch visits at most 65 536 rows, in
         at most 256 steps: in larger tables it is less than one pass. The epochs of the
@@ -238,7 +238,8 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
         Means of the Gaussians by which the components are whitened, in data units; for
         a component of several flows, the mean of the mixture of their Gaussians.
     covariances_ : ndarray of shape (n_components_, n_features, n_features)
-        Covariances of these Gaussians or mixtures, in data units.
+        Covariances of these Gaussians or mixtures, in data units; infinite where they
+        exceed the largest float.
     n_flows_ : int
         Number of flows of all components together.
     flow_components_ : ndarray of shape (n_flows_,)
@@ -354,13 +355,13 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
         "n_init": [Interval(Integral, 1, None, closed="left")],
         "weights_init": ["array-like", None],
         "means_init": ["array-like", None],
-        "reg_covar": [Interval(Real, 0.0, None, closed="left")],
+        "reg_covar": [Interval(Real, 0.0, 1e30, closed="left")],
         "max_iter": [Interval(Integral, 0, None, closed="left")],
         "tol": [Interval(Real, 0.0, None, closed="left")],
         "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
         "learning_rate": [Interval(Real, 0.0, None, closed="neither")],
         "device": [str],
-        "n_jobs": [Integral, None],
+        "n_jobs": N_JOBS,
         "random_state": ["random_state"],
         "warm_start": ["boolean"],
         "verbose": ["verbose"],

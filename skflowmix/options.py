@@ -11,8 +11,15 @@ from sklearn.utils._param_validation import Interval, StrOptions
 
 from skflowmix.training.settings import FitSettings
 
-__all__ = ["FlowMixtureOptions", "NameOptions", "OptionsMixin"]
+__all__ = ["N_JOBS", "FlowMixtureOptions", "NameOptions", "OptionsMixin"]
 
+
+# What `n_jobs` may be, as in joblib.
+N_JOBS = [
+    Interval(Integral, None, -1, closed="right"),
+    Interval(Integral, 1, None, closed="left"),
+    None,
+]
 
 # Parameters of `GaussianMixture` that do not exist here, and why.
 MEANINGLESS = {

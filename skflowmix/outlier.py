@@ -100,7 +100,7 @@ class FlowMixtureOutlierDetector(OutlierMixin, CallbackSupportMixin, OptionsMixi
         Added to the variances of every component, as a share of each variance; if a
         column is constant within a component, as a share of the pooled variance. At 0
         a constant or duplicated column is an error; from 0.01 on strong correlations
-        are lost.
+        are lost. It must be below 1e30.
     max_iter : int, default=200
         Maximum number of epochs on the ELBO, of at most 65 536 rows each. The epochs of
         the M-step and of the last phase, on all rows, do not count, see `FlowMixture`.

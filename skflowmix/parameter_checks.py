@@ -23,6 +23,9 @@ __all__ = [
     "check_weights",
 ]
 
+# Least positive weight, in units of about the largest: the smallest normal number.
+LEAST_WEIGHT = np.finfo(np.float64).tiny
+
 
 def check_clusterer_and_checkpoint(init_params: Any, checkpoint: Any) -> None:
     """Check that a clusterer is an instance, and a checkpoint is a path or None."""
@@ -39,10 +42,13 @@ def check_clusterer_and_checkpoint(init_params: Any, checkpoint: Any) -> None:
 
 
 def check_weights(sample_weight: Any, X: Any, n_positive: int = 2) -> np.ndarray:
-    """Return checked weights over a power of two (exact), so that no sum overflows."""
+    """Return checked weights over a power of two (exact), so that no sum overflows.
+
+    Positive weights stay positive.
+    """
     try:
         sample_weight = _check_sample_weight(
-            sample_weight, X, dtype=np.float64, ensure_non_negative=True
+            to_numpy(sample_weight), X, dtype=np.float64, ensure_non_negative=True
         )
     except (TypeError, ValueError) as error:
         if re.search("sample.weight", str(error), re.IGNORECASE):
@@ -53,7 +59,9 @@ def check_weights(sample_weight: Any, X: Any, n_positive: int = 2) -> np.ndarray
     largest = sample_weight.max()
     if not np.isfinite(largest):  # a scalar is not checked above
         raise ValueError("sample_weight must be finite.")
+    is_positive = sample_weight > 0
     sample_weight = np.ldexp(sample_weight, -np.frexp(largest)[1])
+    sample_weight[is_positive] = np.maximum(sample_weight[is_positive], LEAST_WEIGHT)
     if np.count_nonzero(sample_weight) < n_positive:
         raise ValueError(
             f"sample_weight must be positive for at least {n_positive} rows: others "

@@ -1,7 +1,9 @@
 """`save` and `load`: an estimator as one file, without pickle."""
 
+import errno
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -153,6 +155,20 @@ def _module(spec: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Mixtur
     return MixtureModule.from_spec(spec, arrays)
 
 
+def _check_path(path: Any) -> None:
+    """Refuse what is not the name of a file."""
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(
+            f"path must be the name of a file, a str or path-like, got {path!r}."
+        )
+    if not os.fspath(path):
+        raise ValueError("path must be the name of a file, got ''.")
+    if Path(path).is_dir():
+        raise IsADirectoryError(
+            errno.EISDIR, "path must be the name of a file, not a folder", str(path)
+        )
+
+
 def save(
     model: FlowMixture | FlowMixtureClassifier | FlowMixtureOutlierDetector,
     path: str | os.PathLike[str],
@@ -173,10 +189,10 @@ def save(
     Raises
     ------
     TypeError
-        If `model` is not an estimator of this library.
+        If `model` is not an estimator of this library, or `path` is no path.
     ValueError
         If a parameter is an object that a file cannot hold, such as a clusterer as
-        `init_params`.
+        `init_params`, or `path` is empty.
     OSError
         If the file cannot be written.
 
@@ -208,6 +224,7 @@ def save(
         raise TypeError(
             f"model must be one of {', '.join(sorted(ESTIMATORS))}, got {name}.{hint}"
         )
+    _check_path(path)
     write_file(path, "model", model, _to_plain, name)
 
 
@@ -229,9 +246,14 @@ def load(path: str | os.PathLike[str]) -> Any:
     ------
     ModelFileError
         If the file is not a model, is damaged, or has a later version of the format.
+    TypeError
+        If `path` is no path.
+    ValueError
+        If `path` is empty.
     OSError
         If the file cannot be read.
     """
+    _check_path(path)
     model = read_file(path, "model", _from_plain)
     if type(model) not in ESTIMATORS.values():
         raise ModelFileError(f"{path} holds no estimator.")

@@ -385,9 +385,18 @@ class FittedMethods(BaseEstimator):
 
     @property
     def precisions_(self) -> np.ndarray:
-        """Inverses of `covariances_`: (n_components_, n_features, n_features)."""
-        factors = self._precisions_cholesky()
-        return like(self.means_, factors @ factors.transpose(0, 2, 1))
+        """Inverses of `covariances_`: (n_components_, n_features, n_features).
+
+        Infinite where they exceed the largest float.
+        """
+        factors, scale = self._precisions_cholesky()
+        precisions = factors @ factors.transpose(0, 2, 1)
+        # Powers of two apart, since a product of two scales could overflow.
+        parts, powers = np.frexp(scale)
+        precisions /= parts[:, None] * parts
+        with np.errstate(over="ignore", under="ignore"):
+            precisions = np.ldexp(precisions, -powers[:, None] - powers)
+        return like(self.means_, precisions)
 
     @property
     def precisions_cholesky_(self) -> np.ndarray:
@@ -395,11 +404,16 @@ class FittedMethods(BaseEstimator):
 
         Defined as in `sklearn.mixture.GaussianMixture` with full covariances.
         """
-        return like(self.means_, self._precisions_cholesky())
+        factors, scale = self._precisions_cholesky()
+        with np.errstate(over="ignore", under="ignore"):
+            return like(self.means_, factors / scale[:, None])
 
-    def _precisions_cholesky(self) -> np.ndarray:
+    def _precisions_cholesky(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the factors in units of the columns' scales, and these scales.
+
+        Squares neither overflow nor underflow in these units.
+        """
         check_is_fitted(self)
-        # In units of the columns' scales, squares neither overflow nor underflow.
         scale = self._standardizer.scale
         of_components = self._gaussians.of_groups(
             self.module_.groups, self.module_.flow_weights()
@@ -407,7 +421,7 @@ class FittedMethods(BaseEstimator):
         lower = np.linalg.cholesky(of_components.covariances)
         identity = np.eye(len(scale))
         factors = [solve_triangular(own, identity, lower=True).T for own in lower]
-        return np.stack(factors) / scale[:, None]
+        return np.stack(factors), scale
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "module_")

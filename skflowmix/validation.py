@@ -89,7 +89,11 @@ def check_rows(
     ------
     ValueError
         If the rows hold masked entries, NaN or infinity, or are not a numeric table.
+    TypeError
+        If the table is lazy.
     """
+    if type(X).__name__ == "LazyFrame":
+        raise TypeError("X is a LazyFrame, which holds no rows. Call X.collect().")
     X = to_numpy(X)
     _refuse_masked(estimator, X)
     _refuse_dates(X)

@@ -233,6 +233,13 @@ def test_a_killed_process_goes_on(tmp_path):
     assert start(str(folder)).communicate()[0] == expected
 
 
+def test_a_link_to_a_folder_that_does_not_exist_is_followed(tmp_path):
+    link, target = tmp_path / "link", tmp_path / "other" / "folder"
+    link.symlink_to(target)
+    small(2, n_transforms=0).fit(moons(), checkpoint=link)
+    assert link.is_symlink() and not list(target.iterdir())
+
+
 def test_other_files_in_the_folder_are_kept(tmp_path):
     own = tmp_path / "restart-best.safetensors", tmp_path / "restart-7.safetensors"
     for path in own:

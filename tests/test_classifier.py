@@ -160,6 +160,22 @@ def test_one_label_each_is_enough():
     assert model.score(moons(), sides()) > 0.8
 
 
+def test_few_labels_of_many_classes_are_no_regression_problem():
+    y = np.full(150, -1)
+    y[:24] = np.arange(24) % 16
+    assert len(small(n_transforms=0).fit(moons(), y).classes_) == 16
+    with pytest.raises(ValueError, match="Unknown label type: continuous"):
+        small().fit(moons(), np.where(y < 0, -1, moons()[:, 0]))
+
+
+def test_a_class_of_the_smallest_weights_is_a_class():
+    for least, largest in ((5e-324, 1.0), (1e-300, 1e300)):
+        weights = np.where(sides() == 1, least, largest)
+        model = small(n_transforms=0).fit(moons(), sides(), sample_weight=weights)
+        assert_array_equal(model.classes_, [0, 1])
+        assert np.isfinite(model.predict_log_proba(moons())).all()
+
+
 def test_rows_and_labels_from_pandas():
     frame = pd.DataFrame(moons(), columns=["a", "b"])
     model = small().fit(frame, pd.Series(sides()))

@@ -210,6 +210,23 @@ def test_tensors_give_tensors_under_dispatch(dtype):
                 assert_array_equal(tensor.numpy(), answers["predict"])
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("dispatch", [False, True])
+def test_tensors_of_half_precision(dtype, dispatch):
+    X = torch.as_tensor(moons().copy(), dtype=dtype)
+    y, weights = torch.as_tensor(TRUE), torch.ones(len(X), dtype=dtype)
+    # Without dispatch scikit-learn converts tensors to float64.
+    is_single = dispatch and dtype == torch.bfloat16
+    wide = X.to(torch.float32 if is_single else torch.float64).numpy()
+    for model in each_estimator():
+        expected = model.fit(wide, TRUE).score_samples(wide)
+        with config_context(array_api_dispatch=dispatch):
+            scores = model.fit(X, y, sample_weight=weights).score_samples(X)
+        assert isinstance(scores, torch.Tensor) == dispatch
+        assert_array_equal(np.asarray(scores), expected)
+        assert np.asarray(scores).dtype == expected.dtype
+
+
 ARRAYS = (
     *("weights_", "means_", "covariances_", "precisions_", "precisions_cholesky_"),
     *("flow_weights_", "flow_means_", "flow_covariances_", "flow_components_"),
@@ -407,6 +424,17 @@ def test_dates_are_no_numbers():
         fitted.fit(np.arange(20).astype("M8[s]"))
 
 
+def test_lazy_tables_are_refused():
+    polars = pytest.importorskip("polars")
+    table = polars.DataFrame(moons(), schema=["left", "right"])
+    fitted = FlowMixture(n_transforms=0).fit(table)
+    for model in each_estimator():
+        with pytest.raises(TypeError, match=r"LazyFrame.*X\.collect\(\)"):
+            model.fit(table.lazy(), TRUE)
+    with pytest.raises(TypeError, match=r"LazyFrame.*X\.collect\(\)"):
+        fitted.score_samples(table.lazy())
+
+
 def test_a_warning_where_flows_are_not_trained():
     with pytest.warns(UserWarning, match="Flows are not trained on 40 distinct rows"):
         small(2).fit(moons()[:40])
@@ -508,6 +536,28 @@ def test_precisions_are_inverses():
     factors = model.precisions_cholesky_
     assert_allclose(factors @ factors.transpose(0, 2, 1), expected, rtol=1e-9)
     assert not np.tril(factors, -1).any()
+
+
+def test_precisions_of_columns_in_far_units():
+    units = np.array([1e-300, 1e300, 1.0])
+    X = np.c_[moons(), moons()[:, :1] ** 2]
+    model = small(2, n_transforms=0).fit(X * units)
+    found, factors = model.precisions_, model.precisions_cholesky_ * units[:, None]
+    expected = factors @ factors.transpose(0, 2, 1)
+    assert_allclose(found[:, 0, 1], expected[:, 0, 1], rtol=1e-9)
+    assert (found == found.transpose(0, 2, 1)).all()
+
+
+@pytest.mark.parametrize("scale", [1e-160, 1e300])
+def test_precisions_beyond_the_largest_float_are_infinite(scale):
+    X = np.c_[moons(), moons()[:, :1] ** 2]
+    model = small(2, n_transforms=0).fit(X * scale)
+    with np.errstate(all="raise"):
+        precisions, factors = model.precisions_, model.precisions_cholesky_
+    assert not np.isnan(precisions).any() and np.isfinite(factors).all()
+    assert not np.isnan(model.covariances_).any()
+    too_large = precisions if scale < 1 else model.covariances_
+    assert np.isinf(too_large).all()
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e-200, 1e200])

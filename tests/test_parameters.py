@@ -80,7 +80,7 @@ VALID = {
     "init_params": st.sampled_from(
         [*INIT_METHODS, KMeans(2), AgglomerativeClustering(2), DBSCAN(0.5)]
     ),
-    "reg_covar": reals(0.0, 1.0, 0, 1e-6, 1e-300, 1e300),
+    "reg_covar": reals(0.0, 1.0, 0, 1e-6, 1e-300, 9.9e29),
     "max_iter": counts(0, 2),
     "tol": reals(0.0, 1.0, 0, 1, 1e-300, 1e300),
     "n_iter_no_change": counts(1),
@@ -391,7 +391,7 @@ INVALID = {
     "n_transforms": not_counts(0),
     "hidden_units": NOT_WIDTHS,
     "init_params": NOT_METHODS,
-    "reg_covar": not_reals(below(0)),
+    "reg_covar": not_reals(below(0), above(1e30, strictly=False)),
     "max_iter": not_counts(0),
     "tol": not_reals(below(0)),
     "n_iter_no_change": not_counts(1),
@@ -452,7 +452,9 @@ OWN_INVALID = {
                 lambda value: spoilt(value, N_COMPONENTS, N_COLUMNS)
             ),
         ),
-        "n_jobs": st.one_of(anything_but(type(None)), st.floats(), st.just("1")),
+        "n_jobs": st.one_of(
+            anything_but(type(None)), st.floats(), st.sampled_from(["1", 0])
+        ),
         "warm_start": st.one_of(anything_but(), st.integers(2), st.floats()),
         "max_components": not_counts(1),
     },

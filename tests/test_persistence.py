@@ -138,8 +138,14 @@ def test_files_that_cannot_be_read_or_written(tmp_path):
         skflowmix.load(tmp_path / "nothing")
     with pytest.raises(FileNotFoundError, match=r"folder.* not exist.*no folder'$"):
         skflowmix.save(small(), tmp_path / "no folder" / "model")
-    with pytest.raises(OSError):
-        skflowmix.load(tmp_path)
+    for act in (skflowmix.load, lambda path: skflowmix.save(small(), path)):
+        for path, error in (
+            (tmp_path, IsADirectoryError),
+            ("", ValueError),
+            (None, TypeError),
+        ):
+            with pytest.raises(error, match="path must be the name of a file"):
+                act(path)
 
 
 def test_a_file_is_replaced_at_once(tmp_path, monkeypatch):

@@ -2,7 +2,7 @@
 
 import copy
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ __all__ = [
     "check_kind",
     "color_of",
     "column_names",
+    "column_numbers",
     "limits_of",
     "mixture_of",
     "name_components",
@@ -48,6 +49,10 @@ PALE = "#C8C8C8"
 
 # Most components that a legend lists.
 MAX_NAMED = 8
+
+# A pair plot of more columns would have panels too small to see.
+MAX_COLUMNS = 8
+DEFAULT_COLUMNS = 5
 
 # Most rows to draw, a random sample of larger tables: more would hide each other.
 DRAWN_ROWS = 2000
@@ -141,6 +146,31 @@ def column_names(estimator: Any) -> list[str]:
     if names is None:
         return [f"column {j}" for j in range(estimator.n_features_in_)]
     return [str(name) for name in names]
+
+
+def column_numbers(columns: Any, names: list[str]) -> list[int]:
+    """Return columns, given by number or name, as numbers."""
+    if columns is None:
+        return list(range(min(len(names), DEFAULT_COLUMNS)))
+    if isinstance(columns, str) or not isinstance(columns, Iterable):
+        columns = [columns]
+    numbers = []
+    for column in columns:
+        is_integer = isinstance(column, (int, np.integer)) and type(column) is not bool
+        if is_integer and 0 <= column < len(names):
+            numbers.append(int(column))
+        elif isinstance(column, str) and column in names:
+            numbers.append(names.index(column))
+        else:
+            raise ValueError(
+                f"columns must be names of columns, or numbers from 0 to "
+                f"{len(names) - 1}, got {column!r}."
+            )
+    if len(set(numbers)) != len(numbers) or not 1 <= len(numbers) <= MAX_COLUMNS:
+        raise ValueError(
+            f"columns must be 1 to {MAX_COLUMNS} different columns, got {columns!r}."
+        )
+    return numbers
 
 
 def without_names(estimator: Any) -> Any:

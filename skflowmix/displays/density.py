@@ -17,6 +17,7 @@ from skflowmix.displays.canvas import (
     check_kind,
     color_of,
     column_names,
+    column_numbers,
     limits_of,
     name_components,
     number_components,
@@ -36,10 +37,6 @@ __all__ = ["DensityDisplay", "SamplesDisplay"]
 SHARES = (0.5, 0.8, 0.95, 0.99)
 OPACITIES = (0.75, 0.5, 0.3, 0.14)
 OUTSIDE = 0.04
-
-# A pair plot of more columns would have panels too small to see.
-MAX_COLUMNS = 8
-DEFAULT_COLUMNS = 5
 
 N_BARS = 30
 LABEL_WIDTH = 15
@@ -476,7 +473,12 @@ class SamplesDisplay:
         """
         check_kind(cls, estimator, (FlowMixture, FlowMixtureClassifier))
         pyplot()
-        if len(columns) != 2:
+        if estimator.n_features_in_ < 2:
+            raise ValueError(
+                "SamplesDisplay draws two columns, but the estimator was fitted to "
+                "one. DensityDisplay draws one column."
+            )
+        if np.size(columns) != 2:
             raise ValueError(f"columns must name two columns, got {columns!r}.")
         data = _draw(estimator, X, columns, n_samples, random_state)
         del data["row_components"], data["chosen"]
@@ -531,7 +533,7 @@ def _draw(
 ) -> dict[str, Any]:
     """Return rows and samples of some columns, and their numbers as `chosen`."""
     names = column_names(estimator)
-    chosen = _column_numbers(columns, names)
+    chosen = column_numbers(columns, names)
     rows = row_components = None
     if X is not None:
         rows = to_numpy(estimator._check_rows(X)).astype(np.float64)
@@ -572,30 +574,6 @@ def _with_contours(
         if inside:
             break
     return limits
-
-
-def _column_numbers(columns: Any, names: list[str]) -> list[int]:
-    """Return columns, given by number or name, as numbers."""
-    if columns is None:
-        return list(range(min(len(names), DEFAULT_COLUMNS)))
-    if isinstance(columns, (str, int, np.integer)):
-        columns = [columns]
-    numbers = []
-    for column in columns:
-        if isinstance(column, (int, np.integer)) and 0 <= column < len(names):
-            numbers.append(int(column))
-        elif isinstance(column, str) and column in names:
-            numbers.append(names.index(column))
-        else:
-            raise ValueError(
-                f"columns must be names of columns, or numbers from 0 to "
-                f"{len(names) - 1}, got {column!r}."
-            )
-    if len(set(numbers)) != len(numbers) or not 1 <= len(numbers) <= MAX_COLUMNS:
-        raise ValueError(
-            f"columns must be 1 to {MAX_COLUMNS} different columns, got {columns!r}."
-        )
-    return numbers
 
 
 def _component_names(estimator: FlowMixture | FlowMixtureClassifier) -> list[str]:

@@ -20,7 +20,7 @@ from skflowmix.displays.canvas import (
 from skflowmix.estimator import FlowMixture
 from skflowmix.outlier import FlowMixtureOutlierDetector
 from skflowmix.scorers import outliers_in
-from skflowmix.validation import column_of_labels, is_unlabelled
+from skflowmix.validation import column_of_labels, is_unlabelled, known_labels
 
 __all__ = ["AnomalyScoreDisplay", "ReliabilityDisplay"]
 
@@ -277,7 +277,8 @@ class ReliabilityDisplay:
         TypeError
             If the display does not support the estimator.
         ValueError
-            If no row has a label, or `X`, `y` or `n_bins` are invalid.
+            If no row has a label, a label is no class of the estimator, or `X`, `y` or
+            `n_bins` are invalid.
         ImportError
             If matplotlib is not installed.
         """
@@ -293,6 +294,12 @@ class ReliabilityDisplay:
         labelled = ~is_unlabelled(y)
         if not labelled.any():
             raise ValueError("No row has a label in y.")
+        y, classes = known_labels(y, ~labelled), estimator.classes_
+        unknown = y[~(y[:, None] == classes).any(1)].tolist()
+        if unknown:
+            raise ValueError(
+                f"y must hold the classes {classes.tolist()}, got {unknown[0]!r}."
+            )
         check_scalar(n_bins, "n_bins", Integral, min_val=1)
         log_joint = to_numpy(estimator.predict_joint_log_proba(X))
         raw = np.exp(log_joint - np.logaddexp.reduce(log_joint, axis=1, keepdims=True))
@@ -302,10 +309,7 @@ class ReliabilityDisplay:
         }
         return cls(
             confidence={name: own.max(1) for name, own in proba.items()},
-            right={
-                name: estimator.classes_[own.argmax(1)] == y[labelled]
-                for name, own in proba.items()
-            },
+            right={name: classes[own.argmax(1)] == y for name, own in proba.items()},
             n_bins=int(n_bins),
         ).plot(ax=ax)
 

@@ -12,6 +12,7 @@ from skflowmix.starts.shrinkage import (
     choose_shrinkages,
     log_joint_of,
     moments,
+    priors_of,
     shrink,
     weights_of,
 )
@@ -256,8 +257,8 @@ class Gaussians:
         covariances = shrink(
             totals,
             scatter,
+            priors_of(totals, scatter, shrinkage.diagonality),
             shrinkage.strength,
-            shrinkage.diagonality,
             shrinkage.reg_covar,
         )
         variances = np.diagonal(scatter, axis1=1, axis2=2)

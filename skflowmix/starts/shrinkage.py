@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.linalg import lu_factor, lu_solve
 from scipy.linalg.lapack import dtrtrs
+from scipy.special import chdtri
 
 from skflowmix.starts.preprocessing import row_counts
 
@@ -19,6 +20,7 @@ __all__ = [
     "cross_validated_scores",
     "log_joint_of",
     "moments",
+    "priors_of",
     "shrink",
     "weights_of",
 ]
@@ -37,6 +39,9 @@ N_FOLDS = 5
 # The prior's scale is nearer to the pooled covariance's than to the component's own if
 # the component has fewer rows.
 ROWS_OF_POOLED_SIZE = 100
+
+# Level of the upper confidence limits that bound the prior's variances.
+CONFIDENCE = 0.999
 
 # Variances below the square of this share of the values are rounding errors.
 ROUNDING = 1e-12
@@ -119,21 +124,59 @@ def moments(
 def shrink(
     totals: np.ndarray,
     covariances: np.ndarray,
+    priors: np.ndarray,
     strength: float,
-    diagonality: float,
     reg_covar: float,
 ) -> np.ndarray:
-    """Return covariances shrunk towards the pooled one, see `Gaussians.fit`."""
+    """Return covariances shrunk towards `priors_of` them, see `Gaussians.fit`."""
+    share = (strength / (totals + strength))[:, None, None]
+    shrunk = (1 - share) * covariances + share * priors
+    variances = np.diagonal(covariances, axis1=1, axis2=2)
+    diagonal = np.diagonal(shrunk, axis1=1, axis2=2)
+    added = _added(reg_covar, diagonal, variances, totals / totals.sum() @ variances)
+    shrunk[:, *np.diag_indices(covariances.shape[1])] += added
+    return shrunk
+
+
+def priors_of(
+    totals: np.ndarray, covariances: np.ndarray, diagonality: float
+) -> np.ndarray:
+    """Return the covariances (K, D, D) that those of components are shrunk towards.
+
+    Each is the pooled covariance scaled to the component, and in no direction has a
+    greater variance than the component may have by its own rows.
+    """
     pooled = np.tensordot(totals / totals.sum(), covariances, axes=1)
     prior = (1 - diagonality) * pooled + diagonality * np.diag(np.diag(pooled))
-    share = (strength / (totals + strength))[:, None, None]
     variances = np.diagonal(covariances, axis1=1, axis2=2)
-    sizes = _sizes(totals, variances, np.diag(pooled))[:, None, None]
-    shrunk = (1 - share) * covariances + share * sizes * prior
-    diagonal = np.diagonal(shrunk, axis1=1, axis2=2)
-    added = _added(reg_covar, diagonal, variances, np.diag(pooled))
-    shrunk[:, *np.diag_indices(len(pooled))] += added
-    return shrunk
+    sizes = _sizes(totals, variances, np.diag(pooled))
+    bounds = _upper_limits(totals, covariances.shape[1])
+    priors = sizes[:, None, None] * prior
+    scales = np.sqrt(np.maximum(np.diag(pooled), np.finfo(float).tiny))
+    values, vectors = np.linalg.eigh(prior / np.outer(scales, scales))
+    varies = values > ROUNDING
+    root = scales[:, None] * vectors[:, varies] * np.sqrt(values[varies])
+    inverse = vectors[:, varies] / np.sqrt(values[varies]) / scales[:, None]
+    for k in np.flatnonzero(np.isfinite(bounds)):
+        own, axes = np.linalg.eigh(inverse.T @ covariances[k] @ inverse)
+        bounded = np.where(own > ROUNDING, bounds[k] * own, np.inf)
+        directions = root @ (axes * np.sqrt(np.minimum(bounded, sizes[k])))
+        priors[k] = directions @ directions.T
+    return priors
+
+
+def _upper_limits(totals: np.ndarray, n_columns: int) -> np.ndarray:
+    """Return upper confidence limits (K,) of variances, in units of the rows' own.
+
+    Given the other directions, the variance in one direction of n normal rows has
+    n - D degrees of freedom.
+    """
+    freedom = totals - n_columns
+    limits = np.full(len(totals), np.inf)
+    knows = freedom >= 1
+    quantiles = chdtri(freedom[knows], CONFIDENCE)
+    limits[knows] = totals[knows] / quantiles
+    return limits
 
 
 def _added(
@@ -313,8 +356,9 @@ def _log_joints(
 ) -> Iterator[np.ndarray]:
     """Yield joint log-densities of new rows (n_new, K) for each setting."""
     totals, means, covariances = moments(x, sample_weight, responsibilities)
+    priors = {a: priors_of(totals, covariances, a) for a in {a for _, a in grid}}
     for strength, diagonality in grid:
-        shrunk = shrink(totals, covariances, strength, diagonality, reg_covar)
+        shrunk = shrink(totals, covariances, priors[diagonality], strength, reg_covar)
         yield log_joint_of(weights_of(totals), means, shrunk, new)
 
 

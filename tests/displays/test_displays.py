@@ -178,7 +178,8 @@ def test_wrong_numbers_of_columns_are_refused(mixture, classifier, detector):
 
 
 @pytest.mark.parametrize(
-    "columns", [[2], ["width"], [0, 0], [], [-1], [0.5], list("ab")]
+    "columns",
+    [[2], ["width"], [0, 0], [], [-1], [0.5], list("ab"), [True, False], True, 0.5],
 )
 def test_columns_have_to_exist(columns, mixture):
     with pytest.raises(ValueError, match="columns must"):
@@ -188,6 +189,8 @@ def test_columns_have_to_exist(columns, mixture):
 def test_other_parameters_are_checked(mixture, classifier, detector):
     with pytest.raises(ValueError, match="two columns"):
         SamplesDisplay.from_estimator(mixture, columns=[0])
+    with pytest.raises(ValueError, match="numbers from 0 to 1, got True"):
+        SamplesDisplay.from_estimator(mixture, columns=[True, False])
     with pytest.raises(ValueError, match="grid_resolution"):
         DensityDisplay.from_estimator(mixture, moons(), grid_resolution=1)
     with pytest.raises(ValueError, match="n_samples"):
@@ -198,6 +201,9 @@ def test_other_parameters_are_checked(mixture, classifier, detector):
         ReliabilityDisplay.from_estimator(classifier, moons(), LABELS[:5])
     with pytest.raises(ValueError, match="No row has a label"):
         ReliabilityDisplay.from_estimator(classifier, moons(), [None] * len(moons()))
+    for y in (np.where(LABELS == "yes", "perhaps", "no"), LABELS == "yes"):
+        with pytest.raises(ValueError, match=r"y must .* \['no', 'yes'\], got"):
+            ReliabilityDisplay.from_estimator(classifier, moons(), y)
     with pytest.raises(ValueError, match="y_new needs X_new"):
         AnomalyScoreDisplay.from_estimator(detector, moons(), y_new=[1])
     with pytest.raises(ValueError, match="y_new must have a mark for each"):
@@ -263,6 +269,8 @@ def test_one_column_has_a_curve():
     )
     assert len(display.ax_.lines) == 3
     assert display.ax_.patches  # of the histogram
+    with pytest.raises(ValueError, match="DensityDisplay draws one column"):
+        SamplesDisplay.from_estimator(model, X)
 
 
 def test_more_columns_have_pairs_under_their_names(framed):
