@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.special import logsumexp, softmax
+from scipy.stats import ortho_group
 from sklearn import config_context
 from sklearn.base import BaseEstimator, clone
 from sklearn.cluster import DBSCAN, HDBSCAN, AgglomerativeClustering, KMeans
@@ -720,6 +721,20 @@ def test_covariances_of_many_rows_of_few_values_are_theirs(kind, weighted):
         for fitted in (model, expected)
     ]
     assert_allclose(*scales, rtol=0.1)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("sd", [1e-2, 1e-5])
+def test_a_component_may_be_narrow_where_others_are_wide(sd, turned):
+    rng = np.random.default_rng(0)
+    y = np.arange(800) % 2
+    X = rng.normal(size=(800, 3)) + 6.0 * y[:, None]
+    X[y == 0, 0] *= sd
+    if turned:
+        X = X @ ortho_group.rvs(3, random_state=0)
+    model = trained(2, reg_covar=1e-12).fit(X[:600])
+    peer = GaussianMixture(2, reg_covar=1e-12, random_state=0).fit(X[:600])
+    assert model.score(X[600:]) > peer.score(X[600:]) - 0.05
 
 
 @pytest.mark.parametrize("n_rows", [1000, 10_000])

@@ -26,6 +26,9 @@ def far_groups(
 ) -> np.ndarray:
     """Find groups among outlying rows by single linkage.
 
+    First in all columns; the remaining rows then in each column in which they are
+    outlying, since groups of few rows are sparse in many columns.
+
     Parameters
     ----------
     x : ndarray of shape (n, D)
@@ -34,8 +37,8 @@ def far_groups(
         Positive weights.
     counts : ndarray of shape (n,)
         Number of original rows that each row represents.
-    far : ndarray of shape (n,), bool
-        Which rows are outlying.
+    far : ndarray of shape (n, D), bool
+        Which values are outlying.
     random_state : RandomState
         Draws the rows that are examined where there are many.
 
@@ -45,26 +48,32 @@ def far_groups(
         Group of every outlying row, from 0; -1 for stray rows and for the bulk.
     """
     groups = np.full(len(x), -1)
-    rows, bulk = np.flatnonzero(far), np.flatnonzero(~far)
-    if not len(rows):
-        return groups
-    seen = rows[draw_rows(sample_weight[rows], MAX_ROWS, random_state)]
-    others = bulk[draw_rows(sample_weight[bulk], MAX_ROWS, random_state)]
-    to_bulk = np.full(len(seen), np.inf)
-    if len(others):
-        to_bulk = cdist(x[seen], x[others]).min(axis=1)
-    labels = np.zeros(1, dtype=int)
-    if len(seen) > 1:
-        labels = _separated(linkage(pdist(x[seen]), "single"), to_bulk)
-    size = counts[rows].sum() * np.bincount(labels) / len(seen)
-    if len(seen) == len(rows):
-        size = np.bincount(labels, counts[rows])
-    is_large = size >= max(MIN_ROWS, MIN_SHARE * counts.sum())
-    number = np.where(is_large, np.cumsum(is_large) - 1, -1)
-    groups[seen] = number[labels]
-    rest = np.setdiff1d(rows, seen)
-    if len(rest):
-        groups[rest] = groups[seen[nearest(x[seen], x[rest], 1)[:, 0]]]
+    bulk = np.flatnonzero(~far.any(axis=1))
+    bulk = bulk[draw_rows(sample_weight[bulk], MAX_ROWS, random_state)]
+    least = max(MIN_ROWS, MIN_SHARE * counts.sum())
+    spaces = [(x, far.any(axis=1))]
+    spaces += [(x[:, [c]], far[:, c]) for c in np.flatnonzero(far.any(axis=0))]
+    for columns, is_far in spaces:
+        rows = np.flatnonzero(is_far & (groups < 0))
+        if counts[rows].sum() < least:
+            continue
+        seen = rows[draw_rows(sample_weight[rows], MAX_ROWS, random_state)]
+        to_bulk = np.full(len(seen), np.inf)
+        if len(bulk):
+            to_bulk = cdist(columns[seen], columns[bulk]).min(axis=1)
+        labels = np.zeros(1, dtype=int)
+        if len(seen) > 1:
+            labels = _separated(linkage(pdist(columns[seen]), "single"), to_bulk)
+        size = counts[rows].sum() * np.bincount(labels) / len(seen)
+        if len(seen) == len(rows):
+            size = np.bincount(labels, counts[rows])
+        is_large = size >= least
+        number = np.where(is_large, groups.max() + np.cumsum(is_large), -1)
+        groups[seen] = number[labels]
+        rest = np.setdiff1d(rows, seen)
+        if len(rest):
+            near = nearest(columns[seen], columns[rest], 1)[:, 0]
+            groups[rest] = groups[seen[near]]
     return groups
 
 

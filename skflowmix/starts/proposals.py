@@ -200,11 +200,10 @@ def _unusual_rows(
     Such a row has an outlying value, or one beyond a gap or in a lone heap. Groups have
     numbers from 0, the heaviest first; rows in no group have -1.
     """
-    far: Any = standardizer.far(x).any(axis=1)
-    for column in x.T:
-        far |= beyond_gaps(column, counts)
+    far = standardizer.far(x)
+    far |= np.stack([beyond_gaps(column, counts) for column in x.T], axis=1)
     groups = far_groups(x, sample_weight, counts, far, random_state)
-    unusual = far.copy()
+    unusual: Any = far.any(axis=1)
     for column in x.T:
         heaps = np.where(unusual, -1, lone_heaps(column, counts))
         in_heap = heaps >= 0

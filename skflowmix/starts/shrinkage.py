@@ -6,7 +6,6 @@ from typing import NamedTuple
 import numpy as np
 from scipy.linalg import lu_factor, lu_solve
 from scipy.linalg.lapack import dtrtrs
-from scipy.special import chdtri
 
 from skflowmix.starts.preprocessing import row_counts
 
@@ -40,8 +39,10 @@ N_FOLDS = 5
 # the component has fewer rows.
 ROWS_OF_POOLED_SIZE = 100
 
-# Level of the upper confidence limits that bound the prior's variances.
-CONFIDENCE = 0.999
+# In no direction is the prior's variance more than MAX_RATIO times that of a component
+# whose rows outnumber the columns by MIN_FREEDOM: flows mend smaller ratios, and better
+# from above. Variances of fewer rows may be that small by chance.
+MAX_RATIO, MIN_FREEDOM = 1000.0, 4
 
 # Variances below the square of this share of the values are rounding errors.
 ROUNDING = 1e-12
@@ -143,40 +144,26 @@ def priors_of(
 ) -> np.ndarray:
     """Return the covariances (K, D, D) that those of components are shrunk towards.
 
-    Each is the pooled covariance scaled to the component, and in no direction has a
-    greater variance than the component may have by its own rows.
+    Each is the pooled covariance scaled to the component, with variances of at most
+    `MAX_RATIO` times the component's own in every direction.
     """
     pooled = np.tensordot(totals / totals.sum(), covariances, axes=1)
     prior = (1 - diagonality) * pooled + diagonality * np.diag(np.diag(pooled))
     variances = np.diagonal(covariances, axis1=1, axis2=2)
     sizes = _sizes(totals, variances, np.diag(pooled))
-    bounds = _upper_limits(totals, covariances.shape[1])
     priors = sizes[:, None, None] * prior
     scales = np.sqrt(np.maximum(np.diag(pooled), np.finfo(float).tiny))
     values, vectors = np.linalg.eigh(prior / np.outer(scales, scales))
     varies = values > ROUNDING
     root = scales[:, None] * vectors[:, varies] * np.sqrt(values[varies])
     inverse = vectors[:, varies] / np.sqrt(values[varies]) / scales[:, None]
-    for k in np.flatnonzero(np.isfinite(bounds)):
+    for k in np.flatnonzero(totals >= len(prior) + MIN_FREEDOM):
         own, axes = np.linalg.eigh(inverse.T @ covariances[k] @ inverse)
-        bounded = np.where(own > ROUNDING, bounds[k] * own, np.inf)
-        directions = root @ (axes * np.sqrt(np.minimum(bounded, sizes[k])))
-        priors[k] = directions @ directions.T
+        bounded = np.where(own > ROUNDING, MAX_RATIO * own, np.inf)
+        if (bounded < sizes[k]).any():
+            directions = root @ (axes * np.sqrt(np.minimum(bounded, sizes[k])))
+            priors[k] = directions @ directions.T
     return priors
-
-
-def _upper_limits(totals: np.ndarray, n_columns: int) -> np.ndarray:
-    """Return upper confidence limits (K,) of variances, in units of the rows' own.
-
-    Given the other directions, the variance in one direction of n normal rows has
-    n - D degrees of freedom.
-    """
-    freedom = totals - n_columns
-    limits = np.full(len(totals), np.inf)
-    knows = freedom >= 1
-    quantiles = chdtri(freedom[knows], CONFIDENCE)
-    limits[knows] = totals[knows] / quantiles
-    return limits
 
 
 def _added(
