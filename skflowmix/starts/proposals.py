@@ -82,9 +82,11 @@ def propose_starts(
         return [proposal.responsibilities for proposal in proposals]
 
     counts = row_counts(sample_weight)
-    far, groups = _unusual_rows(x, sample_weight, counts, standardizer, random_state)
-    bulk = np.flatnonzero(~far)
-    if not (far.any() and isinstance(init, str)) or len(bulk) < max(
+    is_far, unusual, groups = _unusual_rows(
+        x, sample_weight, counts, standardizer, random_state
+    )
+    bulk = np.flatnonzero(~unusual)
+    if not (unusual.any() and isinstance(init, str)) or len(bulk) < max(
         n_components, MIN_BULK * len(x)
     ):
         return propose(np.arange(len(x)), n_components)
@@ -93,7 +95,7 @@ def propose_starts(
     if n_groups:
         rescaled = rescale_columns(x[bulk], sample_weight[bulk], standardizer.scale)
         landmarks = Landmarks(rescaled, sample_weight[bulk], random_state)
-        losses = _losses(x, counts, groups, standardizer, n_groups)
+        losses = _losses(x, counts, groups, is_far, n_groups)
         for n_own in range(n_groups):
             finer = propose(bulk, n_components - n_own)
             if _is_supported(landmarks, finer[0], parts[0], losses[n_own:].sum()):
@@ -135,10 +137,12 @@ def count_starts(
         Merges of the clusters, counted and passed over, see `FlowMixture`.
     """
     counts = row_counts(sample_weight)
-    far, groups = _unusual_rows(x, sample_weight, counts, standardizer, random_state)
-    if np.count_nonzero(~far) < max(2, MIN_BULK * len(x)):
-        far, groups = np.zeros_like(far), np.full_like(groups, -1)
-    bulk = np.flatnonzero(~far)
+    _, unusual, groups = _unusual_rows(
+        x, sample_weight, counts, standardizer, random_state
+    )
+    if np.count_nonzero(~unusual) < max(2, MIN_BULK * len(x)):
+        unusual, groups = np.zeros_like(unusual), np.full_like(groups, -1)
+    bulk = np.flatnonzero(~unusual)
     n_groups = min(groups.max() + 1, max_components - 1, MAX_GROUPS)
     data = x[bulk], sample_weight[bulk]
     rows, weight, origin = without_repeats(*data, standardizer.scale, random_state)
@@ -194,11 +198,11 @@ def _unusual_rows(
     counts: np.ndarray,
     standardizer: Standardizer,
     random_state: np.random.RandomState,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the mask of rows outside the bulk, and the group of each row.
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return masks of far values (n, D) and unusual rows (n,), and groups of the rows.
 
-    Such a row has an outlying value, or one beyond a gap or in a lone heap. Groups have
-    numbers from 0, the heaviest first; rows in no group have -1.
+    A far value is outlying or beyond a gap; unusual rows have such a value, or one in a
+    lone heap. Groups have numbers from 0, the heaviest first; rows in no group have -1.
     """
     far = standardizer.far(x)
     far |= np.stack([beyond_gaps(column, counts) for column in x.T], axis=1)
@@ -214,30 +218,28 @@ def _unusual_rows(
     place = np.empty(len(numbers), dtype=int)
     place[np.argsort(-sizes, kind="stable")] = np.arange(len(numbers))
     groups[groups >= 0] = place[index]
-    return unusual, groups
+    return far, unusual, groups
 
 
 def _losses(
     x: np.ndarray,
     counts: np.ndarray,
     groups: np.ndarray,
-    standardizer: Standardizer,
+    is_far: np.ndarray,
     n_groups: int,
 ) -> np.ndarray:
     """Return the likelihood each group loses without a component of its own.
 
-    In nats per row outside the groups: `LOSS_BOUND` per column for each row of a group,
-    since it is left out of the moments of other components. Groups whose outlying
-    values are codes, which are no cluster, lose nothing.
+    In nats per row outside the groups: `LOSS_BOUND` for each far value of its rows.
+    Groups whose far values are codes, which are no cluster, lose nothing.
     """
-    far = standardizer.far(x)
     losses = np.zeros(n_groups)
     for number in range(n_groups):
         rows = np.flatnonzero(groups == number)
-        far_columns = x[rows][:, far[rows].any(axis=0)].T
-        if not all(are_codes(column) for column in far_columns):
-            losses[number] = counts[rows].sum()
-    return LOSS_BOUND * x.shape[1] * losses / counts[groups < 0].sum()
+        columns = np.flatnonzero(is_far[rows].any(axis=0))
+        if not all(are_codes(x[rows, column]) for column in columns):
+            losses[number] = counts[rows] @ is_far[rows].sum(axis=1)
+    return LOSS_BOUND * losses / counts[groups < 0].sum()
 
 
 def _is_supported(

@@ -42,7 +42,7 @@ ROWS_OF_POOLED_SIZE = 100
 # In no direction is the prior's variance more than MAX_RATIO times that of a component
 # whose rows outnumber the columns by MIN_FREEDOM: flows mend smaller ratios, and better
 # from above. Variances of fewer rows may be that small by chance.
-MAX_RATIO, MIN_FREEDOM = 1000.0, 4
+MAX_RATIO, MIN_FREEDOM = 10_000.0, 4
 
 # Variances below the square of this share of the values are rounding errors.
 ROUNDING = 1e-12

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.stats import norm
 from sklearn.datasets import make_circles, make_moons
 from sklearn.metrics import adjusted_rand_score
 from sklearn.mixture import GaussianMixture
@@ -183,12 +184,17 @@ def test_a_far_group_outweighs_a_small_gain_among_the_others(n_components):
     assert adjusted_rand_score(expected, labels) > 0.85
 
 
+@pytest.mark.parametrize("law", ["normal", "uniform"])
 @pytest.mark.parametrize("n_columns", [6, 15])
 @pytest.mark.parametrize("distance", [8, 16, 50])
 @pytest.mark.parametrize("n_near,n_far", [(500, 15), (2000, 60)])
-def test_a_small_group_of_many_columns_is_found(n_near, n_far, distance, n_columns):
+def test_a_small_group_of_many_columns_is_found(
+    n_near, n_far, distance, n_columns, law
+):
     rng = np.random.default_rng(0)
     X = rng.normal(size=(n_near + n_far, n_columns))
+    if law == "uniform":
+        X = 3.4 * norm.cdf(X)
     X[n_near:, 0] += distance
     labels = labels_of_start(X, 2)
     assert adjusted_rand_score(np.arange(len(X)) < n_near, labels) > 0.95
