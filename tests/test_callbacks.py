@@ -459,7 +459,7 @@ def test_scoring_monitor_in_a_search(n_jobs):
     assert np.isfinite([score for _, score in rows]).all()
 
 
-@pytest.mark.parametrize("n_jobs", [1, 2])
+@pytest.mark.parametrize("n_jobs", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_progress_bar(n_jobs, capsys):
     model = small(2, n_init=2, n_jobs=n_jobs).set_callbacks(ProgressBar())
     model.fit(moons())

@@ -76,7 +76,7 @@ FITS = {
     "name",
     [
         "mixture",
-        "classifier",
+        pytest.param("classifier", marks=pytest.mark.slow),
         pytest.param("entropy", marks=pytest.mark.slow),
         pytest.param("detector", marks=pytest.mark.slow),
     ],

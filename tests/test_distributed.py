@@ -39,7 +39,7 @@ def figures(model, name):
     return np.array([record[name] for record in model.history_])
 
 
-@pytest.mark.parametrize("sharded", [False, True])
+@pytest.mark.parametrize("sharded", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_small_tables_are_fitted_as_by_one_process(sharded):
     """Every epoch is that of one process, noise and steps of all sizes included."""
     settings = {"dtype": "float64", "max_iter": 4, "n_iter_init": 2, "n_init": 2}

@@ -839,7 +839,7 @@ def test_rows_without_weight_are_not_counted():
     small(2).fit(moons(), sample_weight=weights)
 
 
-@pytest.mark.parametrize("heavy", [1e17, 1e60])
+@pytest.mark.parametrize("heavy", [pytest.param(1e17, marks=pytest.mark.slow), 1e60])
 def test_a_row_may_outweigh_all_others(heavy):
     """Also so far that the others' weights are beyond float32."""
     X = np.random.RandomState(0).randn(60, 2)

@@ -36,7 +36,9 @@ def count(x, max_clusters, seed=0):
     return counted(x, max_clusters, seed).n_clusters
 
 
-@pytest.mark.parametrize("n_features", [2, 3, 6, 15])
+@pytest.mark.parametrize(
+    "n_features", [2, 6, *(pytest.param(d, marks=pytest.mark.slow) for d in (3, 15))]
+)
 @pytest.mark.parametrize("n_clusters", [3, pytest.param(8, marks=pytest.mark.slow)])
 def test_separated_clusters_are_counted(n_clusters, n_features):
     found = [

@@ -63,7 +63,7 @@ def labels_of_start(X, n_components, sample_weight=None):
 @pytest.mark.parametrize(
     "n_rows", [5_000, pytest.param(50_000, marks=pytest.mark.slow)]
 )
-@pytest.mark.parametrize("step", [0.1, 0.2])
+@pytest.mark.parametrize("step", [pytest.param(0.1, marks=pytest.mark.slow), 0.2])
 @pytest.mark.parametrize(
     "draw", [make_moons, pytest.param(make_circles, marks=pytest.mark.slow)]
 )
@@ -185,9 +185,11 @@ def test_a_far_group_outweighs_a_small_gain_among_the_others(n_components):
 
 
 @pytest.mark.parametrize("law", ["normal", "uniform"])
-@pytest.mark.parametrize("n_columns", [6, 15])
-@pytest.mark.parametrize("distance", [8, 16, 50])
-@pytest.mark.parametrize("n_near,n_far", [(500, 15), (2000, 60)])
+@pytest.mark.parametrize("n_columns", [6, pytest.param(15, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("distance", [8, pytest.param(16, marks=pytest.mark.slow), 50])
+@pytest.mark.parametrize(
+    "n_near,n_far", [(500, 15), pytest.param(2000, 60, marks=pytest.mark.slow)]
+)
 def test_a_small_group_of_many_columns_is_found(
     n_near, n_far, distance, n_columns, law
 ):
