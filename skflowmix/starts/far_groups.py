@@ -27,7 +27,7 @@ def far_groups(
     """Find groups among outlying rows by single linkage.
 
     First in all columns; the remaining rows then in each column in which they are
-    outlying, since groups of few rows are sparse in many columns.
+    outlying, since few rows are sparse in many columns.
 
     Parameters
     ----------

@@ -157,7 +157,7 @@ class Gaussians:
         the posterior mean under an inverse Wishart prior around the pooled covariance,
         scaled to the component: :math:`\lambda_k` is the mean ratio of its variances
         to the pooled ones, to the power :math:`n_k / (n_k + 100)`, and in no direction
-        is the variance of :math:`\lambda_k P` more than 1000 times that of
+        is the variance of :math:`\lambda_k P` more than 10 000 times that of
         :math:`S_k`, if this is not zero. The strength
         :math:`\nu` and :math:`a` are those with the largest cross-validated likelihood
         of the mixture. Where rows are few and it increases this likelihood, a share of
