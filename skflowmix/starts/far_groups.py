@@ -13,6 +13,9 @@ __all__ = ["far_groups"]
 # a tail form no group.
 MIN_SEPARATION = 3.0
 
+# Least rows of a group in a single column: fewer may lie together by chance in a tail.
+MIN_ROWS_OF_COLUMN = 10
+
 # Most outlying rows, and most rows of the bulk, that are examined.
 MAX_ROWS = 1500
 
@@ -50,10 +53,11 @@ def far_groups(
     groups = np.full(len(x), -1)
     bulk = np.flatnonzero(~far.any(axis=1))
     bulk = bulk[draw_rows(sample_weight[bulk], MAX_ROWS, random_state)]
-    least = max(MIN_ROWS, MIN_SHARE * counts.sum())
-    spaces = [(x, far.any(axis=1))]
-    spaces += [(x[:, [c]], far[:, c]) for c in np.flatnonzero(far.any(axis=0))]
-    for columns, is_far in spaces:
+    spaces = [(x, far.any(axis=1), MIN_ROWS)]
+    for c in np.flatnonzero(far.any(axis=0)):
+        spaces.append((x[:, [c]], far[:, c], MIN_ROWS_OF_COLUMN))
+    for columns, is_far, least in spaces:
+        least = max(least, MIN_SHARE * counts.sum())
         rows = np.flatnonzero(is_far & (groups < 0))
         if counts[rows].sum() < least:
             continue
