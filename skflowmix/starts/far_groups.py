@@ -10,7 +10,7 @@ from skflowmix.starts.robust import MIN_ROWS, MIN_SHARE
 __all__ = ["far_groups"]
 
 # Least distance of a group from all other rows, over the widest gap within it: rows in
-# a tail form no group.
+# a tail are not as far from their neighbours.
 MIN_SEPARATION = 3.0
 
 # Least rows of a group in a single column: fewer may lie together by chance in a tail.
@@ -48,15 +48,17 @@ def far_groups(
     Returns
     -------
     groups : ndarray of shape (n,), int
-        Group of every outlying row, from 0; -1 for stray rows and for the bulk.
+        Group of each row, from 0; -1 for stray rows and for the bulk.
     """
     groups = np.full(len(x), -1)
-    bulk = np.flatnonzero(~far.any(axis=1))
+    outlying = far.any(axis=1)
+    bulk = np.flatnonzero(~outlying)
     bulk = bulk[draw_rows(sample_weight[bulk], MAX_ROWS, random_state)]
-    spaces = [(x, far.any(axis=1), MIN_ROWS)]
-    for c in np.flatnonzero(far.any(axis=0)):
-        spaces.append((x[:, [c]], far[:, c], MIN_ROWS_OF_COLUMN))
-    for columns, is_far, least in spaces:
+    spaces = [(x, outlying, MIN_ROWS)]
+    if x.shape[1] > 1:
+        for c in np.flatnonzero(far.any(axis=0)):
+            spaces.append((x[:, [c]], far[:, c], MIN_ROWS_OF_COLUMN))
+    for space, is_far, least in spaces:
         least = max(least, MIN_SHARE * counts.sum())
         rows = np.flatnonzero(is_far & (groups < 0))
         if counts[rows].sum() < least:
@@ -64,10 +66,10 @@ def far_groups(
         seen = rows[draw_rows(sample_weight[rows], MAX_ROWS, random_state)]
         to_bulk = np.full(len(seen), np.inf)
         if len(bulk):
-            to_bulk = cdist(columns[seen], columns[bulk]).min(axis=1)
+            to_bulk = cdist(space[seen], space[bulk]).min(axis=1)
         labels = np.zeros(1, dtype=int)
         if len(seen) > 1:
-            labels = _separated(linkage(pdist(columns[seen]), "single"), to_bulk)
+            labels = _separated(linkage(pdist(space[seen]), "single"), to_bulk)
         size = counts[rows].sum() * np.bincount(labels) / len(seen)
         if len(seen) == len(rows):
             size = np.bincount(labels, counts[rows])
@@ -76,7 +78,7 @@ def far_groups(
         groups[seen] = number[labels]
         rest = np.setdiff1d(rows, seen)
         if len(rest):
-            near = nearest(columns[seen], columns[rest], 1)[:, 0]
+            near = nearest(space[seen], space[rest], 1)[:, 0]
             groups[rest] = groups[seen[near]]
     return groups
 

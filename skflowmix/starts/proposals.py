@@ -230,15 +230,15 @@ def _losses(
 ) -> np.ndarray:
     """Return the likelihood each group loses without a component of its own.
 
-    In nats per row outside the groups: `LOSS_BOUND` for each far value of its rows.
-    Groups whose far values are codes, which are no cluster, lose nothing.
+    In nats per row outside the groups: `LOSS_BOUND` for each of its rows. Groups whose
+    far values are codes, which are no cluster, lose nothing.
     """
     losses = np.zeros(n_groups)
     for number in range(n_groups):
         rows = np.flatnonzero(groups == number)
-        columns = np.flatnonzero(is_far[rows].any(axis=0))
+        columns = np.flatnonzero(is_far[rows].mean(axis=0) > 0.5)
         if not all(are_codes(x[rows, column]) for column in columns):
-            losses[number] = counts[rows] @ is_far[rows].sum(axis=1)
+            losses[number] = counts[rows].sum()
     return LOSS_BOUND * losses / counts[groups < 0].sum()
 
 

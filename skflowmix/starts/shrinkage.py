@@ -40,8 +40,8 @@ N_FOLDS = 5
 ROWS_OF_POOLED_SIZE = 100
 
 # In no direction is the prior's variance more than MAX_RATIO times that of a component
-# whose rows outnumber the columns by MIN_FREEDOM: flows mend smaller ratios, and better
-# from above. Variances of fewer rows may be that small by chance.
+# whose rows outnumber the columns by MIN_FREEDOM; with fewer rows variances may be that
+# small by chance. Flows mend smaller ratios, and learn more where they start too wide.
 MAX_RATIO, MIN_FREEDOM = 10_000.0, 4
 
 # Variances below the square of this share of the values are rounding errors.
@@ -145,7 +145,8 @@ def priors_of(
     """Return the covariances (K, D, D) that those of components are shrunk towards.
 
     Each is the pooled covariance scaled to the component, with variances of at most
-    `MAX_RATIO` times the component's own in every direction.
+    `MAX_RATIO` times the component's own in every direction in which its rows vary, if
+    they outnumber the columns by `MIN_FREEDOM`.
     """
     pooled = np.tensordot(totals / totals.sum(), covariances, axes=1)
     prior = (1 - diagonality) * pooled + diagonality * np.diag(np.diag(pooled))
@@ -343,7 +344,8 @@ def _log_joints(
 ) -> Iterator[np.ndarray]:
     """Yield joint log-densities of new rows (n_new, K) for each setting."""
     totals, means, covariances = moments(x, sample_weight, responsibilities)
-    priors = {a: priors_of(totals, covariances, a) for a in {a for _, a in grid}}
+    diagonalities = {diagonality for _, diagonality in grid}
+    priors = {a: priors_of(totals, covariances, a) for a in diagonalities}
     for strength, diagonality in grid:
         shrunk = shrink(totals, covariances, priors[diagonality], strength, reg_covar)
         yield log_joint_of(weights_of(totals), means, shrunk, new)
