@@ -52,6 +52,8 @@ def far_groups(
     """
     groups = np.full(len(x), -1)
     outlying = far.any(axis=1)
+    if not outlying.any():
+        return groups
     bulk = np.flatnonzero(~outlying)
     bulk = bulk[draw_rows(sample_weight[bulk], MAX_ROWS, random_state)]
     spaces = [(x, outlying, MIN_ROWS)]
@@ -64,12 +66,7 @@ def far_groups(
         if counts[rows].sum() < least:
             continue
         seen = rows[draw_rows(sample_weight[rows], MAX_ROWS, random_state)]
-        to_bulk = np.full(len(seen), np.inf)
-        if len(bulk):
-            to_bulk = cdist(space[seen], space[bulk]).min(axis=1)
-        labels = np.zeros(1, dtype=int)
-        if len(seen) > 1:
-            labels = _separated(linkage(pdist(space[seen]), "single"), to_bulk)
+        labels = _linked(space[seen], space[bulk])
         size = counts[rows].sum() * np.bincount(labels) / len(seen)
         if len(seen) == len(rows):
             size = np.bincount(labels, counts[rows])
@@ -78,9 +75,18 @@ def far_groups(
         groups[seen] = number[labels]
         rest = np.setdiff1d(rows, seen)
         if len(rest):
-            near = nearest(space[seen], space[rest], 1)[:, 0]
-            groups[rest] = groups[seen[near]]
+            groups[rest] = groups[seen[nearest(space[seen], space[rest], 1)[:, 0]]]
     return groups
+
+
+def _linked(rows: np.ndarray, bulk: np.ndarray) -> np.ndarray:
+    """Label the groups of outlying rows, single rows among them."""
+    if len(rows) == 1:
+        return np.zeros(1, dtype=int)
+    to_bulk = np.full(len(rows), np.inf)
+    if len(bulk):
+        to_bulk = cdist(rows, bulk).min(axis=1)
+    return _separated(linkage(pdist(rows), "single"), to_bulk)
 
 
 def _separated(tree: np.ndarray, to_bulk: np.ndarray) -> np.ndarray:

@@ -82,7 +82,7 @@ def propose_starts(
         return [proposal.responsibilities for proposal in proposals]
 
     counts = row_counts(sample_weight)
-    is_far, unusual, groups = _unusual_rows(
+    far, unusual, groups = _unusual_rows(
         x, sample_weight, counts, standardizer, random_state
     )
     bulk = np.flatnonzero(~unusual)
@@ -95,7 +95,7 @@ def propose_starts(
     if n_groups:
         rescaled = rescale_columns(x[bulk], sample_weight[bulk], standardizer.scale)
         landmarks = Landmarks(rescaled, sample_weight[bulk], random_state)
-        losses = _losses(x, counts, groups, is_far, n_groups)
+        losses = _losses(x, counts, groups, far, n_groups)
         for n_own in range(n_groups):
             finer = propose(bulk, n_components - n_own)
             if _is_supported(landmarks, finer[0], parts[0], losses[n_own:].sum()):
@@ -172,11 +172,11 @@ def _with_far_rows(
     The first `n_groups` groups have components of their own. Other outlying rows,
     clipped to the range of the bulk, join the component of its nearest row.
     """
-    far = np.ones(len(x), dtype=bool)
-    far[bulk] = False
+    unusual = np.ones(len(x), dtype=bool)
+    unusual[bulk] = False
     n_components = parts[0].shape[1] + n_groups
     pulled_in = np.clip(x, x[bulk].min(axis=0), x[bulk].max(axis=0))
-    strays = np.flatnonzero(far & ((groups < 0) | (groups >= n_groups)))
+    strays = np.flatnonzero(unusual & ((groups < 0) | (groups >= n_groups)))
     owner: np.ndarray | list[int] = (
         nearest(pulled_in[bulk], pulled_in[strays], 1)[:, 0] if len(strays) else []
     )
@@ -225,7 +225,7 @@ def _losses(
     x: np.ndarray,
     counts: np.ndarray,
     groups: np.ndarray,
-    is_far: np.ndarray,
+    far: np.ndarray,
     n_groups: int,
 ) -> np.ndarray:
     """Return the likelihood each group loses without a component of its own.
@@ -236,7 +236,7 @@ def _losses(
     losses = np.zeros(n_groups)
     for number in range(n_groups):
         rows = np.flatnonzero(groups == number)
-        columns = np.flatnonzero(is_far[rows].mean(axis=0) > 0.5)
+        columns = np.flatnonzero(far[rows].mean(axis=0) > 0.5)
         if not all(are_codes(x[rows, column]) for column in columns):
             losses[number] = counts[rows].sum()
     return LOSS_BOUND * losses / counts[groups < 0].sum()

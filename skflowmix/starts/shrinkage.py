@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy.linalg import lu_factor, lu_solve
-from scipy.linalg.lapack import dtrtrs
+from scipy.linalg.lapack import dpotrf, dtrtrs
 
 from skflowmix.starts.preprocessing import row_counts
 
@@ -41,7 +41,7 @@ ROWS_OF_POOLED_SIZE = 100
 
 # In no direction is the prior's variance more than MAX_RATIO times that of a component
 # whose rows outnumber the columns by MIN_FREEDOM; with fewer rows variances may be that
-# small by chance. Flows mend smaller ratios, and learn more where they start too wide.
+# small by chance. Flows mend smaller ratios.
 MAX_RATIO, MIN_FREEDOM = 10_000.0, 4
 
 # Variances below the square of this share of the values are rounding errors.
@@ -153,18 +153,26 @@ def priors_of(
     variances = np.diagonal(covariances, axis1=1, axis2=2)
     sizes = _sizes(totals, variances, np.diag(pooled))
     priors = sizes[:, None, None] * prior
-    scales = np.sqrt(np.maximum(np.diag(pooled), np.finfo(float).tiny))
+    for k in np.flatnonzero(totals >= len(prior) + MIN_FREEDOM):
+        # A Cholesky factor takes a small part of the time of eigenvectors.
+        _, is_wider = dpotrf(MAX_RATIO * covariances[k] - priors[k])
+        if is_wider:
+            priors[k] = _bounded(priors[k], covariances[k])
+    return priors
+
+
+def _bounded(prior: np.ndarray, covariance: np.ndarray) -> np.ndarray:
+    """Reduce a prior's variances to `MAX_RATIO` times those of a covariance."""
+    scales = np.sqrt(np.maximum(np.diag(prior), np.finfo(float).tiny))
     values, vectors = np.linalg.eigh(prior / np.outer(scales, scales))
     varies = values > ROUNDING
     root = scales[:, None] * vectors[:, varies] * np.sqrt(values[varies])
     inverse = vectors[:, varies] / np.sqrt(values[varies]) / scales[:, None]
-    for k in np.flatnonzero(totals >= len(prior) + MIN_FREEDOM):
-        own, axes = np.linalg.eigh(inverse.T @ covariances[k] @ inverse)
-        bounded = np.where(own > ROUNDING, MAX_RATIO * own, np.inf)
-        if (bounded < sizes[k]).any():
-            directions = root @ (axes * np.sqrt(np.minimum(bounded, sizes[k])))
-            priors[k] = directions @ directions.T
-    return priors
+    own, axes = np.linalg.eigh(inverse.T @ covariance @ inverse)
+    known = own > ROUNDING
+    directions = root @ axes
+    directions[:, known] *= np.sqrt(np.minimum(MAX_RATIO * own[known], 1.0))
+    return directions @ directions.T
 
 
 def _added(
