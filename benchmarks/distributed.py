@@ -75,7 +75,7 @@ class Clock:
             self.times.append(time.perf_counter())
 
 
-def fit(job, seed, n_rows):
+def fit(job, seed, n_rows, batch_size):
     """Fit in one of the processes, and return what is measured."""
     torch.set_num_threads(1)
     rank, n_ranks = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE"))
@@ -95,7 +95,7 @@ def fit(job, seed, n_rows):
         n_epochs = N_ELBO_EPOCHS * n_ranks
         settings |= {"n_iter_init": 0, "max_iter": n_epochs}
         settings |= {"n_iter_no_change": n_epochs}
-        settings |= {"init_params": "kmeans", "batch_size": 1024 * n_ranks}
+        settings |= {"init_params": "kmeans", "batch_size": batch_size * n_ranks}
         X = rows(n_rows, seed + rank)
     model = make(FlowMixture, 4, **settings).set_callbacks(clock)
     with warnings.catch_warnings(), data_parallel(sharded=sharded):
@@ -118,13 +118,14 @@ def fit(job, seed, n_rows):
     return record if rank == 0 else None
 
 
-def measure(job, n_processes, seed, n_rows):
+def measure(job, n_processes, seed, n_rows, batch_size):
     """Fit in that many processes."""
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "record.json"
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
         command += ["--nproc-per-node", str(n_processes), __file__, job]
         command += ["--fit", str(seed), str(output), "--rows", str(n_rows)]
+        command += ["--batch-size", str(batch_size)]
         settings = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
         subprocess.run(command, check=True, env=os.environ | settings)
         return json.loads(output.read_text())
@@ -174,12 +175,17 @@ def main():
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--rows", type=int, help="in all, for throughput a process")
+    parser.add_argument(
+        "--batch-size", type=int, default=1024, help="of a process, for throughput"
+    )
     parser.add_argument("--output", type=Path)
     parser.add_argument("--fit", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.fit:
         seed, output = arguments.fit
-        record = fit(arguments.jobs[0], int(seed), arguments.rows)
+        record = fit(
+            arguments.jobs[0], int(seed), arguments.rows, arguments.batch_size
+        )
         if record is not None:
             Path(output).write_text(json.dumps(record))
         return
@@ -191,7 +197,13 @@ def main():
         # In turn, as a shared machine is faster at some hours than at others.
         for seed in arguments.seeds:
             for n in arguments.processes:
-                record = measure(job, n, seed, arguments.rows or n_rows[job])
+                record = measure(
+                    job,
+                    n,
+                    seed,
+                    arguments.rows or n_rows[job],
+                    arguments.batch_size,
+                )
                 records[str(n)].append(record)
         report(job, records, arguments.processes)
         if arguments.output:

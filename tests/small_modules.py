@@ -11,11 +11,11 @@ def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-def random_gaussians(n_components, n_features, seed=0, turned=False):
+def random_gaussians(n_components, n_features, seed=0, turned=False, spread=1.0):
     """Weights from 1:1 to 1:K, means within some deviations, full covariances."""
     rng = np.random.default_rng(seed)
     weights = np.arange(1.0, n_components + 1)
-    means = rng.normal(size=(n_components, n_features))
+    means = spread * rng.normal(size=(n_components, n_features))
     factors = 0.3 * rng.normal(size=(n_components, n_features, n_features))
     covariances = factors @ factors.transpose(0, 2, 1) + 0.3 * np.eye(n_features)
     axes = np.linalg.eigh(covariances)[1].transpose(0, 2, 1)[:, ::-1].copy()
@@ -31,12 +31,17 @@ def make_model(
     n_transforms=3,
     size=0.2,
     seed=0,
+    spread=1.0,
     **sharing,
 ):
     """A mixture whose flows and q are perturbed by noise of the given size."""
     model = MixtureModule.of_flows(
         random_gaussians(
-            n_components, n_features, seed, turned="n_shared_transforms" in sharing
+            n_components,
+            n_features,
+            seed,
+            turned="n_shared_transforms" in sharing,
+            spread=spread,
         ),
         flow=flow,
         n_transforms=n_transforms,

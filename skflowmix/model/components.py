@@ -13,10 +13,10 @@ from skflowmix.model.flows import FlowBackward, FlowFamily, FlowStack
 from skflowmix.model.in_ball import TINY, InBall
 from skflowmix.model.nn import Recorded
 from skflowmix.model.pairs import SPARSE_SHARE, AllPairs, Support
-from skflowmix.model.tails import Ball, RadialBase, ball_radius, norm
+from skflowmix.model.tails import LOG_BASE_SHARE, Ball, RadialBase, ball_radius, norm
 from skflowmix.starts.gaussians import Gaussians
 
-__all__ = ["WIDE", "Components", "FlowComponents"]
+__all__ = ["FEW_ROWS", "WIDE", "Components", "FlowComponents"]
 
 # Buffers that define how components whiten rows.
 WHITENING = ("means", "scales", "whitening", "unwhitening", "log_constant", "radii")
@@ -99,6 +99,10 @@ class Components(Protocol):
 
     def log_prob_of_all(self, x: Tensor) -> Tensor:
         """Return log-densities (N, K) of all pairs, in nats."""
+        ...
+
+    def log_prob_bounds(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return lower and upper bounds of `log_prob_of_all` that need no flow."""
         ...
 
     def gaussian_log_prob(self, x: Tensor) -> Tensor | None:
@@ -442,18 +446,35 @@ class FlowComponents(nn.Module):
         keeps_all = x.is_cuda or torch.is_grad_enabled() or len(x) <= FEW_ROWS
         if self.base is None or keeps_all:
             return self.log_prob(x, AllPairs(self.n_components)).T
-        r = self._mahalanobis(x)
-        inside = (r < self._ball().radius).squeeze(1).T
-        capacity = int(inside.sum(0).max())
+        inside, log_prob = self._of_base(x)
+        capacity = int(inside.sum(1).max())
         if capacity > SPARSE_SHARE * len(x):
             return self.log_prob(x, AllPairs(self.n_components)).T
+        if capacity:
+            support = Support(inside.T, capacity)
+            entries = self.log_prob(x, support)
+            log_prob.mul_(~inside).add_(support.scatter(entries, len(x)))
+        return log_prob.T
+
+    def log_prob_bounds(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Components`; they are equal outside the ball, where no flow acts.
+
+        Inside, the share of the base distribution is a lower bound.
+        """
+        if self.base is None:
+            log_prob = self.log_prob_of_all(x)
+            return log_prob, log_prob
+        inside, log_prob = self._of_base(x)
+        lower = log_prob + LOG_BASE_SHARE * inside
+        return lower.T, log_prob.masked_fill(inside, math.inf).T
+
+    def _of_base(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return whether rows are in the balls, and log-densities without flows."""
+        assert self.base is not None
+        r = self._mahalanobis(x)
         log_prob = self.base.log_prob(r)[0].squeeze(1)
         log_prob += self.log_constant.unsqueeze(1)
-        if capacity:
-            support = Support(inside, capacity)
-            entries = self.log_prob(x, support)
-            log_prob.mul_(~inside.T).add_(support.scatter(entries, len(x)))
-        return log_prob.T
+        return (r < self._ball().radius).squeeze(1), log_prob
 
     def gaussian_log_prob(self, x: Tensor) -> Tensor | None:
         """Return log-densities (K, N) of the Gaussians, or None if q needs none.

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from skflowmix.model.components import Components, FlowComponents
+from skflowmix.model.components import FEW_ROWS, Components, FlowComponents
 from skflowmix.model.groups import Groups
 from skflowmix.model.nn import PosteriorNet
 from skflowmix.model.pairs import SPARSE_SHARE, AllPairs, Support
@@ -343,6 +343,10 @@ class MixtureModule(nn.Module):
         parts = self.groups.parts(values)
         return torch.stack([own.logsumexp(-1) for own in parts], -1)
 
+    def group_log_joint(self, x: Tensor) -> Tensor:
+        """Return log p(x, group), in nats: (N, D) to (N, G)."""
+        return self.group_logsumexp(self.component_log_prob(x) + self.log_weights)
+
     def group_log_prob(self, x: Tensor) -> Tensor:
         """Return log-densities of all groups at rows, in nats: (N, D) to (N, G)."""
         log_prob = self.component_log_prob(x)
@@ -360,9 +364,22 @@ class MixtureModule(nn.Module):
         return self.group_sums(self.posterior_proba(x))
 
     def predict(self, x: Tensor) -> Tensor:
-        """Return the most probable group of each row: (N, D) to (N,)."""
-        log_joint = self.component_log_prob(x) + self.log_weights
-        return self.group_logsumexp(log_joint).argmax(1)
+        """Return the most probable group of each row: (N, D) to (N,).
+
+        Flows are evaluated only where bounds leave two groups possible.
+        """
+        # On a GPU, waiting for the number of such rows would be slow.
+        if x.is_cuda or len(x) <= FEW_ROWS:
+            return self.group_log_joint(x).argmax(1)
+        bounds = self.components.log_prob_bounds(x)
+        lower, upper = (self.group_logsumexp(b + self.log_weights) for b in bounds)
+        least, labels = lower.max(1, keepdim=True)
+        others = upper.scatter(1, labels, -math.inf).amax(1, keepdim=True)
+        is_open = ~(least > others).squeeze(1)  # negated, so that NaN is open
+        labels = labels.squeeze(1)
+        if is_open.any():
+            labels[is_open] = self.group_log_joint(x[is_open]).argmax(1)
+        return labels
 
     def label_bound_and_log_prob(self, x: Tensor) -> Tensor:
         """Return group, ELBO and log p(x) of each row: (N, D) to (N, 3)."""

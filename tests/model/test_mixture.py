@@ -17,6 +17,7 @@ from small_modules import flow_parameters, make_model, random_gaussians, rows, s
 from skflowmix import FlowMixture
 from skflowmix.model.components import WIDE
 from skflowmix.model.flows import FLOWS
+from skflowmix.model.groups import Groups
 from skflowmix.model.mixture import LEAST_LOG_POSTERIOR, MixtureModule, elbo_terms
 from skflowmix.model.pairs import AllPairs, Support
 from skflowmix.starts import shrinkage as shrinkage_module
@@ -587,6 +588,32 @@ def test_log_prob_on_a_support_equals_the_dense_table(flow, share, sharing):
     )
     gathered = support.gather(dense.T)[support.valid]
     torch.testing.assert_close(gathered, packed[support.valid], rtol=0, atol=1e-10)
+
+
+@each_family
+@each_dtype
+@pytest.mark.parametrize("spread", [1.0, 10.0, 100.0])
+@pytest.mark.parametrize("sizes", [[1, 1, 1], [2, 1], [3]], ids=str)
+def test_the_most_probable_group_is_that_of_all_densities(flow, dtype, spread, sizes):
+    model = make_model(flow, spread=spread, groups=Groups(sizes)).to(dtype)
+    x = torch.cat([rows(300), spread * rows(300), 1e6 * rows(9)]).to(dtype)
+    with torch.inference_mode():
+        log_prob = model.component_log_prob(x)
+        lower, upper = model.components.log_prob_bounds(x)
+        expected = model.group_log_joint(x).argmax(1)
+        assert torch.equal(model.predict(x), expected)
+    slack = 1e-4 * log_prob.abs()
+    assert (lower <= log_prob + slack).all()
+    assert (log_prob <= upper + slack).all()
+
+
+def test_rows_of_separate_components_are_told_apart_without_flows():
+    model = make_model("nsf", spread=1000.0)
+    component = torch.arange(3).repeat(50)
+    x = model.sample(component, seeded())
+    assert (model.components.log_prob_bounds(x)[1].isfinite().sum(1) == 2).all()
+    model.component_log_prob = None  # cannot be called
+    assert torch.equal(model.predict(x), component)
 
 
 def test_a_flow_learns_from_rows_that_it_has_lost():
