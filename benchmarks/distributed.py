@@ -183,9 +183,7 @@ def main():
     arguments = parser.parse_args()
     if arguments.fit:
         seed, output = arguments.fit
-        record = fit(
-            arguments.jobs[0], int(seed), arguments.rows, arguments.batch_size
-        )
+        record = fit(arguments.jobs[0], int(seed), arguments.rows, arguments.batch_size)
         if record is not None:
             Path(output).write_text(json.dumps(record))
         return
