@@ -44,6 +44,11 @@ GAP_WIDTHS, MAX_BEYOND = 1.5, 0.05
 # MAX_HEAPS in a column are a grid of its values, not codes.
 MAX_HEAP, MIN_DISTINCT, MAX_HEAPS = 0.25, 0.95, 3
 
+# The other values run up to a heap at the end of a column if as many of them as the
+# heap has rows (at least LEAST_NEAR) lie within the width of their core, and the gap
+# beside the heap is at most half as wide as these values.
+LEAST_NEAR = 10
+
 
 def weighted_quantile(
     x: np.ndarray, weights: np.ndarray, levels: Sequence[float] | np.ndarray
@@ -221,6 +226,9 @@ def beyond_gaps(column: np.ndarray, counts: np.ndarray) -> np.ndarray:
 def lone_heaps(column: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """Assign numbers to the few values that repeat where all others are distinct.
 
+    A heap at the end of a column that the others run up to is no lone heap, but holds
+    the values beyond a limit (of detection, of a scale).
+
     Parameters
     ----------
     column, counts : ndarray of shape (n_samples,)
@@ -231,7 +239,7 @@ def lone_heaps(column: np.ndarray, counts: np.ndarray) -> np.ndarray:
     heaps : ndarray of shape (n_samples,), int
         Number of the heap, from 0; -1 for other values.
     """
-    index = np.unique(column, return_inverse=True)[1]
+    values, index = np.unique(column, return_inverse=True)
     weights = np.bincount(index, counts)
     heavy = _is_group(weights, weights, MAX_HEAP)
     others = weights[~heavy].sum()
@@ -239,7 +247,29 @@ def lone_heaps(column: np.ndarray, counts: np.ndarray) -> np.ndarray:
     is_grid = np.count_nonzero(heavy) > MAX_HEAPS
     if is_grid or 2 * others < weights.sum() or not is_continuous:
         heavy[:] = False
+    for end in {0, len(values) - 1}:
+        if heavy[end] and _is_limit(values[end], weights[end], values, weights, heavy):
+            heavy[end] = False
     return np.where(heavy, np.cumsum(heavy) - 1, -1)[index]
+
+
+def _is_limit(
+    value: float,
+    size: float,
+    values: np.ndarray,
+    weights: np.ndarray,
+    heavy: np.ndarray,
+) -> bool:
+    """Return whether the values outside heaps run up to a heap at the end."""
+    others = values[~heavy]
+    low, high = _core(others, weights[~heavy])
+    away = np.sort(np.abs(others - value))
+    k = max(int(size), LEAST_NEAR)
+    return bool(
+        len(away) > k
+        and away[k] <= high - low
+        and 2 * away[0] <= away[k] - away[0]
+    )
 
 
 def _is_group(sizes: np.ndarray, weights: np.ndarray, largest: float) -> np.ndarray:

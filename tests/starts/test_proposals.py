@@ -244,6 +244,34 @@ def test_groups_beyond_a_gap(sign):
         assert not beyond_gaps(np.asarray(usual, float), np.ones(len(usual))).any()
 
 
+def clipped(rng, n, low=-np.inf, high=np.inf):
+    """Two overlapping groups of scores, with the values beyond a limit at the limit."""
+    y = rng.integers(0, 2, n)
+    X = np.array([[60, 65], [88, 92]])[y]
+    X = X + np.array([[12, 12], [8, 7]])[y] * rng.normal(size=(n, 2))
+    return np.clip(X, low, high), y
+
+
+@pytest.mark.parametrize("limits", [(-np.inf, 100), (50, np.inf), (50, 100)], ids=str)
+@pytest.mark.parametrize("n", [400, 1500])
+def test_values_at_a_limit_are_no_group(limits, n):
+    X, y = clipped(np.random.default_rng(3), n, *limits)
+    reference = GaussianMixture(2, n_init=5, random_state=0).fit_predict(X)
+    least = adjusted_rand_score(y, reference) - 0.1
+    assert adjusted_rand_score(y, labels_of_start(X, 2)) > max(least, 0.7)
+
+
+@pytest.mark.parametrize("share", [0.01, 0.05, 0.2])
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_a_heap_at_a_limit_is_told_from_a_code(share, sign):
+    rng = np.random.default_rng(0)
+    for x in (rng.normal(size=1000), rng.random(1000), rng.exponential(size=1000)):
+        at_limit = np.minimum(x, np.quantile(x, 1 - share))
+        assert (lone_heaps(sign * at_limit, np.ones(1000)) == -1).all()
+        coded = np.where(rng.random(1000) < share, x.max() + x.std(), x)
+        assert (lone_heaps(sign * coded, np.ones(1000)) >= 0).mean() > share / 2
+
+
 def test_lone_heaps():
     rng = np.random.default_rng(0)
     x = rng.normal(size=500)
