@@ -24,6 +24,7 @@ from skflowmix.starts.preprocessing import (
     Standardizer,
     different_rows,
     merge_identical_rows,
+    tied_columns,
 )
 from skflowmix.training.candidate import (
     Partition,
@@ -354,6 +355,7 @@ class _Restart:
                 settings.reg_covar,
                 leasts,
                 turned=settings.n_shared_transforms > 0,
+                tied=tied_columns(table.x, table.weights, self.problem.classes),
             )
             for gaussians in fits:
                 factors = np.linalg.cholesky(gaussians.covariances)

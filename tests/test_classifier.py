@@ -31,6 +31,7 @@ from skflowmix import FlowMixture, FlowMixtureClassifier
 from skflowmix.calibration import Calibration
 from skflowmix.model.groups import Groups
 from skflowmix.starts.gaussians import Gaussians
+from skflowmix.starts.preprocessing import tied_columns
 
 
 def small(**kwargs):
@@ -415,6 +416,39 @@ def test_labels_that_say_nothing_are_not_believed():
     assert log_loss(y[150:], model.predict_proba(X[150:])) < np.log(2) + 0.02
 
 
+def flags_beside_two_useful_columns(n, n_flags, random_state):
+    """Rare flags that say nothing of the class, and two columns that do."""
+    y = random_state.randint(2, size=n)
+    flags = random_state.uniform(size=(n, n_flags)) < np.linspace(0.01, 0.05, n_flags)
+    return np.c_[flags, random_state.normal(size=(n, 2)) + 0.7 * y[:, None]], y
+
+
+@pytest.mark.parametrize(
+    ("n_flags", "parameters"),
+    [(8, {"n_transforms": 0}), (8, {"n_transforms": 2, "hidden_units": (32,)})],
+    ids=["gaussians", "flows"],
+)
+def test_rare_flags_do_not_hide_what_other_columns_say(n_flags, parameters):
+    random_state = np.random.RandomState(0)
+    X, y = flags_beside_two_useful_columns(3000, n_flags, random_state)
+    model = FlowMixtureClassifier(random_state=0, **parameters).fit(X[:800], y[:800])
+    bayes = 1 / (1 + np.exp(0.7 * (0.7 - X[800:, -2:].sum(axis=1))))
+    loss = log_loss(y[800:], model.predict_proba(X[800:]))
+    assert loss < log_loss(y[800:], bayes) + 0.03
+
+
+def test_flags_are_tied_that_are_rare_in_every_class():
+    random_state = np.random.RandomState(0)
+    y = random_state.randint(2, size=1000)
+    rare = random_state.uniform(size=1000) < 0.05
+    constant_in_one = np.where(y == 1, random_state.normal(size=1000), 0.0)
+    common = random_state.uniform(size=1000) < 0.4
+    x = np.c_[rare, constant_in_one, common, random_state.normal(size=1000), y == 0]
+    assert tied_columns(x, np.ones(1000), y) == (0, 4)
+    assert tied_columns(x, np.ones(1000), np.where(y == 1, -1, 0)) == (0, 1, 4)
+    assert tied_columns(x, np.ones(1000), None) == ()
+
+
 def test_a_fit_that_is_stopped_is_calibrated_as_if_it_were_not():
     class StopsLate(Recorder):
         def on_fit_task_end(self, estimator, context, *, fitted_estimator):
@@ -429,7 +463,8 @@ def test_a_fit_that_is_stopped_is_calibrated_as_if_it_were_not():
     stop.temperatures = []
     model.set_callbacks(stop).fit(X, y)
     assert len(stop.temperatures) == 12
-    assert min(model.calibration_temperature_, *stop.temperatures[6:]) > 3
+    # The labels say nothing, so the flows are dropped in the end.
+    assert min(stop.temperatures[6:]) > 3 and model.calibration_temperature_ > 2
 
 
 def test_folds_that_cannot_be_refitted_do_not_calibrate():

@@ -9,6 +9,7 @@ from scipy.special import log_softmax, softmax
 
 __all__ = [
     "ClassProbabilities",
+    "calibrated_losses",
     "calibration_temperature",
     "label_losses",
     "log_proba_with_noise",
@@ -137,6 +138,14 @@ def calibration_temperature(
         return 0.5 * log_temperature**2 + weights @ label_losses(logits, classes)
 
     return float(np.exp(min(LOG_TEMPERATURES, key=loss)))
+
+
+def calibrated_losses(
+    log_joint: np.ndarray, classes: np.ndarray, weights: np.ndarray
+) -> np.ndarray:
+    """Return `label_losses` at the temperature that fits these labels best."""
+    temperature = calibration_temperature(log_joint, classes, weights)
+    return label_losses(log_joint / temperature, classes)
 
 
 def label_losses(log_joint: np.ndarray, classes: np.ndarray) -> np.ndarray:

@@ -204,6 +204,7 @@ class Gaussians:
         least_strengths: Sequence[float],
         *,
         turned: bool = False,
+        tied: tuple[int, ...] = (),
     ) -> list[Self]:
         """Fit Gaussians for each of several least strengths by one cross-validation.
 
@@ -213,6 +214,9 @@ class Gaussians:
             As for `fit`.
         least_strengths : sequence of float
             Least strengths as for `fit`, one for each result.
+        tied : tuple of int
+            Columns of which all components have the pooled covariance, and none with
+            other columns, if rows are no fewer than columns.
 
         Returns
         -------
@@ -221,7 +225,7 @@ class Gaussians:
         """
         fits = []
         for shrinkage in choose_shrinkages(
-            x, sample_weight, responsibilities, reg_covar, least_strengths
+            x, sample_weight, responsibilities, reg_covar, least_strengths, tied
         ):
             gaussians = cls.shrunk(x, sample_weight, responsibilities, shrinkage)
             if turned:
@@ -255,7 +259,7 @@ class Gaussians:
             The fitted moments.
         """
         shares = blended(responsibilities, sample_weight, shrinkage.blend)
-        totals, means, scatter = moments(x, sample_weight, shares)
+        totals, means, scatter = moments(x, sample_weight, shares, shrinkage.tied)
         covariances = shrink(
             totals,
             scatter,

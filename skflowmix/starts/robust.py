@@ -266,9 +266,7 @@ def _is_limit(
     away = np.sort(np.abs(others - value))
     k = max(int(size), LEAST_NEAR)
     return bool(
-        len(away) > k
-        and away[k] <= high - low
-        and 2 * away[0] <= away[k] - away[0]
+        len(away) > k and away[k] <= high - low and 2 * away[0] <= away[k] - away[0]
     )
 
 

@@ -1,6 +1,7 @@
 """Shrinkage of covariances towards the pooled one, chosen by cross-validation."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -72,6 +73,7 @@ class Shrinkage(NamedTuple):
     diagonality: float
     blend: float
     reg_covar: float
+    tied: tuple[int, ...] = ()
 
 
 def log_joint_of(
@@ -110,15 +112,27 @@ def _shares_of_components(
 
 
 def moments(
-    x: np.ndarray, sample_weight: np.ndarray, responsibilities: np.ndarray
+    x: np.ndarray,
+    sample_weight: np.ndarray,
+    responsibilities: np.ndarray,
+    tied: Sequence[int] = (),
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the total weight, mean and covariance of each component."""
+    """Return the total weight, mean and covariance of each component.
+
+    Components have the pooled covariance of the columns `tied`, and none between these
+    columns and the others.
+    """
     totals, shares = _shares_of_components(sample_weight, responsibilities)
     means = shares.T @ x
     covariances = np.empty((len(totals), x.shape[1], x.shape[1]))
     for k, mean in enumerate(means):
         centered = x - mean
         covariances[k] = (shares[:, k, None] * centered).T @ centered
+    if len(tied):
+        pooled = np.tensordot(totals / totals.sum(), covariances, axes=1)
+        covariances[:, tied] = covariances[:, :, tied] = 0.0
+        rows, columns = np.ix_(tied, tied)
+        covariances[:, rows, columns] = pooled[rows, columns]
     return totals, means, covariances
 
 
@@ -210,17 +224,21 @@ def choose_shrinkages(
     responsibilities: np.ndarray,
     reg_covar: float,
     leasts: Sequence[float],
+    tied: tuple[int, ...] = (),
 ) -> list[Shrinkage]:
     """Choose the shrinkage of best cross-validated likelihood for each least strength.
 
-    Rows must be in a random order, as from `merge_identical_rows`.
+    Rows must be in a random order, as from `merge_identical_rows`. With fewer rows than
+    columns no columns are `tied`.
     """
+    if len(x) < x.shape[1]:
+        tied = ()
     n_columns = x.shape[1]
     n_rows = row_counts(sample_weight).sum()
     strengths = [s for s in STRENGTHS if s >= min(leasts)]
     grid = [(s * n_columns, a) for s in strengths for a in DIAGONALITIES]
     if np.count_nonzero(_parts_of_rows(sample_weight)) < 2 * N_FOLDS:
-        return [Shrinkage(*grid[-1], 0.0, reg_covar)] * len(leasts)
+        return [Shrinkage(*grid[-1], 0.0, reg_covar, tied)] * len(leasts)
     few = n_rows < FEW_ROWS * n_columns * responsibilities.shape[1]
     x, sample_weight = x[:MAX_ROWS], sample_weight[:MAX_ROWS]
     responsibilities = responsibilities[:MAX_ROWS]
@@ -233,6 +251,7 @@ def choose_shrinkages(
             grid,
             reg_covar,
             _parts_of_rows(sample_weight),
+            tied,
         )
         for blend in blends
     ]
@@ -245,7 +264,7 @@ def choose_shrinkages(
             if scores.max() > best + BLEND_TOLERANCE:
                 best = scores.max()
                 strength, diagonality = grid[first + int(np.argmax(scores))]
-                shrinkage = Shrinkage(strength, diagonality, blend, reg_covar)
+                shrinkage = Shrinkage(strength, diagonality, blend, reg_covar, tied)
         chosen.append(shrinkage)
     return chosen
 
@@ -328,11 +347,12 @@ def _cross_validate(
     grid: Grid,
     reg_covar: float,
     folds: np.ndarray,
+    tied: Sequence[int] = (),
 ) -> np.ndarray:
     """Return held-out log-densities of the mixture (n_settings, n)."""
     log_prob = np.zeros((len(grid), len(x)))
     by_rows = len(x) < x.shape[1] and reg_covar > LEAST_REG_COVAR
-    log_joints = _log_joints_by_rows if by_rows else _log_joints
+    log_joints = _log_joints_by_rows if by_rows else partial(_log_joints, tied=tied)
     for shares in folds:
         held_out, seen = shares > 0, shares < 1
         fold = x[seen], (sample_weight * (1 - shares))[seen], responsibilities[seen]
@@ -349,9 +369,10 @@ def _log_joints(
     new: np.ndarray,
     grid: Grid,
     reg_covar: float,
+    tied: Sequence[int],
 ) -> Iterator[np.ndarray]:
     """Yield joint log-densities of new rows (n_new, K) for each setting."""
-    totals, means, covariances = moments(x, sample_weight, responsibilities)
+    totals, means, covariances = moments(x, sample_weight, responsibilities, tied)
     diagonalities = {diagonality for _, diagonality in grid}
     priors = {a: priors_of(totals, covariances, a) for a in diagonalities}
     for strength, diagonality in grid:

@@ -3,7 +3,7 @@
 import numpy as np
 from scipy.stats import entropy
 
-from skflowmix.starts.class_probabilities import calibration_temperature, label_losses
+from skflowmix.starts.class_probabilities import calibrated_losses
 from skflowmix.starts.gaussians import Gaussians
 from skflowmix.starts.labels import LabelGraph, likeliest
 from skflowmix.starts.scores import REG_COVAR
@@ -105,7 +105,7 @@ def spreading_helps(
     def losses(rows: np.ndarray) -> list[np.ndarray]:
         graph = LabelGraph(in_units[rows], classes[rows], random_state)
         told = _tell(graph, x[rows], weights[rows], classes[rows], n_classes)
-        return [_calibrated_losses(t, own, weights_of_judges) for t in told]
+        return [calibrated_losses(t, own, weights_of_judges) for t in told]
 
     def gain(former: np.ndarray, latter: np.ndarray) -> float:
         return _in_standard_errors(former - latter, weights_of_judges)
@@ -145,13 +145,6 @@ def _tell(
         refitted = gaussians.refit(x[others], weights[others], shares)
         joint.append(refitted.log_joint(x[own]))
     return np.log(np.maximum(np.concatenate(spread), TINY)), np.concatenate(joint)
-
-
-def _calibrated_losses(
-    log_joint: np.ndarray, classes: np.ndarray, weights: np.ndarray
-) -> np.ndarray:
-    temperature = calibration_temperature(log_joint, classes, weights)
-    return label_losses(log_joint / temperature, classes)
 
 
 def _in_standard_errors(gains: np.ndarray, weights: np.ndarray) -> float:

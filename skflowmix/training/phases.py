@@ -14,6 +14,7 @@ from skflowmix.starts.gaussians import Gaussians
 from skflowmix.starts.knn import nearest_others
 from skflowmix.starts.preprocessing import TRAINING_BOUND
 from skflowmix.training.batches import Batch, Noise, RowSource, TableSource
+from skflowmix.training.labelled import start_predicts_better
 from skflowmix.training.objectives import (
     ElboObjective,
     MStepObjective,
@@ -370,8 +371,14 @@ class ModelFit:
 
     @torch.no_grad()
     def drop_flows_without_gain(self) -> None:
-        """Restore the initial Gaussians unless the flows are clearly better."""
+        """Restore the initial Gaussians unless the flows are clearly better.
+
+        They are also restored where they predict known classes clearly better.
+        """
         self.keeps_flows = self.clearly_better_than(self.log_prob_start)
+        if self.keeps_flows:
+            misled = start_predicts_better(self.working, self.start, self.held_out)
+            self.keeps_flows = not self._agreed(misled)
         if not self.keeps_flows:
             torch._foreach_copy_(list(self.working.parameters()), self.start)
 

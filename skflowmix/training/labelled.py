@@ -1,0 +1,68 @@
+"""Whether known classes of held-out rows are predicted better with flows or without."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from skflowmix.model.groups import Groups
+from skflowmix.model.mixture import MixtureModule
+from skflowmix.starts.class_probabilities import calibrated_losses
+from skflowmix.training.batches import Batch
+
+__all__ = ["start_predicts_better"]
+
+# Least gain in log-loss, in nats per label: a smaller one is noise.
+LEAST_GAIN = 0.002
+
+# Fewer labels are too few to compare by.
+MIN_LABELS = 20
+
+
+@torch.no_grad()
+def start_predicts_better(
+    model: MixtureModule, start: list[Tensor], rows: Batch
+) -> bool:
+    """Return whether a model predicted known classes better before training.
+
+    Mean log-losses are compared, each at the temperature that fits the labels best.
+
+    Parameters
+    ----------
+    model : MixtureModule
+        The trained model.
+    start : list of Tensor
+        Its parameters before training.
+    rows : Batch
+        Rows that it has not seen.
+
+    Returns
+    -------
+    better : bool
+        False with fewer than `MIN_LABELS` known classes.
+    """
+    groups = model.groups
+    if rows.allowed is None or groups.n_groups == 1:
+        return False
+    classes = _known_classes(groups, rows.allowed.numpy(force=True))
+    known = np.flatnonzero(classes >= 0)
+    if len(known) < MIN_LABELS:
+        return False
+    weights = rows.weights.double().numpy(force=True)[known]
+
+    def loss() -> float:
+        log_joint = model.group_log_joint(rows.x).double().numpy(force=True)
+        losses = calibrated_losses(log_joint[known], classes[known], weights)
+        return float(np.average(losses, weights=weights))
+
+    parameters: list[Tensor] = list(model.parameters())
+    trained, with_flows = [p.clone() for p in parameters], loss()
+    torch._foreach_copy_(parameters, start)
+    without = loss()
+    torch._foreach_copy_(parameters, trained)
+    return with_flows - without > LEAST_GAIN
+
+
+def _known_classes(groups: Groups, allowed: np.ndarray) -> np.ndarray:
+    """Return the only class that a row may have, -1 if it may have several."""
+    of_groups = groups.sum(allowed.astype(float)) > 0
+    return np.where(of_groups.sum(axis=1) == 1, of_groups.argmax(axis=1), -1)
