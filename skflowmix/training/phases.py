@@ -142,6 +142,10 @@ class ModelFit:
         scale, table = self.settings.input_noise, self.own
         if scale == 0 and self.table.repeat_widths is None:
             return None
+        if self.table.shard is not None:
+            # Among a part of the rows the nearest ones are farther away.
+            part = table.n_counted / self.table.n_counted
+            scale *= part ** (1 / table.x.shape[1])
         span = None
         if table.column_space is not None:
             span = torch.from_numpy(table.column_space).to(self.working.weight_logits)
