@@ -193,9 +193,10 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
     fewer labels than flows, or fewer than two classes have two labels.
 
     Columns in which one value has more than 75 % of the weight in every class, such as
-    rare flags, have one covariance in the Gaussians of all classes. Flows are dropped
-    if held-out labels (at least 20) have a log-loss that is lower by .002 nats or more
-    under the Gaussians that the flows started from, both calibrated by a temperature;
+    rare flags, have one covariance in the Gaussians of all classes, and none with other
+    columns, unless there are more columns than rows. Flows are dropped if held-out
+    labels (at least 20) have a log-loss that is lower by more than .002 nats under the
+    Gaussians that the flows started from, both calibrated by a temperature;
     `score_samples` and `sample` are then those of Gaussians.
 
     The mixture weights, which `predict_joint_log_proba`, `score_samples` and `sample`

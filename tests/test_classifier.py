@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.special import logsumexp
 from sklearn.base import clone, is_classifier
@@ -26,12 +27,16 @@ from sklearn.utils.estimator_checks import (
     parametrize_with_checks,
 )
 from small_models import make, moons
+from small_modules import seeded
 
 from skflowmix import FlowMixture, FlowMixtureClassifier
 from skflowmix.calibration import Calibration
 from skflowmix.model.groups import Groups
+from skflowmix.model.mixture import MixtureModule
 from skflowmix.starts.gaussians import Gaussians
 from skflowmix.starts.preprocessing import tied_columns
+from skflowmix.training.batches import Batch
+from skflowmix.training.labelled import start_predicts_better
 
 
 def small(**kwargs):
@@ -441,12 +446,65 @@ def test_flags_are_tied_that_are_rare_in_every_class():
     random_state = np.random.RandomState(0)
     y = random_state.randint(2, size=1000)
     rare = random_state.uniform(size=1000) < 0.05
-    constant_in_one = np.where(y == 1, random_state.normal(size=1000), 0.0)
+    constant_in_most = np.where(y == 1, random_state.normal(size=1000), 0.0)
     common = random_state.uniform(size=1000) < 0.4
-    x = np.c_[rare, constant_in_one, common, random_state.normal(size=1000), y == 0]
-    assert tied_columns(x, np.ones(1000), y) == (0, 4)
-    assert tied_columns(x, np.ones(1000), np.where(y == 1, -1, 0)) == (0, 1, 4)
-    assert tied_columns(x, np.ones(1000), None) == ()
+    x = np.c_[rare, constant_in_most, common, random_state.normal(size=1000)]
+    ones = np.ones(1000)
+    assert tied_columns(x, ones, y) == (0,)
+    few = np.where(y == 1, 9.0, 1.0)
+    assert tied_columns(x, 1 / few, y) == (0,)
+    assert tied_columns(x, ones, None) == tied_columns(x, ones, 0 * y) == ()
+
+
+@pytest.mark.parametrize("weights", [[1.0, 1.0, 1.0, 1.0], [9.0, 1.0, 9.0, 1.0]])
+def test_few_labels_tie_no_continuous_columns(weights):
+    x = np.random.RandomState(0).normal(size=(4, 3))
+    assert tied_columns(x, np.array(weights), np.array([0, 0, 1, 1])) == ()
+
+
+def losing_flows(n_rows):
+    """Flows that tell classes apart worse than the Gaussians they start from."""
+    rng = np.random.default_rng(0)
+    y = np.arange(n_rows) % 2
+    x = rng.normal(size=(n_rows, 2))
+    x[:, 0] += 2.0 * y
+    gaussians = Gaussians.fit(x, np.ones(n_rows), np.eye(2)[y], 1e-6)
+    model = MixtureModule.of_flows(
+        gaussians,
+        flow="nsf",
+        n_transforms=2,
+        hidden_units=(8,),
+        posterior_units=(8,),
+        generator=seeded(),
+    )
+    start = [p.detach().clone() for p in model.parameters()]
+    with torch.no_grad():
+        for stack in model.components.flows():
+            for bias in stack.biases:
+                bias += torch.randn(bias.shape, generator=seeded(1))
+    allowed = torch.from_numpy(np.eye(2, dtype=bool)[y])
+    tensors = torch.from_numpy(x), torch.ones(n_rows).double(), allowed.double()
+    return model, start, Batch(*tensors, allowed)
+
+
+def test_labels_tell_flows_from_the_gaussians_they_start_from():
+    model, start, rows = losing_flows(200)
+    trained = [p.detach().clone() for p in model.parameters()]
+    assert start_predicts_better(model, start, rows)
+    for parameter, before in zip(model.parameters(), trained, strict=True):
+        assert torch.equal(parameter, before)
+    assert not start_predicts_better(model, trained, rows)
+    with torch.no_grad():
+        torch._foreach_copy_(list(model.parameters()), start)
+    assert not start_predicts_better(model, trained, rows)
+
+
+def test_without_labels_flows_stay():
+    model, start, rows = losing_flows(200)
+    rows.allowed[10:] = True
+    assert not start_predicts_better(model, start, rows)
+    rows.allowed = None
+    assert not start_predicts_better(model, start, rows)
 
 
 def test_a_fit_that_is_stopped_is_calibrated_as_if_it_were_not():

@@ -406,6 +406,7 @@ def test_small_tables_with_few_rows_per_column_have_two_starts():
             table=rows,
             settings=trained(2, **parameters)._settings(),
             start=SimpleNamespace(weights=None),
+            problem=SimpleNamespace(classes=None),
         )
         partition = fitting._Restart._partition(restart, shares, None)
         strengths = [start.shrinkage.strength for start in partition.starts]

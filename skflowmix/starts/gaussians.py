@@ -266,6 +266,7 @@ class Gaussians:
             priors_of(totals, scatter, shrinkage.diagonality),
             shrinkage.strength,
             shrinkage.reg_covar,
+            shrinkage.tied,
         )
         variances = np.diagonal(scatter, axis1=1, axis2=2)
         rounding = (ROUNDING * np.maximum(1, np.abs(means))) ** 2

@@ -47,8 +47,9 @@ DEPENDENT = 1e-6
 SPIKE_SHARE, SPIKE_WIDTH = 0.15, 0.05
 
 # Classes share the covariance of columns in which one value has more than this share of
-# each class's weight: their own would follow from the few rows with other values.
-TIED_SHARE = 0.75
+# each class's weight: their own would follow from the few rows with other values. In a
+# class of fewer rows one value may have that share by chance.
+TIED_SHARE, MIN_TIED_ROWS = 0.75, 10
 
 # Bound on a column's values, in units of 2 to 4 times the 75 % quantile of their
 # magnitudes.
@@ -285,14 +286,15 @@ def tied_columns(
     Returns
     -------
     tied : tuple of int
-        Columns in which one value has more than `TIED_SHARE` of the weight in every
-        class.
+        Columns in which one value has more than `TIED_SHARE` of the weight, also in
+        every class of at least `MIN_TIED_ROWS` rows. None with a single class.
     """
-    if classes is None:
+    if classes is None or len(np.unique(classes[classes >= 0])) < 2:
         return ()
+    numbers, sizes = np.unique(classes, return_counts=True)
+    large = numbers[(numbers >= 0) & (sizes >= MIN_TIED_ROWS)]
     is_tied = np.ones(x.shape[1], dtype=bool)
-    for number in np.unique(classes[classes >= 0]):
-        own = classes == number
+    for own in (slice(None), *(classes == number for number in large)):
         for j in np.flatnonzero(is_tied):
             index = np.unique(x[own, j], return_inverse=True)[1]
             heaviest = np.bincount(index, weights[own]).max()

@@ -247,9 +247,12 @@ def lone_heaps(column: np.ndarray, counts: np.ndarray) -> np.ndarray:
     is_grid = np.count_nonzero(heavy) > MAX_HEAPS
     if is_grid or 2 * others < weights.sum() or not is_continuous:
         heavy[:] = False
-    for end in {0, len(values) - 1}:
-        if heavy[end] and _is_limit(values[end], weights[end], values, weights, heavy):
-            heavy[end] = False
+    is_limit = [
+        bool(heavy[end])
+        and _is_limit(values[end], weights[end], values, weights, heavy)
+        for end in (0, -1)
+    ]
+    heavy[[0, -1]] &= ~np.array(is_limit)
     return np.where(heavy, np.cumsum(heavy) - 1, -1)[index]
 
 

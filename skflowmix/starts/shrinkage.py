@@ -128,12 +128,17 @@ def moments(
     for k, mean in enumerate(means):
         centered = x - mean
         covariances[k] = (shares[:, k, None] * centered).T @ centered
+    _tie(totals, covariances, tied)
+    return totals, means, covariances
+
+
+def _tie(totals: np.ndarray, covariances: np.ndarray, tied: Sequence[int]) -> None:
+    """Pool the covariances of some columns, without those with other columns."""
     if len(tied):
         pooled = np.tensordot(totals / totals.sum(), covariances, axes=1)
         covariances[:, tied] = covariances[:, :, tied] = 0.0
         rows, columns = np.ix_(tied, tied)
         covariances[:, rows, columns] = pooled[rows, columns]
-    return totals, means, covariances
 
 
 def shrink(
@@ -142,6 +147,7 @@ def shrink(
     priors: np.ndarray,
     strength: float,
     reg_covar: float,
+    tied: Sequence[int] = (),
 ) -> np.ndarray:
     """Return covariances shrunk towards `priors_of` them, see `Gaussians.fit`."""
     share = (strength / (totals + strength))[:, None, None]
@@ -150,6 +156,7 @@ def shrink(
     diagonal = np.diagonal(shrunk, axis1=1, axis2=2)
     added = _added(reg_covar, diagonal, variances, totals / totals.sum() @ variances)
     shrunk[:, *np.diag_indices(covariances.shape[1])] += added
+    _tie(totals, shrunk, tied)  # priors have the size of their component
     return shrunk
 
 
@@ -229,9 +236,9 @@ def choose_shrinkages(
     """Choose the shrinkage of best cross-validated likelihood for each least strength.
 
     Rows must be in a random order, as from `merge_identical_rows`. With fewer rows than
-    columns no columns are `tied`.
+    columns, of which `MAX_ROWS` count, no columns are `tied`.
     """
-    if len(x) < x.shape[1]:
+    if min(len(x), MAX_ROWS) < x.shape[1]:
         tied = ()
     n_columns = x.shape[1]
     n_rows = row_counts(sample_weight).sum()
@@ -376,7 +383,8 @@ def _log_joints(
     diagonalities = {diagonality for _, diagonality in grid}
     priors = {a: priors_of(totals, covariances, a) for a in diagonalities}
     for strength, diagonality in grid:
-        shrunk = shrink(totals, covariances, priors[diagonality], strength, reg_covar)
+        prior = priors[diagonality]
+        shrunk = shrink(totals, covariances, prior, strength, reg_covar, tied)
         yield log_joint_of(weights_of(totals), means, shrunk, new)
 
 

@@ -380,7 +380,7 @@ class ModelFit:
         They are also restored where they predict known classes clearly better.
         """
         self.keeps_flows = self.clearly_better_than(self.log_prob_start)
-        if self.keeps_flows:
+        if self.keeps_flows and len(self.table.held_out):
             misled = start_predicts_better(self.working, self.start, self.held_out)
             self.keeps_flows = not self._agreed(misled)
         if not self.keeps_flows:
