@@ -185,7 +185,9 @@ class FlowMixtureOutlierDetector(OutlierMixin, CallbackSupportMixin, OptionsMixi
     [2]_.
 
     A training row is its own nearest neighbour and the mixture was trained on it, so
-    slightly more than `contamination` of new rows can lie below the threshold.
+    more than `contamination` of new rows can lie below the threshold: slightly more
+    where rows are many, several times as many where a few hundred rows have many
+    columns or several clusters. Set `offset_` by the scores of other rows then.
 
     References
     ----------
