@@ -377,7 +377,7 @@ class ModelFit:
     def drop_flows_without_gain(self) -> None:
         """Restore the initial Gaussians unless the flows are clearly better.
 
-        They are also restored where they predict known classes clearly better.
+        They are also restored where they predict known classes better.
         """
         self.keeps_flows = self.clearly_better_than(self.log_prob_start)
         if self.keeps_flows and len(self.table.held_out):
