@@ -6,8 +6,10 @@ thread per process:
 - ``curves``: 15 epochs in float64, five on the first responsibilities and ten on the
   ELBO, with the same rows and batches for one process and for several. Reports the
   largest relative differences of the loss and of held-out log-likelihoods.
-- ``quality``: float32, each process with a shard of the rows; the first partition sees
-  a sample of them, as in large tables. Held-out log-likelihood, mean over seeds.
+- ``quality``: float32, each process with a shard of the rows, which are more than the
+  sample that the first partition sees; with ``--sample`` that sample is smaller, so
+  that shards of smaller tables can be measured. Held-out log-likelihood, mean over
+  seeds.
 - ``throughput``: equally many rows, and an equally large batch, for each process. Rows
   per second of the last steps on the ELBO, over all processes, after equally many
   steps, as the first ones have more components per row. Meaningful only on a machine
@@ -16,6 +18,7 @@ thread per process:
 Examples::
 
     python benchmarks/distributed.py curves quality --processes 1 2 4
+    python benchmarks/distributed.py quality --rows 6000 --sample 1500
     python benchmarks/distributed.py throughput --processes 1 2 --output throughput.json
 """
 
@@ -75,7 +78,7 @@ class Clock:
             self.times.append(time.perf_counter())
 
 
-def fit(job, seed, n_rows, batch_size):
+def fit(job, seed, n_rows, batch_size, sample):
     """Fit in one of the processes, and return what is measured."""
     torch.set_num_threads(1)
     rank, n_ranks = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE"))
@@ -88,8 +91,7 @@ def fit(job, seed, n_rows, batch_size):
         settings |= {"n_iter_no_change": 10}
         X = rows(n_rows, seed)
     elif job == "quality":
-        # A table of more rows than the sample, as a large one is.
-        distributed.SAMPLE_ROWS = n_rows // 4
+        distributed.SAMPLE_ROWS = sample or distributed.SAMPLE_ROWS
         X = rows(n_rows, seed)[rank::n_ranks]
     else:
         n_epochs = N_ELBO_EPOCHS * n_ranks
@@ -118,7 +120,7 @@ def fit(job, seed, n_rows, batch_size):
     return record if rank == 0 else None
 
 
-def measure(job, n_processes, seed, n_rows, batch_size):
+def measure(job, n_processes, seed, n_rows, batch_size, sample):
     """Fit in that many processes."""
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "record.json"
@@ -126,6 +128,7 @@ def measure(job, n_processes, seed, n_rows, batch_size):
         command += ["--nproc-per-node", str(n_processes), __file__, job]
         command += ["--fit", str(seed), str(output), "--rows", str(n_rows)]
         command += ["--batch-size", str(batch_size)]
+        command += ["--sample", str(sample)] if sample else []
         settings = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
         subprocess.run(command, check=True, env=os.environ | settings)
         return json.loads(output.read_text())
@@ -178,16 +181,25 @@ def main():
     parser.add_argument(
         "--batch-size", type=int, default=1024, help="of a process, for throughput"
     )
+    parser.add_argument(
+        "--sample", type=int, help="rows that all processes see, for quality"
+    )
     parser.add_argument("--output", type=Path)
     parser.add_argument("--fit", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.fit:
         seed, output = arguments.fit
-        record = fit(arguments.jobs[0], int(seed), arguments.rows, arguments.batch_size)
+        record = fit(
+            arguments.jobs[0],
+            int(seed),
+            arguments.rows,
+            arguments.batch_size,
+            arguments.sample,
+        )
         if record is not None:
             Path(output).write_text(json.dumps(record))
         return
-    n_rows = {"curves": 1000, "quality": 6000, "throughput": 80_000}
+    n_rows = {"curves": 1000, "quality": 100_000, "throughput": 80_000}
     results = {"environment": environment()}
     print(environment_text(results["environment"]))
     for job in arguments.jobs:
@@ -201,6 +213,7 @@ def main():
                     seed,
                     arguments.rows or n_rows[job],
                     arguments.batch_size,
+                    arguments.sample,
                 )
                 records[str(n)].append(record)
         report(job, records, arguments.processes)

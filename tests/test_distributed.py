@@ -16,7 +16,9 @@ from skflowmix import (
     distributed,
     row_stream,
 )
+from skflowmix.starts import knn
 from skflowmix.training import phases
+from skflowmix.training.batches import Noise
 from skflowmix.training.trainer import Trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -92,6 +94,29 @@ def test_flows_are_trained_on_more_rows_than_the_sample(small_sample):
     for model, rows in zip(models, sizes, strict=True):
         assert_array_equal(model.labels_, models[0].predict(rows))
     assert_allclose(models[0].lower_bound_, models[0].elbo(X).mean(), rtol=1e-6)
+
+
+@pytest.mark.parametrize(("searched", "ratio"), [(10_000, 1 / 3), (100, 1.0)])
+def test_noise_is_as_wide_as_in_one_process(monkeypatch, small_sample, searched, ratio):
+    """Distances to the nearest of n rows in two columns grow like n to the -1/2.
+
+    Where one process would search for them among 100 rows, so does each of several.
+    """
+    monkeypatch.setattr(knn, "MAX_SEARCHED_ROWS", searched)
+    scales = []
+
+    def noise(scale, *others):
+        scales.append(scale)
+        return Noise(scale, *others)
+
+    monkeypatch.setattr(phases, "Noise", noise)
+    shards = np.split(moons(900), 3)
+
+    def fit(reducer):
+        return small(2, input_noise=0.5, max_iter=1).fit(shards[reducer.rank])
+
+    in_processes(3, fit, sharded=True)
+    assert_allclose(max(scales), 0.5 * ratio**0.5, rtol=0.02)
 
 
 def spoilt(X, fault):

@@ -1,5 +1,7 @@
 """Nearest-neighbour graphs for clustering and label propagation."""
 
+import math
+
 import numpy as np
 from joblib import parallel_config
 from scipy.sparse import csr_array, dia_array, diags_array
@@ -15,6 +17,7 @@ __all__ = [
     "nearest_others",
     "normalized_graph",
     "one_hot",
+    "searched_rows",
 ]
 
 # Most rows in graphs and linkages, drawn by weight; other rows take the labels of
@@ -53,6 +56,11 @@ def nearest(x: np.ndarray, queries: np.ndarray | None, k: int) -> np.ndarray:
         return index.fit(x).kneighbors(queries, return_distance=False)
 
 
+def searched_rows(n: float) -> float:
+    """Return among how many rows `nearest_others` finds the neighbours of a row."""
+    return n / math.ceil(n / MAX_SEARCHED_ROWS)
+
+
 def nearest_others(x: np.ndarray, k: int) -> np.ndarray:
     """Find every row's nearest other rows.
 
@@ -71,7 +79,7 @@ def nearest_others(x: np.ndarray, k: int) -> np.ndarray:
     """
     k = min(k, len(x) - 1)
     neighbors = np.empty((len(x), k), dtype=np.int64)
-    parts = np.array_split(np.arange(len(x)), -(-len(x) // MAX_SEARCHED_ROWS))
+    parts = np.array_split(np.arange(len(x)), round(len(x) / searched_rows(len(x))))
     for part in parts:
         neighbors[part] = part[nearest(x[part], None, k)]
     return neighbors

@@ -11,7 +11,7 @@ from torch import Tensor
 from skflowmix.model.mixture import MixtureModule
 from skflowmix.starts.assignment import Assignment
 from skflowmix.starts.gaussians import Gaussians
-from skflowmix.starts.knn import nearest_others
+from skflowmix.starts.knn import nearest_others, searched_rows
 from skflowmix.starts.preprocessing import TRAINING_BOUND
 from skflowmix.training.batches import Batch, Noise, RowSource, TableSource
 from skflowmix.training.labelled import start_predicts_better
@@ -143,9 +143,10 @@ class ModelFit:
         if scale == 0 and self.table.repeat_widths is None:
             return None
         if self.table.shard is not None:
-            # Among a part of the rows the nearest ones are farther away.
-            part = table.n_counted / self.table.n_counted
-            scale *= part ** (1 / table.x.shape[1])
+            # Among fewer rows the nearest ones are farther away.
+            n, n_columns = table.x.shape
+            n_all = n * self.table.n_counted / table.n_counted
+            scale *= (searched_rows(n) / searched_rows(n_all)) ** (1 / n_columns)
         span = None
         if table.column_space is not None:
             span = torch.from_numpy(table.column_space).to(self.working.weight_logits)
