@@ -502,7 +502,7 @@ def _ranked_candidates(
     )
     kept: list[np.ndarray] = []
     proposals: list[Proposal] = []
-    for i in ranking(labels, gains, scores, separations, cuts):
+    for i in ranking(labels, gains, scores, separations, cuts, x.shape[1]):
         name, found = candidates[i].name, candidates[i].responsibilities
         if any(adjusted_rand_score(labels[i], k) > SAME_PARTITION_ARI for k in kept):
             continue

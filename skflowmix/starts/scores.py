@@ -24,18 +24,21 @@ PARTITION_DIAGONALITIES = (0.0, 1.0)
 REG_COVAR = 1e-4
 # Nats per row by which Gaussians may lose to a kernel estimate and still be believed.
 GAUSSIAN_TOLERANCE = 0.02
-# Nearest neighbours of a row that `largest_cut` counts, and the least distance that it
-# divides by.
+# Nearest neighbours of a row that `largest_cut` counts, the least distance that it
+# divides by, and the least ratio of distances at the edge of a denser cluster.
 CUT_NEIGHBORS = 5
 SHORTEST = 1e-12
+EDGE = 1.5
 # Clusters of less than this share of an average cluster have few rows.
 LEAST_SHARE = 0.1
 # A partition is clearly separated if its separation exceeds CLEAR_SEPARATION and either
 # its score is positive or its `largest_cut` of unweighted pairs is below MAX_CLEAR_CUT.
 CLEAR_SEPARATION = 2.0
 MAX_CLEAR_CUT = 0.05
-# Clusters overlap if every partition has a larger `largest_cut` by density than this.
-MAX_CUT = 0.02
+# Clusters overlap if every partition has a larger `largest_cut` by density than this,
+# or than MAX_UNLIKELY_CUT where the Gaussians of another one than the best are likelier
+# by MUCH_LIKELIER, in nats per row and column.
+MAX_CUT, MAX_UNLIKELY_CUT, MUCH_LIKELIER = 0.02, 0.006, 0.05
 # Gaussians that differ by less than this, in nats per row, count as equally likely.
 AS_LIKELY = 0.005
 
@@ -176,10 +179,13 @@ def largest_cut(
     by_density : bool, default=True
         Whether to weight a pair of neighbours by (usual / own distance)^2, at most 1:
         a density in two columns. The usual distance is the median distance to the last
-        of `CUT_NEIGHBORS`, in the denser of both clusters. Rows of noise between
-        clusters, with distant neighbours on both sides, then count less than close rows
-        that a cut through a cluster separates. Pairs of rows in clusters of few rows,
-        which may be outliers, all have weight 1.
+        of `CUT_NEIGHBORS`, in the sparser of both clusters, but at most `EDGE` times
+        the neighbour's own. Rows of noise between clusters, with distant neighbours on
+        both sides, then count less than close rows that a cut through a cluster
+        separates. A cut between the dense part of a cluster and its tail counts: the
+        density there is not below that of the tail. A sparse cluster beside the edge of
+        a dense one, whose rows have closer neighbours, counts less. Pairs of rows in
+        clusters of few rows, which may be outliers, all have weight 1.
 
     Returns
     -------
@@ -197,11 +203,15 @@ def largest_cut(
             own = lengths[labels == cluster, -1]
             if len(own):
                 usual[cluster] = np.median(own)
-        denser = np.minimum(usual[labels][:, None], usual[neighbors])
+        usual_distance = np.minimum(
+            np.maximum(usual[labels][:, None], usual[neighbors]),
+            EDGE * lengths[:, -1][landmarks.neighbors[:, :near]],
+        )
+        closeness = (usual_distance / lengths).clip(max=1) ** 2
         # Outliers are far from all other rows: their pairs would hardly count.
         rows = np.bincount(labels, minlength=n_clusters)
         few = rows < max(2 * CUT_NEIGHBORS, LEAST_SHARE * len(labels) / n_clusters)
-        counts *= np.where(few[labels][:, None], 1.0, denser / lengths).clip(max=1) ** 2
+        counts *= np.where(few[labels][:, None], 1.0, closeness)
     cut = np.sum(counts, axis=1, where=neighbors != labels[:, None])
     total = np.bincount(labels, counts.sum(axis=1), n_clusters)
     cut = np.bincount(labels, cut, n_clusters)
@@ -215,14 +225,16 @@ def ranking(
     scores: np.ndarray,
     separations: np.ndarray,
     cuts: np.ndarray,
+    n_features: int,
 ) -> np.ndarray:
     """Rank partitions, the best one first.
 
     Partitions are sorted by score, then by separation. The score of a clearly separated
-    partition is at least zero. If all partitions cut many neighbours apart, clusters
-    overlap, and gains replace the scores. If the best partition has a positive score
-    but is not clearly separated, those with equally likely Gaussians come first, sorted
-    by their mean agreement with all partitions.
+    partition is at least zero. If the best one cuts many neighbours apart, fewer where
+    another one has much likelier Gaussians, clusters overlap, and gains replace the
+    scores. If the best partition has a positive score but is not clearly separated,
+    those with equally likely Gaussians come first, sorted by their mean agreement with
+    all partitions.
 
     Parameters
     ----------
@@ -236,6 +248,8 @@ def ranking(
         See `skflowmix.starts.separation.SeparationTree`.
     cuts : ndarray of shape (n_partitions,)
         Each `largest_cut` of unweighted pairs.
+    n_features : int
+        Number of columns.
 
     Returns
     -------
@@ -245,7 +259,9 @@ def ranking(
     is_clear = (scores > 0) | (cuts < MAX_CLEAR_CUT)
     is_clear &= separations > CLEAR_SEPARATION
     scores = np.where(is_clear, np.maximum(scores, 0.0), scores)
-    if scores.max() < -MAX_CUT:
+    behind = gains.max() - gains[scores.argmax()]
+    most = MAX_CUT if behind < MUCH_LIKELIER * n_features else MAX_UNLIKELY_CUT
+    if scores.max() < -most:
         scores = gains
     order = np.lexsort((-separations, -scores))
     best = order[0]

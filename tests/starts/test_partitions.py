@@ -317,8 +317,42 @@ def test_pairs_of_neighbours_count_by_the_density_about_them():
         return largest_cut(landmarks, np.eye(2)[(np.arange(80) >= row).astype(int)])
 
     # The groups have no neighbours in common but the first wide row's, 21 away.
-    assert cut_before(40) < cut_before(60) < cut_before(20)
+    assert 10 * cut_before(40) < min(cut_before(60), cut_before(20))
     assert largest_cut(landmarks, np.eye(3)[np.arange(80) // 40]) == 1.0
+
+
+def _on_background(rng, y):
+    x = np.array([[-2.5, 0.0], [2.5, 0.0], [0.0, 0.0]])[y] + 0.5 * rng.randn(len(y), 2)
+    x[y == 2] = rng.uniform(-6, 6, (np.sum(y == 2), 2))
+    return x
+
+
+def _exponential(rng, y):
+    return rng.exponential(np.array([[1, 1, 1], [20, 1, 1], [0.05, 20, 1]])[y])
+
+
+def _heavy_tailed(rng, y):
+    return 4 * np.random.RandomState(8).randn(3, 5)[y] + rng.standard_t(2, (len(y), 5))
+
+
+@pytest.mark.parametrize(
+    ("draw", "shares", "least"),
+    [
+        (_on_background, [0.35, 0.35, 0.3], 0.85),
+        (_exponential, [0.5, 0.3, 0.2], 0.6),
+        (_heavy_tailed, [0.4, 0.3, 0.3], 0.9),
+    ],
+)
+def test_sparse_parts_of_groups_are_not_cut_off(draw, shares, least):
+    """Gaussians are better where cuts are through tails, and worse between groups."""
+    found = []
+    for seed in range(3):
+        rng = np.random.RandomState(seed)
+        y = rng.choice(3, 600, p=shares)
+        x = draw(rng, y)
+        best = propose((x - x.mean(axis=0)) / x.std(axis=0), 3, "auto", seed=seed)[0]
+        found.append(ari(y, best))
+    assert np.median(found) > least
 
 
 def test_a_few_far_rows_are_no_cluster_that_is_cut_off_cheaply():
@@ -334,10 +368,13 @@ def test_ranking_of_overlapping_clusters_and_of_gaussians_as_likely():
     halves = np.repeat([0, 1], 50)
     others = np.tile([0, 1], 50)
     shifted = np.roll(halves, 3)
-    labels, apart = [others, halves, shifted], (np.ones(3), np.ones(3))
-    gains = np.array([-0.5, -0.9, -0.7])
+    labels, apart = [others, halves, shifted], (np.ones(3), np.ones(3), 3)
+    gains = np.array([-0.5, -0.6, -0.7])
     assert ranking(labels, gains, np.array([-0.3, -0.03, -0.2]), *apart)[0] == 0
     assert ranking(labels, gains, np.array([-0.3, -0.01, -0.2]), *apart)[0] == 1
+    gains = np.array([-0.5, -0.7, -0.8])
+    assert ranking(labels, gains, np.array([-0.3, -0.01, -0.2]), *apart)[0] == 0
+    assert ranking(labels, gains, np.array([-0.3, -0.004, -0.2]), *apart)[0] == 1
     gains = np.array([0.302, 0.3, 0.28])
     assert ranking(labels, gains, gains + 0.02, *apart).tolist() == [1, 0, 2]
     gains = np.array([0.31, 0.3, 0.28])
