@@ -2,8 +2,9 @@
 
 The adjusted Rand index with the true number of clusters, of the first proposal, of the
 best proposal, and with ``--fit`` of the trained model: on generated groups of forty-one
-shapes, on the sets of `quality.py` (``--data``) and on tables of the KEEL collection
-(``--keel``). Rows of noise are not scored.
+shapes, on generated groups with tails or on a background, on the sets of `quality.py`
+(``--data``) and on tables of the KEEL collection (``--keel``). Rows of noise are not
+scored.
 
 Examples::
 
@@ -19,6 +20,7 @@ from functools import partial
 from pathlib import Path
 
 import _shapes
+import _tails
 import numpy as np
 import torch
 from _datasets import clustering_sets
@@ -50,7 +52,10 @@ def from_file(load, seed):
 
 def collections(data, keel):
     """Drawings by seed, by collection and name."""
-    found = {"shapes": {s: partial(_shapes.draw, s) for s in _shapes.SHAPES}}
+    found = {
+        "shapes": {s: partial(_shapes.draw, s) for s in _shapes.SHAPES},
+        "tails": {s: partial(_tails.draw, s) for s in _tails.TAILS},
+    }
     if data:
         sets = clustering_sets(data)
         found["published"] = {s: partial(from_file, sets[s]) for s in sets}

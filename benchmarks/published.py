@@ -130,8 +130,9 @@ SECTIONS = (
         "partitions.json",
         "partitions.py --data DIR --keel KEEL --seeds 3",
         "Adjusted Rand index with the true number of clusters, of the first proposal "
-        "and of the best one: made groups of 41 shapes, the sets above, and tables of "
-        "classes, which need not be clusters.",
+        "and of the best one: made groups of 41 shapes, made groups with tails or on "
+        "a background, the sets above, and tables of classes, which need not be "
+        "clusters.",
         partition_table,
     ),
     Section(

@@ -103,20 +103,20 @@ def test_noise_is_as_wide_as_in_one_process(monkeypatch, small_sample, searched,
     Where one process would search for them among 100 rows, so does each of several.
     """
     monkeypatch.setattr(knn, "MAX_SEARCHED_ROWS", searched)
-    scales = []
-
-    def noise(scale, *others):
-        scales.append(scale)
-        return Noise(scale, *others)
-
-    monkeypatch.setattr(phases, "Noise", noise)
+    monkeypatch.setattr(
+        phases, "Noise", lambda *given: scales.append(given[0]) or Noise(*given)
+    )
     shards = np.split(moons(900), 3)
 
-    def fit(reducer):
-        return small(2, input_noise=0.5, max_iter=1).fit(shards[reducer.rank])
+    def fit(X):
+        small(2, input_noise=0.5, max_iter=1, n_flows_per_component=1).fit(X)
 
-    in_processes(3, fit, sharded=True)
-    assert_allclose(max(scales), 0.5 * ratio**0.5, rtol=0.02)
+    scales = []
+    fit(moons(900))
+    one, scales = scales, []
+    in_processes(3, lambda reducer: fit(shards[reducer.rank]), sharded=True)
+    expected = np.repeat(np.sort(one), 3) * ratio**0.5
+    assert_allclose(np.sort(scales), expected, rtol=0.03)
 
 
 def spoilt(X, fault):

@@ -25,20 +25,22 @@ REG_COVAR = 1e-4
 # Nats per row by which Gaussians may lose to a kernel estimate and still be believed.
 GAUSSIAN_TOLERANCE = 0.02
 # Nearest neighbours of a row that `largest_cut` counts, the least distance that it
-# divides by, and the least ratio of distances at the edge of a denser cluster.
+# divides by, and how many times as far as a row's last neighbour is usual at most.
 CUT_NEIGHBORS = 5
 SHORTEST = 1e-12
-EDGE = 1.5
+MOST_USUAL = 1.5
 # Clusters of less than this share of an average cluster have few rows.
 LEAST_SHARE = 0.1
 # A partition is clearly separated if its separation exceeds CLEAR_SEPARATION and either
 # its score is positive or its `largest_cut` of unweighted pairs is below MAX_CLEAR_CUT.
 CLEAR_SEPARATION = 2.0
 MAX_CLEAR_CUT = 0.05
-# Clusters overlap if every partition has a larger `largest_cut` by density than this,
-# or than MAX_UNLIKELY_CUT where the Gaussians of another one than the best are likelier
-# by MUCH_LIKELIER, in nats per row and column.
-MAX_CUT, MAX_UNLIKELY_CUT, MUCH_LIKELIER = 0.02, 0.006, 0.05
+# Clusters overlap if every partition has a larger `largest_cut` by density than this.
+MAX_CUT = 0.02
+# If the likeliest Gaussians are ahead by MUCH_LIKELIER, in nats per row and column, the
+# partition with the smallest cut must cut less than this share of what theirs cuts.
+MUCH_LIKELIER = 0.08
+MAX_CUT_SHARE = 1 / 6
 # Gaussians that differ by less than this, in nats per row, count as equally likely.
 AS_LIKELY = 0.005
 
@@ -179,13 +181,13 @@ def largest_cut(
     by_density : bool, default=True
         Whether to weight a pair of neighbours by (usual / own distance)^2, at most 1:
         a density in two columns. The usual distance is the median distance to the last
-        of `CUT_NEIGHBORS`, in the sparser of both clusters, but at most `EDGE` times
-        the neighbour's own. Rows of noise between clusters, with distant neighbours on
-        both sides, then count less than close rows that a cut through a cluster
-        separates. A cut between the dense part of a cluster and its tail counts: the
-        density there is not below that of the tail. A sparse cluster beside the edge of
-        a dense one, whose rows have closer neighbours, counts less. Pairs of rows in
-        clusters of few rows, which may be outliers, all have weight 1.
+        of `CUT_NEIGHBORS`, in the sparser of both clusters, but at most `MOST_USUAL`
+        times the neighbour's own. Rows of noise between clusters, with distant
+        neighbours on both sides, then count less than close rows that a cut through a
+        cluster separates. A cut between the dense part of a cluster and its tail
+        counts: the density there is not below that of the tail. A sparse cluster beside
+        the edge of a dense one, whose rows have closer neighbours, counts less. Pairs
+        of rows in clusters of few rows, which may be outliers, all have weight 1.
 
     Returns
     -------
@@ -205,7 +207,7 @@ def largest_cut(
                 usual[cluster] = np.median(own)
         usual_distance = np.minimum(
             np.maximum(usual[labels][:, None], usual[neighbors]),
-            EDGE * lengths[:, -1][landmarks.neighbors[:, :near]],
+            MOST_USUAL * lengths[:, -1][landmarks.neighbors[:, :near]],
         )
         closeness = (usual_distance / lengths).clip(max=1) ** 2
         # Outliers are far from all other rows: their pairs would hardly count.
@@ -230,11 +232,11 @@ def ranking(
     """Rank partitions, the best one first.
 
     Partitions are sorted by score, then by separation. The score of a clearly separated
-    partition is at least zero. If the best one cuts many neighbours apart, fewer where
-    another one has much likelier Gaussians, clusters overlap, and gains replace the
-    scores. If the best partition has a positive score but is not clearly separated,
-    those with equally likely Gaussians come first, sorted by their mean agreement with
-    all partitions.
+    partition is at least zero. If all partitions cut many neighbours apart, clusters
+    overlap, and gains replace the scores; also if the best one cuts not many fewer than
+    the one with the likeliest Gaussians, and these are much likelier. If the best
+    partition has a positive score but is not clearly separated, those with equally
+    likely Gaussians come first, sorted by their mean agreement with all partitions.
 
     Parameters
     ----------
@@ -259,12 +261,13 @@ def ranking(
     is_clear = (scores > 0) | (cuts < MAX_CLEAR_CUT)
     is_clear &= separations > CLEAR_SEPARATION
     scores = np.where(is_clear, np.maximum(scores, 0.0), scores)
-    behind = gains.max() - gains[scores.argmax()]
-    most = MAX_CUT if behind < MUCH_LIKELIER * n_features else MAX_UNLIKELY_CUT
-    if scores.max() < -most:
-        scores = gains
     order = np.lexsort((-separations, -scores))
-    best = order[0]
+    best, likeliest = order[0], gains.argmax()
+    most = MAX_CUT
+    if gains[likeliest] - gains[best] > MUCH_LIKELIER * n_features:
+        most = min(most, -MAX_CUT_SHARE * scores[likeliest])
+    if scores[best] < -most:
+        return np.lexsort((-separations, -gains))
     if scores[best] <= 0 or is_clear[best]:
         return order
     agreement = np.full(len(gains), -1.0)

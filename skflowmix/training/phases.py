@@ -144,9 +144,10 @@ class ModelFit:
             return None
         if self.table.shard is not None:
             # Among fewer rows the nearest ones are farther away.
-            n, n_columns = table.x.shape
+            n = len(table.train)
             n_all = n * self.table.n_counted / table.n_counted
-            scale *= (searched_rows(n) / searched_rows(n_all)) ** (1 / n_columns)
+            searched = searched_rows(n) / searched_rows(n_all)
+            scale *= searched ** (1 / table.x.shape[1])
         span = None
         if table.column_space is not None:
             span = torch.from_numpy(table.column_space).to(self.working.weight_logits)

@@ -332,27 +332,28 @@ def _exponential(rng, y):
 
 
 def _heavy_tailed(rng, y):
-    return 4 * np.random.RandomState(8).randn(3, 5)[y] + rng.standard_t(2, (len(y), 5))
+    x = 3 * rng.randn(3, 8)[y]
+    return x + rng.randn(len(y), 8) / np.sqrt(rng.chisquare(2, len(y)) / 2)[:, None]
 
 
 @pytest.mark.parametrize(
     ("draw", "shares", "least"),
     [
-        (_on_background, [0.35, 0.35, 0.3], 0.85),
-        (_exponential, [0.5, 0.3, 0.2], 0.6),
-        (_heavy_tailed, [0.4, 0.3, 0.3], 0.9),
+        (_on_background, [0.35, 0.35, 0.3], 0.75),
+        (_exponential, [0.5, 0.3, 0.2], 0.55),
+        (_heavy_tailed, None, 0.8),
     ],
 )
 def test_sparse_parts_of_groups_are_not_cut_off(draw, shares, least):
-    """Gaussians are better where cuts are through tails, and worse between groups."""
+    """Gaussians are right where cuts are through tails, wrong where tails are heavy."""
     found = []
-    for seed in range(3):
+    for seed in range(5):
         rng = np.random.RandomState(seed)
         y = rng.choice(3, 600, p=shares)
         x = draw(rng, y)
         best = propose((x - x.mean(axis=0)) / x.std(axis=0), 3, "auto", seed=seed)[0]
         found.append(ari(y, best))
-    assert np.median(found) > least
+    assert np.mean(found) > least
 
 
 def test_a_few_far_rows_are_no_cluster_that_is_cut_off_cheaply():
@@ -372,9 +373,9 @@ def test_ranking_of_overlapping_clusters_and_of_gaussians_as_likely():
     gains = np.array([-0.5, -0.6, -0.7])
     assert ranking(labels, gains, np.array([-0.3, -0.03, -0.2]), *apart)[0] == 0
     assert ranking(labels, gains, np.array([-0.3, -0.01, -0.2]), *apart)[0] == 1
-    gains = np.array([-0.5, -0.7, -0.8])
-    assert ranking(labels, gains, np.array([-0.3, -0.01, -0.2]), *apart)[0] == 0
-    assert ranking(labels, gains, np.array([-0.3, -0.004, -0.2]), *apart)[0] == 1
+    gains = np.array([-0.5, -0.8, -0.7])
+    assert ranking(labels, gains, np.array([-0.1, -0.018, -0.2]), *apart)[0] == 0
+    assert ranking(labels, gains, np.array([-0.1, -0.015, -0.2]), *apart)[0] == 1
     gains = np.array([0.302, 0.3, 0.28])
     assert ranking(labels, gains, gains + 0.02, *apart).tolist() == [1, 0, 2]
     gains = np.array([0.31, 0.3, 0.28])
