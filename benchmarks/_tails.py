@@ -20,7 +20,7 @@ def student_t(rng, df, n_columns, k, distance) -> Drawing:
 
 
 def shifted(rng, law, n_columns, k, distance) -> Drawing:
-    """Groups of one skewed law, to either side in each column, at random places."""
+    """Groups of one skewed law, mirrored at random in each column, at random places."""
     y = rng.integers(k, size=N_ROWS)
     signs = rng.choice([-1, 1], size=(k, n_columns))
     places = distance * rng.normal(size=(k, n_columns))
@@ -35,7 +35,7 @@ def scaled(rng, law, n_columns, k) -> Drawing:
 
 
 def on_background(rng, share, n_columns, k) -> Drawing:
-    """Normal groups, and one that is uniform around all others."""
+    """k - 1 normal groups, which may overlap, and a uniform one around them."""
     shares = np.append(np.full(k - 1, (1 - share) / (k - 1)), share)
     y = rng.choice(k, N_ROWS, p=shares)
     X = rng.uniform(-4, 4, (k, n_columns))[y]

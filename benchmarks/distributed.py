@@ -6,10 +6,9 @@ thread per process:
 - ``curves``: 15 epochs in float64, five on the first responsibilities and ten on the
   ELBO, with the same rows and batches for one process and for several. Reports the
   largest relative differences of the loss and of held-out log-likelihoods.
-- ``quality``: float32, each process with a shard of the rows, which are more than the
-  sample that the first partition sees; with ``--sample`` that sample is smaller, so
-  that shards of smaller tables can be measured. Held-out log-likelihood, mean over
-  seeds.
+- ``quality``: float32, each process with a shard of a table that has more rows than the
+  sample for the first partition; ``--sample`` makes that sample smaller, for smaller
+  tables. Held-out log-likelihood, mean over seeds.
 - ``throughput``: equally many rows, and an equally large batch, for each process. Rows
   per second of the last steps on the ELBO, over all processes, after equally many
   steps, as the first ones have more components per row. Meaningful only on a machine

@@ -132,14 +132,15 @@ SECTIONS = (
         "Adjusted Rand index with the true number of clusters, of the first proposal "
         "and of the best one: made groups of 41 shapes, made groups with tails or on "
         "a background, the sets above, and tables of classes, which need not be "
-        "clusters.",
+        "clusters. The choice of the first proposal was developed on these sets.",
         partition_table,
     ),
     Section(
         "First partitions and training",
         "partitions_fit.json",
         "partitions.py --fit",
-        "The same of the made groups, and by how much the trained model differs.",
+        "The same of the shapes, at an earlier commit, and by how much the trained "
+        "model differs.",
         partition_table,
     ),
     Section(

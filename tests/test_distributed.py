@@ -103,6 +103,7 @@ def test_noise_is_as_wide_as_in_one_process(monkeypatch, small_sample, searched,
     Where one process would search for them among 100 rows, so does each of several.
     """
     monkeypatch.setattr(knn, "MAX_SEARCHED_ROWS", searched)
+    scales = []
     monkeypatch.setattr(
         phases, "Noise", lambda *given: scales.append(given[0]) or Noise(*given)
     )
@@ -111,10 +112,11 @@ def test_noise_is_as_wide_as_in_one_process(monkeypatch, small_sample, searched,
     def fit(X):
         small(2, input_noise=0.5, max_iter=1, n_flows_per_component=1).fit(X)
 
-    scales = []
     fit(moons(900))
-    one, scales = scales, []
+    one = scales.copy()
+    scales.clear()
     in_processes(3, lambda reducer: fit(shards[reducer.rank]), sharded=True)
+    assert one
     expected = np.repeat(np.sort(one), 3) * ratio**0.5
     assert_allclose(np.sort(scales), expected, rtol=0.03)
 

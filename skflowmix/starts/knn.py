@@ -56,9 +56,23 @@ def nearest(x: np.ndarray, queries: np.ndarray | None, k: int) -> np.ndarray:
         return index.fit(x).kneighbors(queries, return_distance=False)
 
 
-def searched_rows(n: float) -> float:
-    """Return among how many rows `nearest_others` finds the neighbours of a row."""
-    return n / math.ceil(n / MAX_SEARCHED_ROWS)
+def _n_parts(n: int) -> int:
+    return math.ceil(n / MAX_SEARCHED_ROWS)
+
+
+def searched_rows(n: int) -> float:
+    """Return the mean number of rows of which `nearest_others` compares a row to all.
+
+    Parameters
+    ----------
+    n : int
+        Number of all rows.
+
+    Returns
+    -------
+    n_searched : float
+    """
+    return n / _n_parts(n)
 
 
 def nearest_others(x: np.ndarray, k: int) -> np.ndarray:
@@ -79,7 +93,7 @@ def nearest_others(x: np.ndarray, k: int) -> np.ndarray:
     """
     k = min(k, len(x) - 1)
     neighbors = np.empty((len(x), k), dtype=np.int64)
-    parts = np.array_split(np.arange(len(x)), round(len(x) / searched_rows(len(x))))
+    parts = np.array_split(np.arange(len(x)), _n_parts(len(x)))
     for part in parts:
         neighbors[part] = part[nearest(x[part], None, k)]
     return neighbors

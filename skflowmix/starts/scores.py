@@ -24,10 +24,12 @@ PARTITION_DIAGONALITIES = (0.0, 1.0)
 REG_COVAR = 1e-4
 # Nats per row by which Gaussians may lose to a kernel estimate and still be believed.
 GAUSSIAN_TOLERANCE = 0.02
-# Nearest neighbours of a row that `largest_cut` counts, the least distance that it
-# divides by, and how many times as far as a row's last neighbour is usual at most.
+# Nearest neighbours of a row that `largest_cut` counts, and the least distance that it
+# divides by.
 CUT_NEIGHBORS = 5
 SHORTEST = 1e-12
+# In `largest_cut`, the usual distance is at most this many times that from the
+# neighbour to the last of its own neighbours: it may be at a denser cluster's edge.
 MOST_USUAL = 1.5
 # Clusters of less than this share of an average cluster have few rows.
 LEAST_SHARE = 0.1
@@ -37,8 +39,9 @@ CLEAR_SEPARATION = 2.0
 MAX_CLEAR_CUT = 0.05
 # Clusters overlap if every partition has a larger `largest_cut` by density than this.
 MAX_CUT = 0.02
-# If the likeliest Gaussians are ahead by MUCH_LIKELIER, in nats per row and column, the
-# partition with the smallest cut must cut less than this share of what theirs cuts.
+# Where the likeliest Gaussians are ahead of the partition with the smallest cut by
+# MUCH_LIKELIER, in nats per row and column, they are taken unless that partition's cut
+# is below MAX_CUT_SHARE of theirs.
 MUCH_LIKELIER = 0.08
 MAX_CUT_SHARE = 1 / 6
 # Gaussians that differ by less than this, in nats per row, count as equally likely.
@@ -179,15 +182,15 @@ def largest_cut(
     responsibilities : ndarray of shape (n, K)
         The partition.
     by_density : bool, default=True
-        Whether to weight a pair of neighbours by (usual / own distance)^2, at most 1:
-        a density in two columns. The usual distance is the median distance to the last
-        of `CUT_NEIGHBORS`, in the sparser of both clusters, but at most `MOST_USUAL`
-        times the neighbour's own. Rows of noise between clusters, with distant
-        neighbours on both sides, then count less than close rows that a cut through a
-        cluster separates. A cut between the dense part of a cluster and its tail
-        counts: the density there is not below that of the tail. A sparse cluster beside
-        the edge of a dense one, whose rows have closer neighbours, counts less. Pairs
-        of rows in clusters of few rows, which may be outliers, all have weight 1.
+        Whether to weight a pair of neighbours by (usual distance / distance of the
+        pair)^2, at most 1: a density in two columns. The usual distance is the larger
+        of both clusters' medians of the distance to the last of `CUT_NEIGHBORS`, but at
+        most `MOST_USUAL` times that distance of the neighbour. Rows of noise between
+        clusters, with distant neighbours on both sides, then count less than close rows
+        that a cut through a cluster separates. A cut between the dense part of a
+        cluster and its tail counts: the density there is not below that of the tail.
+        Pairs of a row and the edge of a much denser cluster count less. Pairs of rows
+        in clusters of few rows, which may be outliers, all have weight 1.
 
     Returns
     -------
@@ -233,10 +236,11 @@ def ranking(
 
     Partitions are sorted by score, then by separation. The score of a clearly separated
     partition is at least zero. If all partitions cut many neighbours apart, clusters
-    overlap, and gains replace the scores; also if the best one cuts not many fewer than
-    the one with the likeliest Gaussians, and these are much likelier. If the best
-    partition has a positive score but is not clearly separated, those with equally
-    likely Gaussians come first, sorted by their mean agreement with all partitions.
+    overlap, and gains replace the scores. They also do if the likeliest Gaussians are
+    ahead of the best partition's by `MUCH_LIKELIER`, unless it cuts less than
+    `MAX_CUT_SHARE` of what theirs cuts. If the best partition has a positive score but
+    is not clearly separated, those with equally likely Gaussians come first, sorted by
+    their mean agreement with all partitions.
 
     Parameters
     ----------

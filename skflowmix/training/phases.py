@@ -143,9 +143,9 @@ class ModelFit:
         if scale == 0 and self.table.repeat_widths is None:
             return None
         if self.table.shard is not None:
-            # Among fewer rows the nearest ones are farther away.
+            # One process searches among more rows, of which the nearest are closer.
             n = len(table.train)
-            n_all = n * self.table.n_counted / table.n_counted
+            n_all = round(n * self.table.n_counted / table.n_counted)
             searched = searched_rows(n) / searched_rows(n_all)
             scale *= searched ** (1 / table.x.shape[1])
         span = None

@@ -316,7 +316,7 @@ def test_pairs_of_neighbours_count_by_the_density_about_them():
     def cut_before(row):
         return largest_cut(landmarks, np.eye(2)[(np.arange(80) >= row).astype(int)])
 
-    # The groups have no neighbours in common but the first wide row's, 21 away.
+    # The first two wide rows have four neighbours in the dense group, 21 away and more.
     assert 10 * cut_before(40) < min(cut_before(60), cut_before(20))
     assert largest_cut(landmarks, np.eye(3)[np.arange(80) // 40]) == 1.0
 
@@ -376,6 +376,10 @@ def test_ranking_of_overlapping_clusters_and_of_gaussians_as_likely():
     gains = np.array([-0.5, -0.8, -0.7])
     assert ranking(labels, gains, np.array([-0.1, -0.018, -0.2]), *apart)[0] == 0
     assert ranking(labels, gains, np.array([-0.1, -0.015, -0.2]), *apart)[0] == 1
+    # Not much likelier per column: the smaller cut stays.
+    for closer, n_columns in ((gains, 4), (gains / 2, 3)):
+        scores = np.array([-0.1, -0.018, -0.2])
+        assert ranking(labels, closer, scores, *apart[:2], n_columns)[0] == 1
     gains = np.array([0.302, 0.3, 0.28])
     assert ranking(labels, gains, gains + 0.02, *apart).tolist() == [1, 0, 2]
     gains = np.array([0.31, 0.3, 0.28])
