@@ -188,7 +188,11 @@ def test_rows_of_one_class_are_drawn():
 # Tensors.
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize(
+    "dtype",
+    [torch.float32, pytest.param(torch.float64, marks=pytest.mark.slow)],
+    ids=str,
+)
 def test_tensors_give_tensors_under_dispatch(dtype):
     X, y = torch.as_tensor(moons().copy(), dtype=dtype), torch.as_tensor(MARKED)
     for model in each_estimator():
@@ -210,8 +214,15 @@ def test_tensors_give_tensors_under_dispatch(dtype):
                 assert_array_equal(tensor.numpy(), answers["predict"])
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("dispatch", [False, True])
+@pytest.mark.parametrize(
+    ("dtype", "dispatch"),
+    [
+        (torch.bfloat16, False),
+        (torch.float16, True),
+        pytest.param(torch.bfloat16, True, marks=pytest.mark.slow),
+        pytest.param(torch.float16, False, marks=pytest.mark.slow),
+    ],
+)
 def test_tensors_of_half_precision(dtype, dispatch):
     X = torch.as_tensor(moons().copy(), dtype=dtype)
     y, weights = torch.as_tensor(TRUE), torch.ones(len(X), dtype=dtype)

@@ -233,7 +233,7 @@ def test_an_error_of_a_callback_is_raised_by_all():
             raise outcome
 
 
-@pytest.mark.parametrize("sharded", [False, True])
+@pytest.mark.parametrize("sharded", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_fit_that_was_killed_goes_on(sharded, small_sample, monkeypatch, tmp_path):
     monkeypatch.setattr(checkpoints, "INTERVAL", 0.0)
     monkeypatch.setattr(phases, "POSTERIOR_EPOCHS", 2)

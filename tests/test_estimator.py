@@ -821,7 +821,9 @@ def test_fit_predict_is_predict():
     assert_array_equal(labels, other.labels_)
 
 
-@pytest.mark.parametrize("random_state", [0, np.random.RandomState])
+@pytest.mark.parametrize(
+    "random_state", [0, pytest.param(np.random.RandomState, marks=pytest.mark.slow)]
+)
 def test_a_seed_repeats(random_state):
     def fitted():
         seed = random_state if random_state == 0 else random_state(5)

@@ -75,7 +75,13 @@ def dates(unit, kind="datetime64"):
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.parametrize(
     "labels",
-    [LABELS, WORDS, dates("ns"), dates("D"), dates("Y", "timedelta64")],
+    [
+        LABELS,
+        WORDS,
+        dates("ns"),
+        pytest.param(dates("D"), marks=pytest.mark.slow),
+        pytest.param(dates("Y", "timedelta64"), marks=pytest.mark.slow),
+    ],
     ids=["numbers", "words", "instants", "days", "durations"],
 )
 def test_a_classifier_is_the_same(labels, tmp_path):
