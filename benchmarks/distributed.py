@@ -90,7 +90,8 @@ def fit(job, seed, n_rows, batch_size, sample):
         settings |= {"n_iter_no_change": 10}
         X = rows(n_rows, seed)
     elif job == "quality":
-        distributed.SAMPLE_ROWS = sample or distributed.SAMPLE_ROWS
+        if sample:
+            distributed.SAMPLE_ROWS = sample
         X = rows(n_rows, seed)[rank::n_ranks]
     else:
         n_epochs = N_ELBO_EPOCHS * n_ranks

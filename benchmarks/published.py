@@ -132,7 +132,8 @@ SECTIONS = (
         "Adjusted Rand index with the true number of clusters, of the first proposal "
         "and of the best one: made groups of 41 shapes, made groups with tails or on "
         "a background, the sets above, and tables of classes, which need not be "
-        "clusters. The choice of the first proposal was developed on these sets.",
+        "clusters. The choice of the first proposal was developed on these sets, and "
+        "on other drawings of groups with tails.",
         partition_table,
     ),
     Section(

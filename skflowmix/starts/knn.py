@@ -61,7 +61,7 @@ def _n_parts(n: int) -> int:
 
 
 def searched_rows(n: int) -> float:
-    """Return the mean number of rows of which `nearest_others` compares a row to all.
+    """Return the mean size of the parts in which `nearest_others` searches n rows.
 
     Parameters
     ----------

@@ -370,7 +370,7 @@ def test_ranking_of_overlapping_clusters_and_of_gaussians_as_likely():
     others = np.tile([0, 1], 50)
     shifted = np.roll(halves, 3)
     labels, apart = [others, halves, shifted], (np.ones(3), np.ones(3), 3)
-    gains = np.array([-0.5, -0.6, -0.7])
+    gains = np.array([-0.5, -0.9, -0.7])
     assert ranking(labels, gains, np.array([-0.3, -0.03, -0.2]), *apart)[0] == 0
     assert ranking(labels, gains, np.array([-0.3, -0.01, -0.2]), *apart)[0] == 1
     gains = np.array([-0.5, -0.8, -0.7])
