@@ -21,6 +21,7 @@ from skflowmix.starts.scores import (
     kernel_score,
 )
 from skflowmix.starts.separation import contact
+from skflowmix.starts.skewness import propose_for_skewed
 from skflowmix.starts.shrinkage import LOSS_BOUND
 
 __all__ = ["count_starts", "propose_starts"]
@@ -70,15 +71,12 @@ def propose_starts(
     """
 
     def propose(index: np.ndarray, n_parts: int) -> list[np.ndarray]:
-        proposals = propose_partitions(
-            x[index],
-            sample_weight[index],
-            n_parts,
-            init,
-            random_state,
-            n_init,
-            standardizer.scale,
-        )
+        data = x[index], sample_weight[index], n_parts
+        how = random_state, n_init, standardizer.scale
+        if isinstance(init, str) and init == "auto":
+            proposals = propose_for_skewed(*data, *how)
+        else:
+            proposals = propose_partitions(*data, init, *how)
         return [proposal.responsibilities for proposal in proposals]
 
     counts = row_counts(sample_weight)

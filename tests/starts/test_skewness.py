@@ -1,0 +1,134 @@
+"""First partitions do not depend on whether columns are given as logarithms."""
+
+import numpy as np
+import pytest
+from scipy.stats import skew
+from sklearn.metrics import adjusted_rand_score as ari
+
+from skflowmix import FlowMixture
+from skflowmix.starts.partitions import propose_partitions
+from skflowmix.starts.skewness import (
+    SHAPES,
+    propose_for_skewed,
+    reshaped,
+    skewed_columns,
+)
+
+
+def standardized(X):
+    return (X - X.mean(axis=0)) / X.std(axis=0)
+
+
+def groups(seed, n=600, n_columns=4):
+    """Three overlapping normal groups, and their labels."""
+    rng = np.random.default_rng(seed)
+    y = rng.integers(3, size=n)
+    centres = 2.5 * rng.normal(size=(3, n_columns))
+    return centres[y] + rng.normal(size=(n, n_columns)), y
+
+
+def proposed(X, seed=0, n_components=3):
+    proposals = propose_for_skewed(
+        standardized(X), np.ones(len(X)), n_components, np.random.RandomState(seed)
+    )
+    return proposals[0].responsibilities.argmax(axis=1)
+
+
+def test_which_columns_are_skewed():
+    rng = np.random.default_rng(0)
+    amounts = rng.lognormal(size=400)
+    X = np.column_stack(
+        [
+            amounts,
+            -amounts,
+            rng.exponential(size=400),
+            rng.normal(size=400),
+            rng.uniform(size=400),
+            rng.standard_t(2, size=400),
+            np.where(rng.random(400) < 0.05, 0.0, amounts),  # values that repeat
+            rng.geometric(0.1, size=400),
+            np.ones(400),
+        ]
+    )
+    expected = np.array([True] * 3 + [False] * 6)
+    assert (skewed_columns(X, np.ones(400)) == expected).all()
+    assert not skewed_columns(X[:99], np.ones(99)).any()
+    weights = rng.integers(1, 4, size=400)
+    repeated = np.repeat(X[:, :6], weights, axis=0)
+    by_weight = skewed_columns(X[:, :6], weights / weights.mean())
+    assert (by_weight == skewed_columns(repeated, np.ones(len(repeated)))).all()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_reshaped_columns_and_their_jacobian(shape):
+    rng = np.random.default_rng(0)
+    x = rng.gamma(2.0, size=(500, 2)) * [1, -1]
+    weight = rng.uniform(0.5, 1.5, size=500)
+    weight /= weight.mean()
+    rows, log_jacobian = reshaped(x, weight, shape)
+    np.testing.assert_allclose(np.average(rows, axis=0, weights=weight), 0, atol=1e-9)
+    spread = np.average(rows**2, axis=0, weights=weight)
+    np.testing.assert_allclose(spread, 1)
+    total = 0.0
+    for j in range(2):
+        order = np.argsort(x[:, j])
+        values, y = x[order, j], rows[order, j] * (1 if j == 0 else -1)
+        assert (np.diff(y) > 0).all()
+        slopes = np.gradient(y, values, edge_order=2)[5:-5]
+        total += np.average(np.log(slopes), weights=weight[order][5:-5])
+    assert log_jacobian == pytest.approx(total, abs=0.15)
+    # Neither unit nor origin nor direction of a column matter.
+    moved, of_moved = reshaped(x * [3, -0.1] + [-7, 100], weight, shape)
+    np.testing.assert_allclose(moved, rows, atol=1e-8)
+    assert of_moved == pytest.approx(log_jacobian - np.log(0.3))
+
+
+def test_shapes_make_columns_symmetric():
+    rng = np.random.default_rng(0)
+    weight = np.ones(5000)
+    for x, shape in (
+        (rng.gamma(2.0, size=(5000, 1)), "cube roots"),
+        (rng.lognormal(size=(5000, 1)), "logarithms"),
+    ):
+        assert skew(x)[0] > 1.2
+        assert abs(skew(reshaped(x, weight, shape)[0])[0]) < 0.5
+
+
+@pytest.mark.parametrize("to_skewed", [np.exp, lambda x: -np.exp(-x)])
+def test_groups_are_found_whatever_the_shape_of_their_columns(to_skewed):
+    found, plain = [], []
+    for seed in range(4):
+        X, y = groups(seed)
+        X = to_skewed(X)
+        found.append(ari(y, proposed(X)))
+        known = propose_partitions(
+            standardized(X), np.ones(len(X)), 3, "auto", np.random.RandomState(0)
+        )[0]
+        plain.append(ari(y, known.responsibilities.argmax(axis=1)))
+    assert np.mean(found) > 0.95
+    assert np.mean(found) > np.mean(plain) + 0.05
+
+
+def test_skewed_columns_do_not_hide_groups_in_other_columns():
+    for seed in range(3):
+        X, y = groups(seed)
+        noise = np.random.default_rng(seed).lognormal(size=(len(X), 2))
+        assert ari(proposed(np.c_[X, noise]), proposed(X)) > 0.9
+
+
+def test_columns_stay_as_they_are_where_gaussians_are_likely():
+    """Groups of unequal size make skewed columns, too."""
+    rng = np.random.default_rng(0)
+    y = rng.choice(3, 600, p=[0.7, 0.2, 0.1])
+    X = np.array([[0, 0], [4, 1], [8, 7]])[y] + rng.normal(size=(600, 2))
+    x, weight = standardized(X), np.ones(600)
+    assert skewed_columns(x, weight).all()
+    ours = propose_for_skewed(x, weight, 3, np.random.RandomState(0))
+    theirs = propose_partitions(x, weight, 3, "auto", np.random.RandomState(0))
+    np.testing.assert_array_equal(ours[0].responsibilities, theirs[0].responsibilities)
+
+
+def test_a_mixture_of_lognormal_groups():
+    X, y = groups(1, n=400)
+    labels = FlowMixture(3, random_state=0).fit_predict(np.exp(X))
+    assert ari(y, labels) > 0.85
