@@ -2,8 +2,9 @@
 
 The adjusted Rand index with the true number of clusters, of the first proposal, of the
 best proposal, and with ``--fit`` of the trained model: on generated groups of forty-one
-shapes, on generated groups with tails or on a background, on the sets of `quality.py`
-(``--data``) and on tables of the KEEL collection (``--keel``). Rows of noise are not
+shapes, on generated groups with tails or on a background, on generated groups in skewed
+columns, on the sets of `quality.py` (``--data``) and on tables of the KEEL collection
+(``--keel``). Rows of noise are not
 scored, except for the backgrounds among the tails, which are groups.
 
 Examples::
@@ -20,6 +21,7 @@ from functools import partial
 from pathlib import Path
 
 import _shapes
+import _skewed
 import _tails
 import numpy as np
 import torch
@@ -55,6 +57,7 @@ def collections(data, keel):
     found = {
         "shapes": {s: partial(_shapes.draw, s) for s in _shapes.SHAPES},
         "tails": {s: partial(_tails.draw, s) for s in _tails.TAILS},
+        "skewed": {s: partial(_skewed.draw, s) for s in _skewed.SKEWED},
     }
     if data:
         sets = clustering_sets(data)

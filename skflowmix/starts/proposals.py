@@ -21,8 +21,8 @@ from skflowmix.starts.scores import (
     kernel_score,
 )
 from skflowmix.starts.separation import contact
-from skflowmix.starts.skewness import propose_for_skewed
 from skflowmix.starts.shrinkage import LOSS_BOUND
+from skflowmix.starts.skewness import in_likeliest_shape, propose_for_skewed
 
 __all__ = ["count_starts", "propose_starts"]
 
@@ -34,6 +34,9 @@ LARGEST_CONTACT = 0.1
 
 # Least share of the distinct rows in the bulk.
 MIN_BULK = 0.5
+
+# Gaussians by which skewed columns are judged where clusters are still to be counted.
+N_GAUSSIANS = 5
 
 # Nats per row by which Gaussians of more clusters must be likelier.
 CLEARLY_LIKELIER = 0.05
@@ -70,14 +73,11 @@ def propose_starts(
         Responsibilities, the best first.
     """
 
-    def propose(index: np.ndarray, n_parts: int) -> list[np.ndarray]:
-        data = x[index], sample_weight[index], n_parts
-        how = random_state, n_init, standardizer.scale
-        if isinstance(init, str) and init == "auto":
-            proposals = propose_for_skewed(*data, *how)
-        else:
-            proposals = propose_partitions(*data, init, *how)
-        return [proposal.responsibilities for proposal in proposals]
+    def propose(
+        index: np.ndarray, n_parts: int
+    ) -> tuple[list[np.ndarray], np.ndarray | None]:
+        data = x[index], sample_weight[index]
+        return _propose(*data, n_parts, init, random_state, n_init, standardizer.scale)
 
     counts = row_counts(sample_weight)
     far, unusual, groups = _unusual_rows(
@@ -87,16 +87,20 @@ def propose_starts(
     if not (unusual.any() and isinstance(init, str)) or len(bulk) < max(
         n_components, MIN_BULK * len(x)
     ):
-        return propose(np.arange(len(x)), n_components)
+        return propose(np.arange(len(x)), n_components)[0]
     n_groups = min(groups.max() + 1, n_components - 1, MAX_GROUPS)
-    parts = propose(bulk, n_components - n_groups)
+    parts, _ = propose(bulk, n_components - n_groups)
     if n_groups:
         rescaled = rescale_columns(x[bulk], sample_weight[bulk], standardizer.scale)
         landmarks = Landmarks(rescaled, sample_weight[bulk], random_state)
         losses = _losses(x, counts, groups, far, n_groups)
         for n_own in range(n_groups):
-            finer = propose(bulk, n_components - n_own)
-            if _is_supported(landmarks, finer[0], parts[0], losses[n_own:].sum()):
+            finer, rows = propose(bulk, n_components - n_own)
+            seen = landmarks
+            if rows is not None:
+                rescaled = rescale_columns(rows, sample_weight[bulk])
+                seen = Landmarks(rescaled, sample_weight[bulk], random_state)
+            if _is_supported(seen, finer[0], parts[0], losses[n_own:].sum()):
                 parts, n_groups = finer, n_own
                 break
     return _with_far_rows(x, bulk, groups, n_groups, parts)
@@ -143,19 +147,42 @@ def count_starts(
     bulk = np.flatnonzero(~unusual)
     n_groups = min(groups.max() + 1, max_components - 1, MAX_GROUPS)
     data = x[bulk], sample_weight[bulk]
-    rows, weight, origin = without_repeats(*data, standardizer.scale, random_state)
+    in_shape = in_likeliest_shape(*data, N_GAUSSIANS)
+    if in_shape is None:
+        spread = without_repeats(*data, standardizer.scale, random_state)
+    else:
+        spread = without_repeats(in_shape, data[1], None, random_state)
+    rows, weight, origin = spread
     counted = count_clusters(rows, weight, max_components - n_groups, random_state)
     parts = [of_origins(one_hot(counted.labels, counted.n_clusters), origin)]
     n_more = n_init - 1 if init == "auto" else n_init
     if n_more > 0:
-        proposals = propose_partitions(
+        proposals, _ = _propose(
             *data, counted.n_clusters, init, random_state, n_more, standardizer.scale
         )
-        more = [proposal.responsibilities for proposal in proposals]
-        parts = [*parts, *more] if init == "auto" else more
+        parts = [*parts, *proposals] if init == "auto" else proposals
     shares = [float(np.mean(groups == number)) for number in range(n_groups)]
     path = path_of(counted, shares)
     return _with_far_rows(x, bulk, groups, n_groups, parts), path
+
+
+def _propose(
+    x: np.ndarray,
+    sample_weight: np.ndarray,
+    n_components: int,
+    init: Any,
+    random_state: np.random.RandomState,
+    n_init: int,
+    column_scales: np.ndarray,
+) -> tuple[list[np.ndarray], np.ndarray | None]:
+    """Return responsibilities, and the rows that they come from if not x."""
+    data, how = (x, sample_weight, n_components), (random_state, n_init, column_scales)
+    rows = None
+    if isinstance(init, str) and init == "auto":
+        proposals, rows = propose_for_skewed(*data, *how)
+    else:
+        proposals = propose_partitions(*data, init, *how)
+    return [proposal.responsibilities for proposal in proposals], rows
 
 
 def _with_far_rows(

@@ -16,26 +16,31 @@ from skflowmix.starts.partitions import (
 from skflowmix.starts.robust import weighted_quantile
 from skflowmix.starts.scores import choose_shrinkage, held_out_likelihood
 
-__all__ = ["propose_for_skewed", "reshaped", "skewed_columns"]
+__all__ = ["in_likeliest_shape", "propose_for_skewed", "reshaped", "skewed_columns"]
 
-# In fewer rows quantiles and likelihoods say too little.
+# In fewer rows, or rows per component, quantiles and likelihoods say too little.
 MIN_ROWS = 100
+ROWS_PER_COMPONENT = 10
+# Most rows by which columns are called skewed, and that Gaussians are fitted to.
+MAX_SEEN = 20_000
+MAX_ROWS = 1500
 # A column is skewed if its median is this many times as far from one of its outer
 # deciles as from the other.
 SKEWED = 1.5
-# Columns in which a value has more than this share of the weight, and of more than
-# MIN_REPEATS rows, stay as they are: their density has no Jacobian.
-LARGEST_SHARE = 0.02
-MIN_REPEATS = 3
-# Least value that roots and logarithms are taken of: this quantile, or this share of
-# the median, both above the smallest value.
+# Columns stay as they are if one value has more than LARGEST_SHARE of the weight, or
+# the last value of the shorter tail more than SHARE_AT_END and ROWS_AT_END rows: a heap
+# there, as of zeros among amounts, would be likelier by the Jacobian alone.
+LARGEST_SHARE = 0.1
+SHARE_AT_END = 0.02
+ROWS_AT_END = 3
+# Roots and logarithms are taken of the distance from the end of the shorter tail, plus
+# its quantile of this level, or this share of its median.
 LEAST_LEVEL = 0.01
 # Nats per row and skewed column by which Gaussians must be likelier.
 CLEARLY_LIKELIER = 0.1
 # Two partitions leave out a third if they agree by this much more (adjusted Rand index)
 # than either does with the third.
 CLEAR_AGREEMENT = 0.1
-MAX_ROWS = 1500
 
 Function = Callable[[np.ndarray], np.ndarray]
 
@@ -62,14 +67,14 @@ def propose_for_skewed(
     random_state: np.random.RandomState,
     n_init: int = 1,
     column_scales: np.ndarray | None = None,
-) -> list[Proposal]:
+) -> tuple[list[Proposal], np.ndarray | None]:
     """Partition the rows as "auto" does, with skewed columns in their likeliest shape.
 
-    Skewed columns are taken as they are, as cube roots (a gamma distribution becomes
-    nearly normal) and as logarithms, each measured from about their smallest value. If
-    a mixture of Gaussians is clearly likelier in one of the changed shapes, its
-    partition is proposed. If the partitions of the other two shapes are much more alike
-    than either is to that one, the partition of the likelier of these is.
+    Skewed columns are taken as they are, as cube roots (gamma distributions become
+    nearly normal) and as logarithms. If a mixture of Gaussians is clearly likelier in
+    one of the changed shapes, densities being those of `x`, the partitions of that
+    shape are proposed. But if the other two shapes' partitions agree much more with
+    each other than with it, those of the likelier of the two are.
 
     Parameters
     ----------
@@ -78,8 +83,10 @@ def propose_for_skewed(
 
     Returns
     -------
-    list of Proposal
+    proposals : list of Proposal
         As from `propose_partitions`.
+    rows : ndarray of shape (n, D) or None
+        The rows that they are partitions of; None if no column was changed.
     """
 
     def propose(rows: np.ndarray, scales: np.ndarray | None) -> list[Proposal]:
@@ -89,17 +96,11 @@ def propose_for_skewed(
 
     proposals = {UNCHANGED: propose(x, column_scales)}
     columns = skewed_columns(x, sample_weight)
-    if not columns.any() or n_components == 1:
-        return proposals[UNCHANGED]
-    likelihoods = _likelihoods(x[:, columns], sample_weight, n_components)
-    best = max(likelihoods, key=lambda shape: likelihoods[shape])
-    gain = likelihoods[best] - likelihoods[UNCHANGED]
-    if gain <= CLEARLY_LIKELIER * np.count_nonzero(columns):
-        return proposals[UNCHANGED]
-    for shape in CHANGED:
-        rows = x.copy()
-        rows[:, columns] = reshaped(x[:, columns], sample_weight, shape)[0]
-        proposals[shape] = propose(rows, None)
+    best, likelihoods = _likeliest(x[:, columns], sample_weight, n_components)
+    if best == UNCHANGED:
+        return proposals[UNCHANGED], None
+    rows = {shape: _with_columns(x, columns, sample_weight, shape) for shape in CHANGED}
+    proposals |= {shape: propose(rows[shape], None) for shape in CHANGED}
     labels = {
         shape: found[0].responsibilities.argmax(axis=1)
         for shape, found in proposals.items()
@@ -109,16 +110,40 @@ def propose_for_skewed(
     one, other = (labels[o] for o in others)
     if adjusted_rand_score(one, other) > agreement + CLEAR_AGREEMENT:
         best = max(others, key=lambda shape: likelihoods[shape])
-    return proposals[best]
+    return proposals[best], rows.get(best)
+
+
+def in_likeliest_shape(
+    x: np.ndarray, sample_weight: np.ndarray, n_gaussians: int
+) -> np.ndarray | None:
+    """Return the rows with skewed columns in their likeliest shape.
+
+    Parameters
+    ----------
+    x, sample_weight
+        As for `propose_partitions`.
+    n_gaussians : int
+        Number of Gaussians by whose likelihood the shapes are compared.
+
+    Returns
+    -------
+    rows : ndarray of shape (n, D) or None
+        None if no changed shape is clearly likelier.
+    """
+    columns = skewed_columns(x, sample_weight)
+    shape, _ = _likeliest(x[:, columns], sample_weight, n_gaussians)
+    if shape == UNCHANGED:
+        return None
+    return _with_columns(x, columns, sample_weight, shape)
 
 
 def skewed_columns(x: np.ndarray, sample_weight: np.ndarray) -> np.ndarray:
-    """Return the mask of skewed columns whose values hardly repeat.
+    """Return the mask of skewed columns without heaps of one value.
 
     Parameters
     ----------
     x : ndarray of shape (n, D)
-        Standardised rows.
+        Standardised rows, in a random order.
     sample_weight : ndarray of shape (n,)
         Positive, mean one.
 
@@ -130,13 +155,19 @@ def skewed_columns(x: np.ndarray, sample_weight: np.ndarray) -> np.ndarray:
     is_skewed = np.zeros(x.shape[1], dtype=bool)
     if len(x) < MIN_ROWS:
         return is_skewed
-    most = max(LARGEST_SHARE * sample_weight.sum(), MIN_REPEATS)
+    x, sample_weight = x[:MAX_SEEN], sample_weight[:MAX_SEEN]
+    total = sample_weight.sum()
+    most_at_end = max(SHARE_AT_END * total, ROWS_AT_END)
     for j, column in enumerate(x.T):
         low, middle, high = weighted_quantile(column, sample_weight, [0.1, 0.5, 0.9])
         below, above = middle - low, high - middle
         if max(below, above) > SKEWED * min(below, above):
             value = np.unique(column, return_inverse=True)[1]
-            is_skewed[j] = np.bincount(value, sample_weight).max() <= most
+            weights = np.bincount(value, sample_weight)
+            is_skewed[j] = (
+                weights[0 if above > below else -1] <= most_at_end
+                and weights.max() <= LARGEST_SHARE * total
+            )
     return is_skewed
 
 
@@ -145,8 +176,9 @@ def reshaped(
 ) -> tuple[np.ndarray, float]:
     """Change the shape of skewed columns.
 
-    A column is first reflected, if its longer tail is below the median, and shifted so
-    that the smallest value is a hundredth of the weight, or of the median, above zero.
+    Functions are taken of the distance from the end of the shorter tail, plus a
+    constant that keeps it positive (the larger of its first percentile and a hundredth
+    of its median): unit, origin and direction of a column do not matter.
 
     Parameters
     ----------
@@ -180,24 +212,38 @@ def reshaped(
     return rows, log_jacobian
 
 
-def _likelihoods(
-    x: np.ndarray, sample_weight: np.ndarray, n_components: int
-) -> dict[str, float]:
-    """Return the held-out log-likelihood of Gaussians for each shape of the columns.
+def _with_columns(
+    x: np.ndarray, columns: np.ndarray, sample_weight: np.ndarray, shape: str
+) -> np.ndarray:
+    """Return the rows with some columns in another shape."""
+    rows = x.copy()
+    rows[:, columns] = reshaped(x[:, columns], sample_weight, shape)[0]
+    return rows
 
-    In nats per row, of densities with respect to x.
+
+def _likeliest(
+    x: np.ndarray, sample_weight: np.ndarray, n_gaussians: int
+) -> tuple[str, dict[str, float]]:
+    """Return the shape of skewed columns that is clearly likeliest, or "as they are".
+
+    And the held-out log-likelihood of Gaussians for each shape, in nats per row, of
+    densities with respect to x; empty if it is not asked for.
     """
-    # Rows are in a random order.
     x, weight = x[:MAX_ROWS], sample_weight[:MAX_ROWS]
+    n, n_columns = x.shape
+    if not n_columns or not 1 < n_gaussians <= n // ROWS_PER_COMPONENT:
+        return UNCHANGED, {}
     random_state = np.random.RandomState(0)
     likelihoods = {}
     for shape in SHAPES:
         rows, log_jacobian = reshaped(x, weight, shape)
-        model = KMeans(n_components, n_init=3, random_state=random_state)
-        start = one_hot(model.fit_predict(rows, sample_weight=weight), n_components)
+        model = KMeans(n_gaussians, n_init=3, random_state=random_state)
+        start = one_hot(model.fit_predict(rows, sample_weight=weight), n_gaussians)
         landmarks = Landmarks(rows, weight, random_state)
         shrinkage, _ = choose_shrinkage(landmarks, start)
         soft = expectation_maximisation(rows, weight, start, shrinkage)
         likelihood = held_out_likelihood(landmarks, soft, shrinkage)
         likelihoods[shape] = likelihood + log_jacobian
-    return likelihoods
+    best = max(likelihoods, key=lambda shape: likelihoods[shape])
+    gain = likelihoods[best] - likelihoods[UNCHANGED]
+    return best if gain > CLEARLY_LIKELIER * n_columns else UNCHANGED, likelihoods

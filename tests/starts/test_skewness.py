@@ -7,6 +7,8 @@ from sklearn.metrics import adjusted_rand_score as ari
 
 from skflowmix import FlowMixture
 from skflowmix.starts.partitions import propose_partitions
+from skflowmix.starts.preprocessing import Standardizer
+from skflowmix.starts.proposals import count_starts
 from skflowmix.starts.skewness import (
     SHAPES,
     propose_for_skewed,
@@ -28,7 +30,7 @@ def groups(seed, n=600, n_columns=4):
 
 
 def proposed(X, seed=0, n_components=3):
-    proposals = propose_for_skewed(
+    proposals, _ = propose_for_skewed(
         standardized(X), np.ones(len(X)), n_components, np.random.RandomState(seed)
     )
     return proposals[0].responsibilities.argmax(axis=1)
@@ -111,7 +113,7 @@ def test_groups_are_found_whatever_the_shape_of_their_columns(to_skewed):
 
 def test_skewed_columns_do_not_hide_groups_in_other_columns():
     for seed in range(3):
-        X, y = groups(seed)
+        X, _ = groups(seed)
         noise = np.random.default_rng(seed).lognormal(size=(len(X), 2))
         assert ari(proposed(np.c_[X, noise]), proposed(X)) > 0.9
 
@@ -123,9 +125,28 @@ def test_columns_stay_as_they_are_where_gaussians_are_likely():
     X = np.array([[0, 0], [4, 1], [8, 7]])[y] + rng.normal(size=(600, 2))
     x, weight = standardized(X), np.ones(600)
     assert skewed_columns(x, weight).all()
-    ours = propose_for_skewed(x, weight, 3, np.random.RandomState(0))
+    ours, rows = propose_for_skewed(x, weight, 3, np.random.RandomState(0))
+    assert rows is None
     theirs = propose_partitions(x, weight, 3, "auto", np.random.RandomState(0))
     np.testing.assert_array_equal(ours[0].responsibilities, theirs[0].responsibilities)
+
+
+def counted(X):
+    x, weight = standardized(X), np.ones(len(X))
+    standardizer = Standardizer.fit(x, weight)
+    starts, _ = count_starts(
+        x, weight, standardizer, 8, "auto", np.random.RandomState(0)
+    )
+    return starts[0].shape[1]
+
+
+def test_groups_in_skewed_columns_are_counted():
+    numbers = []
+    for seed in range(4):
+        X = groups(seed, n=200)[0]
+        numbers.append((counted(X), counted(np.exp(X))))
+    assert all(a == b for a, b in numbers)
+    assert max(numbers) == (3, 3)
 
 
 def test_a_mixture_of_lognormal_groups():
