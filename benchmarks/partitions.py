@@ -4,8 +4,8 @@ The adjusted Rand index with the true number of clusters, of the first proposal,
 best proposal, and with ``--fit`` of the trained model: on generated groups of forty-one
 shapes, on generated groups with tails or on a background, on generated groups in skewed
 columns, on the sets of `quality.py` (``--data``) and on tables of the KEEL collection
-(``--keel``). Rows of noise are not
-scored, except for the backgrounds among the tails, which are groups.
+(``--keel``). Rows of noise are not scored, except for the backgrounds among the tails,
+which are groups.
 
 Examples::
 

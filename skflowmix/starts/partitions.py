@@ -263,12 +263,12 @@ def without_repeats(
     origin : ndarray of shape (m,), int
         Number of the given row that each comes from.
     """
-    x, sample_weight, origin = _spread_repeats(x, sample_weight, random_state)
+    x, sample_weight, origin = spread_repeats(x, sample_weight, random_state)
     x = rescale_columns(x, sample_weight, column_scales)
     return _drop_flat_directions(x, sample_weight), sample_weight, origin
 
 
-def _spread_repeats(
+def spread_repeats(
     x: np.ndarray, sample_weight: np.ndarray, random_state: np.random.RandomState
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Add noise to values that repeat: a cluster must not be one value of a column.

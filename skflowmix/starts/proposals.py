@@ -22,7 +22,7 @@ from skflowmix.starts.scores import (
 )
 from skflowmix.starts.separation import contact
 from skflowmix.starts.shrinkage import LOSS_BOUND
-from skflowmix.starts.skewness import in_likeliest_shape, propose_for_skewed
+from skflowmix.starts.skewness import propose_for_skewed, with_likeliest_transform
 
 __all__ = ["count_starts", "propose_starts"]
 
@@ -91,15 +91,16 @@ def propose_starts(
     n_groups = min(groups.max() + 1, n_components - 1, MAX_GROUPS)
     parts, _ = propose(bulk, n_components - n_groups)
     if n_groups:
-        rescaled = rescale_columns(x[bulk], sample_weight[bulk], standardizer.scale)
-        landmarks = Landmarks(rescaled, sample_weight[bulk], random_state)
+        weight = sample_weight[bulk]
+        rescaled = rescale_columns(x[bulk], weight, standardizer.scale)
+        landmarks = Landmarks(rescaled, weight, random_state)
         losses = _losses(x, counts, groups, far, n_groups)
         for n_own in range(n_groups):
             finer, rows = propose(bulk, n_components - n_own)
             seen = landmarks
             if rows is not None:
-                rescaled = rescale_columns(rows, sample_weight[bulk])
-                seen = Landmarks(rescaled, sample_weight[bulk], random_state)
+                # Gaussians of skewed columns as they are would fit neither partition.
+                seen = Landmarks(rescale_columns(rows, weight), weight, random_state)
             if _is_supported(seen, finer[0], parts[0], losses[n_own:].sum()):
                 parts, n_groups = finer, n_own
                 break
@@ -117,7 +118,8 @@ def count_starts(
 ) -> tuple[list[np.ndarray], list[dict[str, Any]]]:
     """Count the clusters and propose first responsibilities with as many components.
 
-    `count_clusters` counts the clusters of the bulk. The heaviest groups of outlying
+    `count_clusters` counts the clusters of the bulk, with skewed columns transformed if
+    Gaussians are then clearly likelier. The heaviest groups of outlying
     rows, `MAX_GROUPS` at most, are further clusters. Other outlying rows join clusters
     of the bulk as in `propose_starts`.
 
@@ -147,12 +149,8 @@ def count_starts(
     bulk = np.flatnonzero(~unusual)
     n_groups = min(groups.max() + 1, max_components - 1, MAX_GROUPS)
     data = x[bulk], sample_weight[bulk]
-    in_shape = in_likeliest_shape(*data, N_GAUSSIANS)
-    if in_shape is None:
-        spread = without_repeats(*data, standardizer.scale, random_state)
-    else:
-        spread = without_repeats(in_shape, data[1], None, random_state)
-    rows, weight, origin = spread
+    own, scales = with_likeliest_transform(*data, N_GAUSSIANS, standardizer.scale)
+    rows, weight, origin = without_repeats(own, data[1], scales, random_state)
     counted = count_clusters(rows, weight, max_components - n_groups, random_state)
     parts = [of_origins(one_hot(counted.labels, counted.n_clusters), origin)]
     n_more = n_init - 1 if init == "auto" else n_init
