@@ -136,8 +136,8 @@ class FlowMixture(FittedMethods, CallbackSupportMixin, DensityMixin, OptionsMixi
         - "auto": the best of several partitions (spectral clustering, tree linkage, and
           Gaussian mixtures that start from these, from k-means and from merged groups).
           Noise is added first to values that repeat in a column (dequantization), and
-          skewed columns are replaced by cube roots or logarithms where Gaussians are
-          clearly likelier in that shape;
+          skewed columns are replaced by their cube roots or logarithms where Gaussians
+          are then clearly likelier;
         - "kmeans", "k-means++", "gmm", "spectral", "linkage", "random",
           "random_from_data": by that method; "random" draws responsibilities, and
           "random_from_data" assigns rows to the nearest of randomly drawn rows;

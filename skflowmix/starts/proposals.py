@@ -119,9 +119,9 @@ def count_starts(
     """Count the clusters and propose first responsibilities with as many components.
 
     `count_clusters` counts the clusters of the bulk, with skewed columns transformed if
-    Gaussians are then clearly likelier. The heaviest groups of outlying
-    rows, `MAX_GROUPS` at most, are further clusters. Other outlying rows join clusters
-    of the bulk as in `propose_starts`.
+    Gaussians are then clearly likelier. The heaviest groups of outlying rows,
+    `MAX_GROUPS` at most, are further clusters. Other outlying rows join clusters of the
+    bulk as in `propose_starts`.
 
     Parameters
     ----------

@@ -44,12 +44,12 @@ def test_which_columns_are_skewed():
         [
             amounts,
             -amounts,
-            rng.exponential(size=400),
+            np.round(10 * rng.lognormal(size=400)),
             rng.normal(size=400),
             rng.uniform(size=400),
             rng.standard_t(2, size=400),
-            np.where(rng.random(400) < 0.05, 0.0, amounts),  # values that repeat
-            rng.geometric(0.1, size=400),
+            np.where(rng.random(400) < 0.05, 0.0, amounts),
+            np.where(rng.random(400) < 0.15, 2.0, amounts),
             np.ones(400),
         ]
     )
