@@ -274,7 +274,21 @@ def spread_repeats(
     """Add noise to values that repeat: a cluster must not be one value of a column.
 
     A row in which all columns that vary have such values is split into copies according
-    to its weight. Return rows, weights and, for each, the number of its original row.
+    to its weight.
+
+    Parameters
+    ----------
+    x, sample_weight, random_state
+        As for `propose_partitions`.
+
+    Returns
+    -------
+    x : ndarray of shape (m, D)
+        Rows, one or several for each given row.
+    sample_weight : ndarray of shape (m,)
+        Their weights.
+    origin : ndarray of shape (m,), int
+        Number of the given row that each comes from.
     """
     origin = np.arange(len(x))
     widths = repeat_widths(x, sample_weight, LARGEST_REPEAT_WIDTH)
