@@ -44,7 +44,7 @@ from skflowmix.starts.scores import (
     REG_COVAR,
     believed_or_cut,
     choose_shrinkage,
-    held_out_likelihood,
+    held_out_log_densities,
     kernel_score,
     largest_cut,
     ranking,
@@ -459,7 +459,7 @@ class _Candidate(NamedTuple):
     name: str
     responsibilities: np.ndarray
     shrinkage: Shrinkage
-    likelihood: float
+    log_densities: np.ndarray
 
 
 def _ranked_candidates(
@@ -490,16 +490,18 @@ def _ranked_candidates(
     starts = {name: one_hot(labels, n_components) for name, labels in starts.items()}
     candidates = []
     for name, start in starts.items():
-        shrinkage, likelihood = choose_shrinkage(landmarks, start)
+        shrinkage, own = choose_shrinkage(landmarks, start)
         if name in ("spectral", "linkage", "separation"):
-            candidates.append(_Candidate(name, start, shrinkage, likelihood))
+            candidates.append(_Candidate(name, start, shrinkage, own))
         if name == "separation":
             continue
         data = landmarks.x, landmarks.weight
         soft = expectation_maximisation(*data, start, shrinkage)
-        likelihood = held_out_likelihood(landmarks, soft, shrinkage)
-        candidates.append(_Candidate(f"gmm from {name}", soft, shrinkage, likelihood))
-    gains = np.array([c.likelihood for c in candidates]) - kernel_score(landmarks)
+        own = held_out_log_densities(landmarks, soft, shrinkage)
+        candidates.append(_Candidate(f"gmm from {name}", soft, shrinkage, own))
+    weight = landmarks.weight
+    log_densities = np.stack([candidate.log_densities for candidate in candidates])
+    gains = log_densities @ weight / weight.sum() - kernel_score(landmarks)
     scores = np.array(
         [
             believed_or_cut(landmarks, candidate.responsibilities, gain)
@@ -516,7 +518,9 @@ def _ranked_candidates(
     )
     kept: list[np.ndarray] = []
     proposals: list[Proposal] = []
-    for i in ranking(labels, gains, scores, separations, cuts, x.shape[1]):
+    for i in ranking(
+        labels, log_densities, weight, scores, separations, cuts, x.shape[1]
+    ):
         name, found = candidates[i].name, candidates[i].responsibilities
         if any(adjusted_rand_score(labels[i], k) > SAME_PARTITION_ARI for k in kept):
             continue

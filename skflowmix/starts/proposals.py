@@ -275,10 +275,12 @@ def _is_supported(
     must not exceed both `LARGEST_CONTACT` and that of the coarser partition.
     """
     finer, coarser = finer[landmarks.index], coarser[landmarks.index]
-    likelihood = choose_shrinkage(landmarks, finer)[1]
+    likelihood, former = (
+        np.average(choose_shrinkage(landmarks, part)[1], weights=landmarks.weight)
+        for part in (finer, coarser)
+    )
     if likelihood + GAUSSIAN_TOLERANCE > kernel_score(landmarks):
-        gain = likelihood - choose_shrinkage(landmarks, coarser)[1]
-        return gain > CLEARLY_LIKELIER + loss
+        return bool(likelihood - former > CLEARLY_LIKELIER + loss)
     touching = [
         contact(landmarks, part.argmax(axis=1), part.shape[1], n_pairs=1).max()
         for part in (finer, coarser)

@@ -4,7 +4,11 @@ import numpy as np
 from sklearn.metrics import adjusted_rand_score
 
 from skflowmix.starts.knn import Landmarks
-from skflowmix.starts.shrinkage import Shrinkage, bounded_means, cross_validated_scores
+from skflowmix.starts.shrinkage import (
+    Shrinkage,
+    bounded_means,
+    cross_validated_log_densities,
+)
 
 __all__ = [
     "CLEAR_SEPARATION",
@@ -12,7 +16,8 @@ __all__ = [
     "REG_COVAR",
     "believed_or_cut",
     "choose_shrinkage",
-    "held_out_likelihood",
+    "held_out_log_densities",
+    "in_standard_errors",
     "kernel_score",
     "largest_cut",
     "ranking",
@@ -44,13 +49,21 @@ MAX_CUT = 0.02
 # is below MAX_CUT_SHARE of theirs.
 MUCH_LIKELIER = 0.08
 MAX_CUT_SHARE = 1 / 6
-# Gaussians that differ by less than this, in nats per row, count as equally likely.
+# A partition that is not believed comes last if it has a cluster of less than this
+# share of an average cluster.
+SHARE_OF_OUTLIERS = 0.05
+# Gaussians are equally likely if they differ by less than AS_LIKELY, in nats per row.
+# One standard error of likelihood, LARGEST_LOSS of them at most, counts as much as a
+# difference of AGREEMENT_PER_ERROR in mean agreement.
 AS_LIKELY = 0.005
+LARGEST_LOSS = 5.0
+AGREEMENT_PER_ERROR = 0.02
+TINY = 1e-12
 
 
 def choose_shrinkage(
     landmarks: Landmarks, responsibilities: np.ndarray
-) -> tuple[Shrinkage, float]:
+) -> tuple[Shrinkage, np.ndarray]:
     """Choose the shrinkage whose Gaussians have the best cross-validated likelihood.
 
     Parameters
@@ -64,8 +77,8 @@ def choose_shrinkage(
     -------
     shrinkage : Shrinkage
         The best one.
-    likelihood : float
-        Mean log-density under it, cross-validated, in nats per row.
+    log_densities : ndarray of shape (n,)
+        Cross-validated, in nats.
     """
     n_features = landmarks.x.shape[1]
     grid = [
@@ -73,17 +86,18 @@ def choose_shrinkage(
         for strength in PARTITION_STRENGTHS
         for diagonality in PARTITION_DIAGONALITIES
     ]
-    scores = cross_validated_scores(
+    log_densities = cross_validated_log_densities(
         landmarks.x, landmarks.weight, responsibilities, grid, REG_COVAR
     )
-    strength, diagonality = grid[scores.argmax()]
-    return Shrinkage(strength, diagonality, 0.0, REG_COVAR), scores.max()
+    best = (log_densities @ landmarks.weight).argmax()
+    strength, diagonality = grid[best]
+    return Shrinkage(strength, diagonality, 0.0, REG_COVAR), log_densities[best]
 
 
-def held_out_likelihood(
+def held_out_log_densities(
     landmarks: Landmarks, responsibilities: np.ndarray, shrinkage: Shrinkage
-) -> float:
-    """Return the mean log-density of held-out rows under Gaussians of the others.
+) -> np.ndarray:
+    """Return log-densities of held-out rows under Gaussians of the others.
 
     Parameters
     ----------
@@ -94,14 +108,32 @@ def held_out_likelihood(
 
     Returns
     -------
-    likelihood : float
-        In nats per row.
+    log_densities : ndarray of shape (n,)
+        In nats.
     """
     grid = [(shrinkage.strength, shrinkage.diagonality)]
-    (likelihood,) = cross_validated_scores(
+    (log_densities,) = cross_validated_log_densities(
         landmarks.x, landmarks.weight, responsibilities, grid, shrinkage.reg_covar
     )
-    return likelihood
+    return log_densities
+
+
+def in_standard_errors(gains: np.ndarray, weights: np.ndarray) -> float:
+    """Return the weighted mean in standard errors.
+
+    Parameters
+    ----------
+    gains, weights : ndarray of shape (n,)
+        Values and their positive weights.
+
+    Returns
+    -------
+    mean : float
+        Divided by its standard error; 0 if all gains are zero.
+    """
+    mean = np.average(gains, weights=weights)
+    error = np.linalg.norm(weights * (gains - mean)) / weights.sum()
+    return mean / max(error, TINY)
 
 
 def kernel_score(landmarks: Landmarks) -> float:
@@ -226,7 +258,8 @@ def largest_cut(
 
 def ranking(
     labels: list[np.ndarray],
-    gains: np.ndarray,
+    log_densities: np.ndarray,
+    weights: np.ndarray,
     scores: np.ndarray,
     separations: np.ndarray,
     cuts: np.ndarray,
@@ -235,19 +268,26 @@ def ranking(
     """Rank partitions, the best one first.
 
     Partitions are sorted by score, then by separation. The score of a clearly separated
-    partition is at least zero. If all partitions cut many neighbours apart, clusters
-    overlap, and gains replace the scores. They also do if the likeliest Gaussians are
-    ahead of the best partition's by `MUCH_LIKELIER`, unless it cuts less than
-    `MAX_CUT_SHARE` of what theirs cuts. If the best partition has a positive score but
-    is not clearly separated, those with equally likely Gaussians come first, sorted by
-    their mean agreement with all partitions.
+    partition is at least zero. A partition without a positive score that is not clearly
+    separated comes last if a cluster has less than `SHARE_OF_OUTLIERS`: outliers are
+    cut off without cutting neighbours.
+
+    If the best partition has a positive score but is not clearly separated, partitions
+    are sorted by their mean agreement with all of them, less `AGREEMENT_PER_ERROR` for
+    each standard error by which their Gaussians are less likely than its own; beyond
+    `LARGEST_LOSS` they come last. If all partitions cut many neighbours apart, clusters
+    overlap, and the same is done with likelihoods in place of scores. So it is if the
+    likeliest partition is ahead of the best by `MUCH_LIKELIER`, unless the best cuts
+    less than `MAX_CUT_SHARE` of what the likeliest cuts.
 
     Parameters
     ----------
     labels : list of ndarray of shape (n,)
         The partitions.
-    gains : ndarray of shape (n_partitions,)
-        Gains of their Gaussians over a kernel estimate, in nats per row.
+    log_densities : ndarray of shape (n_partitions, n)
+        Of rows held out from their Gaussians, in nats.
+    weights : ndarray of shape (n,)
+        Weights of the rows.
     scores : ndarray of shape (n_partitions,)
         Scores by `believed_or_cut`.
     separations : ndarray of shape (n_partitions,)
@@ -265,16 +305,31 @@ def ranking(
     is_clear = (scores > 0) | (cuts < MAX_CLEAR_CUT)
     is_clear &= separations > CLEAR_SEPARATION
     scores = np.where(is_clear, np.maximum(scores, 0.0), scores)
+    likelihoods = log_densities @ weights / weights.sum()
+    n_clusters = 1 + max(own.max() for own in labels)
+    smallest = [np.bincount(own, minlength=n_clusters).min() for own in labels]
+    last = np.array(smallest) < SHARE_OF_OUTLIERS * len(weights) / n_clusters
+    last &= ~is_clear & (scores <= 0)
+    if not last.all():
+        scores = np.where(last, -np.inf, scores)
+        likelihoods = np.where(last, -np.inf, likelihoods)
     order = np.lexsort((-separations, -scores))
-    best, likeliest = order[0], gains.argmax()
+    best, likeliest = order[0], likelihoods.argmax()
     most = MAX_CUT
-    if gains[likeliest] - gains[best] > MUCH_LIKELIER * n_features:
+    if likelihoods[likeliest] - likelihoods[best] > MUCH_LIKELIER * n_features:
         most = min(most, -MAX_CUT_SHARE * scores[likeliest])
-    if scores[best] < -most:
-        return np.lexsort((-separations, -gains))
-    if scores[best] <= 0 or is_clear[best]:
+    overlap = scores[best] < -most
+    if not overlap and (scores[best] <= 0 or is_clear[best]):
         return order
-    agreement = np.full(len(gains), -1.0)
-    for i in np.flatnonzero(gains > gains[best] - AS_LIKELY):
-        agreement[i] = np.mean([adjusted_rand_score(labels[i], own) for own in labels])
-    return np.lexsort((-separations, -scores, -agreement))
+    first = likeliest if overlap else best
+    value = np.full(len(labels), -np.inf)
+    for i in np.flatnonzero(likelihoods > -np.inf):
+        errors = 0.0
+        if likelihoods[i] < likelihoods[first] - AS_LIKELY:
+            loss = log_densities[first] - log_densities[i]
+            errors = in_standard_errors(loss, weights)
+        if errors < LARGEST_LOSS:
+            agreement = [adjusted_rand_score(labels[i], own) for own in labels]
+            value[i] = np.mean(agreement) - AGREEMENT_PER_ERROR * errors
+    by = likelihoods if overlap else scores
+    return np.lexsort((-separations, -by, -value))

@@ -15,9 +15,10 @@ __all__ = [
     "ROUNDING",
     "Shrinkage",
     "blended",
+    "bounded",
     "bounded_means",
     "choose_shrinkages",
-    "cross_validated_scores",
+    "cross_validated_log_densities",
     "log_joint_of",
     "moments",
     "priors_of",
@@ -276,14 +277,14 @@ def choose_shrinkages(
     return chosen
 
 
-def cross_validated_scores(
+def cross_validated_log_densities(
     x: np.ndarray,
     sample_weight: np.ndarray,
     responsibilities: np.ndarray,
     grid: Grid,
     reg_covar: float,
 ) -> np.ndarray:
-    """Return mean log-densities of held-out rows under Gaussians of the other rows.
+    """Return log-densities of held-out rows under Gaussians of the other rows.
 
     Parameters
     ----------
@@ -294,39 +295,41 @@ def cross_validated_scores(
 
     Returns
     -------
-    scores : ndarray of shape (n_settings,)
-        In nats per row, see `bounded_means`.
+    log_densities : ndarray of shape (n_settings, n_samples)
+        In nats, see `bounded`.
     """
     # Undivided rows: a cluster of one repeated row must not be predicted by itself.
     folds = _whole_rows(len(x))
     log_prob = _cross_validate(
         x, sample_weight, responsibilities, grid, reg_covar, folds
     )
-    return bounded_means(log_prob, sample_weight, x.shape[1])
+    return bounded(log_prob, x.shape[1])
 
 
-def bounded_means(
-    log_prob: np.ndarray, sample_weight: np.ndarray, n_columns: int
-) -> np.ndarray:
-    """Return mean log-densities that no single row dominates.
+def bounded(log_prob: np.ndarray, n_columns: int) -> np.ndarray:
+    """Bound log-densities so that no single row dominates their mean.
 
     Parameters
     ----------
     log_prob : ndarray of shape (n_settings, n_samples)
         In nats.
-    sample_weight : ndarray of shape (n_samples,)
-        Positive weights.
     n_columns : int
         Columns of the rows.
 
     Returns
     -------
-    means : ndarray of shape (n_settings,)
-        No row counts for more than `LOSS_BOUND` nats per column below the largest
-        median.
+    log_prob : ndarray of shape (n_settings, n_samples)
+        No row is more than `LOSS_BOUND` nats per column below the largest median.
     """
     floor = np.median(log_prob, axis=1).max() - LOSS_BOUND * n_columns
-    return np.maximum(log_prob, floor) @ sample_weight / sample_weight.sum()
+    return np.maximum(log_prob, floor)
+
+
+def bounded_means(
+    log_prob: np.ndarray, sample_weight: np.ndarray, n_columns: int
+) -> np.ndarray:
+    """Return the mean of each setting's `bounded` log-densities, in nats per row."""
+    return bounded(log_prob, n_columns) @ sample_weight / sample_weight.sum()
 
 
 def _whole_rows(n_rows: int) -> np.ndarray:

@@ -17,7 +17,7 @@ from skflowmix.starts.partitions import (
 )
 from skflowmix.starts.preprocessing import row_counts
 from skflowmix.starts.robust import weighted_quantile
-from skflowmix.starts.scores import choose_shrinkage, held_out_likelihood
+from skflowmix.starts.scores import choose_shrinkage, held_out_log_densities
 
 __all__ = [
     "preferred",
@@ -307,8 +307,8 @@ def _likeliest(
         soft = expectation_maximisation(
             landmarks.x, landmarks.weight, start[landmarks.index], shrinkage
         )
-        likelihood = held_out_likelihood(landmarks, soft, shrinkage)
-        likelihoods[name] = likelihood + log_jacobian
+        own = held_out_log_densities(landmarks, soft, shrinkage)
+        likelihoods[name] = np.average(own, weights=landmarks.weight) + log_jacobian
     best = max(likelihoods, key=lambda name: likelihoods[name])
     gain = likelihoods[best] - likelihoods["identity"]
     return best if gain > GAIN_PER_COLUMN * n_columns else "identity", likelihoods

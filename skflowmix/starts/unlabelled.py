@@ -6,7 +6,7 @@ from scipy.stats import entropy
 from skflowmix.starts.class_probabilities import calibrated_losses
 from skflowmix.starts.gaussians import Gaussians
 from skflowmix.starts.labels import LabelGraph, likeliest
-from skflowmix.starts.scores import REG_COVAR
+from skflowmix.starts.scores import REG_COVAR, in_standard_errors
 
 __all__ = ["label_folds", "spreading_helps"]
 
@@ -25,7 +25,7 @@ CLEAR_GAIN = 1.645
 # errors.
 LARGEST_LOSS = 1.0
 
-# Least class share in a logarithm, and least standard error.
+# Least class share in a logarithm.
 TINY = 1e-12
 
 
@@ -108,7 +108,7 @@ def spreading_helps(
         return [calibrated_losses(t, own, weights_of_judges) for t in told]
 
     def gain(former: np.ndarray, latter: np.ndarray) -> float:
-        return _in_standard_errors(former - latter, weights_of_judges)
+        return in_standard_errors(former - latter, weights_of_judges)
 
     spread, gaussians = losses(np.arange(len(x)))
     shares = np.bincount(own, weights_of_judges) / weights_of_judges.sum()
@@ -145,10 +145,3 @@ def _tell(
         refitted = gaussians.refit(x[others], weights[others], shares)
         joint.append(refitted.log_joint(x[own]))
     return np.log(np.maximum(np.concatenate(spread), TINY)), np.concatenate(joint)
-
-
-def _in_standard_errors(gains: np.ndarray, weights: np.ndarray) -> float:
-    """Return the weighted mean in standard errors."""
-    mean = np.average(gains, weights=weights)
-    error = np.linalg.norm(weights * (gains - mean)) / weights.sum()
-    return mean / max(error, TINY)

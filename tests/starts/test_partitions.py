@@ -365,25 +365,57 @@ def test_a_few_far_rows_are_no_cluster_that_is_cut_off_cheaply():
     assert largest_cut(landmarks, few) > 0.2 > largest_cut(landmarks, halves)
 
 
-def test_ranking_of_overlapping_clusters_and_of_gaussians_as_likely():
-    halves = np.repeat([0, 1], 50)
-    others = np.tile([0, 1], 50)
-    shifted = np.roll(halves, 3)
-    labels, apart = [others, halves, shifted], (np.ones(3), np.ones(3), 3)
+HALVES = np.repeat([0, 1], 50)
+OTHERS = np.tile([0, 1], 50)
+SHIFTED = np.roll(HALVES, 3)
+
+
+def ranked(labels, likelihoods, scores, n_features=3, noise=0.0):
+    """Rank partitions; differences of log-densities vary by noise only."""
+    n, rng = len(labels[0]), np.random.default_rng(0)
+    signs = rng.permuted(np.tile([-1, 1], (len(labels), n // 2)), axis=1)
+    log_densities = np.array(likelihoods)[:, None] + noise * signs
+    ones = np.ones(len(labels))
+    return ranking(
+        labels, log_densities, np.ones(n), np.array(scores), ones, ones, n_features
+    ).tolist()
+
+
+def test_ranking_of_overlapping_clusters():
+    labels = [OTHERS, HALVES, SHIFTED]
     gains = np.array([-0.5, -0.9, -0.7])
-    assert ranking(labels, gains, np.array([-0.3, -0.03, -0.2]), *apart)[0] == 0
-    assert ranking(labels, gains, np.array([-0.3, -0.01, -0.2]), *apart)[0] == 1
+    assert ranked(labels, gains, [-0.3, -0.03, -0.2])[0] == 0
+    assert ranked(labels, gains, [-0.3, -0.01, -0.2])[0] == 1
     gains = np.array([-0.5, -0.8, -0.7])
-    assert ranking(labels, gains, np.array([-0.1, -0.018, -0.2]), *apart)[0] == 0
-    assert ranking(labels, gains, np.array([-0.1, -0.015, -0.2]), *apart)[0] == 1
+    assert ranked(labels, gains, [-0.1, -0.018, -0.2])[0] == 0
+    assert ranked(labels, gains, [-0.1, -0.015, -0.2])[0] == 1
     # Not much likelier per column: the smaller cut stays.
     for closer, n_columns in ((gains, 4), (gains / 2, 3)):
-        scores = np.array([-0.1, -0.018, -0.2])
-        assert ranking(labels, closer, scores, *apart[:2], n_columns)[0] == 1
+        assert ranked(labels, closer, [-0.1, -0.018, -0.2], n_columns)[0] == 1
+
+
+def test_ranking_of_likely_gaussians_follows_agreement():
+    """Two of the three partitions are nearly the same; agreements .3, .6 and .6."""
+    labels = [OTHERS, HALVES, SHIFTED]
     gains = np.array([0.302, 0.3, 0.28])
-    assert ranking(labels, gains, gains + 0.02, *apart).tolist() == [1, 0, 2]
-    gains = np.array([0.31, 0.3, 0.28])
-    assert ranking(labels, gains, gains + 0.02, *apart).tolist() == [0, 1, 2]
+    assert ranked(labels, gains, gains + 0.02) == [1, 0, 2]
+    gains = np.array([0.5, 0.3, 0.2])
+    # The standard error of a difference is the noise / 7.
+    for noise, first in ((0.0, 0), (0.05, 0), (0.5, 1)):
+        assert ranked(labels, gains, gains + 0.02, noise=noise)[0] == first
+        # The same where clusters overlap.
+        assert ranked(labels, gains - 1, [-0.3, -0.3, -0.3], noise=noise)[0] == first
+
+
+def test_ranking_puts_outliers_that_are_cut_off_last():
+    outliers = (np.arange(100) >= 98).astype(int)
+    labels = [outliers, HALVES, OTHERS]
+    assert ranked(labels, [-0.9, -1, -1.1], [0.0, -0.01, -0.2]) == [1, 2, 0]
+    # Nor do they decide whether clusters overlap.
+    assert ranked(labels, [-0.1, -1, -1.1], [0.0, -0.01, -0.2]) == [1, 2, 0]
+    # Except where Gaussians are believed, or where all partitions cut off outliers.
+    assert ranked(labels, [0.2, -0.1, -0.1], [0.22, -0.01, -0.2])[0] == 0
+    assert ranked([outliers, outliers[::-1]], [-0.9, -1], [0.0, -0.01]) == [0, 1]
 
 
 def test_gaussians_are_not_believed_by_the_rows_that_they_were_fitted_to():
@@ -393,8 +425,8 @@ def test_gaussians_are_not_believed_by_the_rows_that_they_were_fitted_to():
     labels = KMeans(20, n_init=1, random_state=0).fit_predict(x)
     landmarks = Landmarks(x / x.std(axis=0), np.ones(200), None)
     for y in (labels, rng.randint(20, size=200)):
-        _, likelihood = choose_shrinkage(landmarks, np.eye(20)[y])
-        gain = likelihood - kernel_score(landmarks)
+        _, log_densities = choose_shrinkage(landmarks, np.eye(20)[y])
+        gain = log_densities.mean() - kernel_score(landmarks)
         assert believed_or_cut(landmarks, np.eye(20)[y], gain) <= 0
 
 
