@@ -19,12 +19,12 @@ from skflowmix.model.groups import Groups
 from skflowmix.model.mixture import MixtureModule
 from skflowmix.restarts import fit_restarts
 from skflowmix.row_stream import RowStream
+from skflowmix.starts.class_covariances import shared_columns
 from skflowmix.starts.gaussians import Gaussians, component_weights, least_strengths
 from skflowmix.starts.preprocessing import (
     Standardizer,
     different_rows,
     merge_identical_rows,
-    tied_columns,
 )
 from skflowmix.training.candidate import (
     Partition,
@@ -348,14 +348,16 @@ class _Restart:
                 responsibilities.shape[1],
             )
         try:
+            data = table.x, table.weights, table.without_far(responsibilities)
+            shared = shared_columns(
+                *data, self.problem.classes, groups.logsumexp, settings.reg_covar
+            )
             fits = Gaussians.fit_each(
-                table.x,
-                table.weights,
-                table.without_far(responsibilities),
+                *data,
                 settings.reg_covar,
                 leasts,
                 turned=settings.n_shared_transforms > 0,
-                tied=tied_columns(table.x, table.weights, self.problem.classes),
+                tied=shared,
             )
             for gaussians in fits:
                 factors = np.linalg.cholesky(gaussians.covariances)

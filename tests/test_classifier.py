@@ -33,8 +33,8 @@ from skflowmix import FlowMixture, FlowMixtureClassifier
 from skflowmix.calibration import Calibration
 from skflowmix.model.groups import Groups
 from skflowmix.model.mixture import MixtureModule
+from skflowmix.starts.class_covariances import tied_columns
 from skflowmix.starts.gaussians import Gaussians
-from skflowmix.starts.preprocessing import tied_columns
 from skflowmix.training import labelled
 from skflowmix.training.batches import Batch
 from skflowmix.training.labelled import start_predicts_better

@@ -502,25 +502,17 @@ def _ranked_candidates(
     weight = landmarks.weight
     log_densities = np.stack([candidate.log_densities for candidate in candidates])
     gains = log_densities @ weight / weight.sum() - kernel_score(landmarks)
+    shares = [candidate.responsibilities for candidate in candidates]
     scores = np.array(
-        [
-            believed_or_cut(landmarks, candidate.responsibilities, gain)
-            for candidate, gain in zip(candidates, gains, strict=True)
-        ]
+        [believed_or_cut(landmarks, *pair) for pair in zip(shares, gains, strict=True)]
     )
-    labels = [candidate.responsibilities.argmax(axis=1) for candidate in candidates]
+    labels = [own.argmax(axis=1) for own in shares]
     separations = np.array([tree.separation(own) for own in labels])
-    cuts = np.array(
-        [
-            largest_cut(landmarks, candidate.responsibilities, by_density=False)
-            for candidate in candidates
-        ]
-    )
+    cuts = np.array([largest_cut(landmarks, own, by_density=False) for own in shares])
+    judged = log_densities, weight, scores, separations, cuts
     kept: list[np.ndarray] = []
     proposals: list[Proposal] = []
-    for i in ranking(
-        labels, log_densities, weight, scores, separations, cuts, x.shape[1]
-    ):
+    for i in ranking(labels, *judged, x.shape[1]):
         name, found = candidates[i].name, candidates[i].responsibilities
         if any(adjusted_rand_score(labels[i], k) > SAME_PARTITION_ARI for k in kept):
             continue

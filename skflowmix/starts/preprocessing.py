@@ -19,7 +19,6 @@ __all__ = [
     "row_counts",
     "split_rows",
     "stand_for_several",
-    "tied_columns",
 ]
 
 # Fewer held-out rows are too few to compare models by.
@@ -45,11 +44,6 @@ DEPENDENT = 1e-6
 # A value is in a spike if at least SPIKE_SHARE of the weight lies within +-SPIKE_WIDTH
 # standard deviations of it; for a Gaussian the share is at most 0.04.
 SPIKE_SHARE, SPIKE_WIDTH = 0.15, 0.05
-
-# Classes share the covariance of columns in which one value has more than this share of
-# each class's weight: their own would follow from the few rows with other values. In a
-# class of fewer rows one value may have that share by chance.
-TIED_SHARE, MIN_TIED_ROWS = 0.75, 10
 
 # Bound on a column's values, in units of 2 to 4 times the 75 % quantile of their
 # magnitudes.
@@ -267,39 +261,6 @@ def outside_spikes(x: np.ndarray, weights: np.ndarray) -> np.ndarray:
     dependent = (share > DEPENDENT) & (share < 1 - DEPENDENT)
     movable[:, dependent] &= movable[:, dependent].all(axis=1, keepdims=True)
     return movable
-
-
-def tied_columns(
-    x: np.ndarray, weights: np.ndarray, classes: np.ndarray | None
-) -> tuple[int, ...]:
-    """Return the columns of which classes should share a covariance.
-
-    Parameters
-    ----------
-    x : ndarray of shape (n_samples, n_features)
-        Rows.
-    weights : ndarray of shape (n_samples,)
-        Positive weights.
-    classes : ndarray of shape (n_samples,), int, or None
-        Index of each row's class, -1 if unknown.
-
-    Returns
-    -------
-    tied : tuple of int
-        Columns in which one value has more than `TIED_SHARE` of the weight, also in
-        every class of at least `MIN_TIED_ROWS` rows. None with a single class.
-    """
-    if classes is None or len(np.unique(classes[classes >= 0])) < 2:
-        return ()
-    numbers, sizes = np.unique(classes, return_counts=True)
-    large = numbers[(numbers >= 0) & (sizes >= MIN_TIED_ROWS)]
-    is_tied = np.ones(x.shape[1], dtype=bool)
-    for own in (slice(None), *(classes == number for number in large)):
-        for j in np.flatnonzero(is_tied):
-            index = np.unique(x[own, j], return_inverse=True)[1]
-            heaviest = np.bincount(index, weights[own]).max()
-            is_tied[j] = heaviest > TIED_SHARE * weights[own].sum()
-    return tuple(np.flatnonzero(is_tied).tolist())
 
 
 def column_space(

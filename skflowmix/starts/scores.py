@@ -322,14 +322,26 @@ def ranking(
     if not overlap and (scores[best] <= 0 or is_clear[best]):
         return order
     first = likeliest if overlap else best
-    value = np.full(len(labels), -np.inf)
-    for i in np.flatnonzero(likelihoods > -np.inf):
-        errors = 0.0
-        if likelihoods[i] < likelihoods[first] - AS_LIKELY:
-            loss = log_densities[first] - log_densities[i]
-            errors = in_standard_errors(loss, weights)
-        if errors < LARGEST_LOSS:
-            agreement = [adjusted_rand_score(labels[i], own) for own in labels]
-            value[i] = np.mean(agreement) - AGREEMENT_PER_ERROR * errors
+    value = _agreements(labels, log_densities, weights, first)
+    value[~np.isfinite(likelihoods)] = -np.inf
     by = likelihoods if overlap else scores
     return np.lexsort((-separations, -by, -value))
+
+
+def _agreements(
+    labels: list[np.ndarray], log_densities: np.ndarray, weights: np.ndarray, first: int
+) -> np.ndarray:
+    """Return mean agreements with all partitions, less what `ranking` takes off them.
+
+    Losses of likelihood are those against the partition `first`.
+    """
+    losses = log_densities[first] - log_densities
+    value = np.full(len(labels), -np.inf)
+    for i, (own, loss) in enumerate(zip(labels, losses, strict=True)):
+        errors = 0.0
+        if np.average(loss, weights=weights) > AS_LIKELY:
+            errors = in_standard_errors(loss, weights)
+        if errors < LARGEST_LOSS:
+            agreement = [adjusted_rand_score(own, other) for other in labels]
+            value[i] = np.mean(agreement) - AGREEMENT_PER_ERROR * errors
+    return value
