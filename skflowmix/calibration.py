@@ -9,7 +9,7 @@ from skflowmix.fitting import FittedMixture
 from skflowmix.initialization import LabelStart
 from skflowmix.model.groups import Groups
 from skflowmix.starts.class_probabilities import ClassProbabilities
-from skflowmix.starts.unlabelled import label_folds
+from skflowmix.starts.unlabelled import label_folds, weights_without
 
 __all__ = ["Calibration"]
 
@@ -73,12 +73,12 @@ class Calibration:
         gaussians, table = fitted.candidate.gaussians, fitted.table
         classes, folds = fitted.problem.classes, []
         assert classes is not None
-        for own in label_folds(classes):
-            others = np.setdiff1d(np.arange(len(table.x)), own)
-            moments = table.without_far(self.start.without_labels(classes, own))
-            refitted = gaussians.refit(
-                table.x[others], table.weights[others], moments[others]
-            )
+        parts = label_folds(classes)
+        for own in parts:
+            kept = weights_without(table.weights, own, len(parts))
+            others, hidden = np.flatnonzero(kept), np.flatnonzero(kept == 0)
+            moments = table.without_far(self.start.without_labels(classes, hidden))
+            refitted = gaussians.refit(table.x[others], kept[others], moments[others])
             # Without these rows a column may be constant, which reg_covar=0 allows.
             if refitted.are_positive_definite():
                 folds.append((own, refitted))

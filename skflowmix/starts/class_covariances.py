@@ -7,7 +7,7 @@ import numpy as np
 from skflowmix.starts.class_probabilities import calibrated_losses
 from skflowmix.starts.gaussians import Gaussians
 from skflowmix.starts.scores import in_standard_errors
-from skflowmix.starts.unlabelled import label_folds
+from skflowmix.starts.unlabelled import label_folds, weights_without
 
 __all__ = ["shared_columns", "tied_columns"]
 
@@ -76,9 +76,10 @@ def shared_columns(
         )
         joint = []
         for own in folds:
-            others = np.setdiff1d(np.arange(len(x)), own)
+            kept = weights_without(weights, own, len(folds))
+            others = np.flatnonzero(kept)
             refitted = gaussians.refit(
-                x[others], weights[others], responsibilities[others]
+                x[others], kept[others], responsibilities[others]
             )
             # Without these rows a column may be constant, which reg_covar=0 allows.
             if not refitted.are_positive_definite():

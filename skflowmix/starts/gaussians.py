@@ -332,6 +332,12 @@ class Gaussians:
         """
         return log_joint_of(self.weights, self.means, self.covariances, x)
 
+    def share_covariance(self) -> bool:
+        """Whether several components have one covariance, see `fit_each`."""
+        n_components, n_columns = self.means.shape
+        tied = () if self.shrinkage is None else self.shrinkage.tied
+        return n_components > 1 and len(tied) == n_columns
+
     def are_flat(self) -> bool:
         """Whether a component is flat in some direction, apart from `reg_covar`."""
         if self._are_flat is None:  # cached: every phase of a fit calls this

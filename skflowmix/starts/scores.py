@@ -4,6 +4,7 @@ import numpy as np
 from sklearn.metrics import adjusted_rand_score
 
 from skflowmix.starts.knn import Landmarks
+from skflowmix.starts.preprocessing import row_counts
 from skflowmix.starts.shrinkage import (
     Shrinkage,
     bounded_means,
@@ -124,7 +125,7 @@ def in_standard_errors(gains: np.ndarray, weights: np.ndarray) -> float:
     Parameters
     ----------
     gains, weights : ndarray of shape (n,)
-        Values and their positive weights.
+        Values and their positive weights. A row may stand for several equal ones.
 
     Returns
     -------
@@ -132,7 +133,8 @@ def in_standard_errors(gains: np.ndarray, weights: np.ndarray) -> float:
         Divided by its standard error; 0 if all gains are zero.
     """
     mean = np.average(gains, weights=weights)
-    error = np.linalg.norm(weights * (gains - mean)) / weights.sum()
+    variances = weights**2 / row_counts(weights) * (gains - mean) ** 2
+    error = np.sqrt(variances.sum()) / weights.sum()
     return mean / max(error, TINY)
 
 

@@ -6,9 +6,10 @@ from scipy.stats import entropy
 from skflowmix.starts.class_probabilities import calibrated_losses
 from skflowmix.starts.gaussians import Gaussians
 from skflowmix.starts.labels import LabelGraph, likeliest
+from skflowmix.starts.preprocessing import row_counts
 from skflowmix.starts.scores import REG_COVAR, in_standard_errors
 
-__all__ = ["label_folds", "spreading_helps"]
+__all__ = ["label_folds", "spreading_helps", "weights_without"]
 
 # Most labels to evaluate on; number of folds, more for fewer than FEW_JUDGES labels.
 MAX_JUDGES = 4096
@@ -50,6 +51,30 @@ def label_folds(classes: np.ndarray) -> list[np.ndarray]:
     n_folds = N_SMALL_FOLDS if len(judges) < FEW_JUDGES else N_FOLDS
     folds = (judges[fold::n_folds] for fold in range(n_folds))
     return [own for own in folds if len(own)]
+
+
+def weights_without(weights: np.ndarray, own: np.ndarray, n_folds: int) -> np.ndarray:
+    """Return weights of the rows for a fit without one of several folds.
+
+    Parameters
+    ----------
+    weights : ndarray of shape (n_samples,)
+        Positive weights.
+    own : ndarray of int
+        Numbers of the fold's rows.
+    n_folds : int
+        Number of folds.
+
+    Returns
+    -------
+    kept : ndarray of shape (n_samples,)
+        Zero for rows of the fold, but rows that stand for `n_folds` equal ones or more
+        only lose the share of one fold, as they would if they were not merged.
+    """
+    kept = weights.copy()
+    is_heavy = row_counts(weights)[own] >= n_folds
+    kept[own] *= np.where(is_heavy, 1 - 1 / n_folds, 0.0)
+    return kept
 
 
 def spreading_helps(

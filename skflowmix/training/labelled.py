@@ -7,6 +7,7 @@ from torch import Tensor
 from skflowmix.model.groups import Groups
 from skflowmix.model.mixture import MixtureModule
 from skflowmix.starts.class_probabilities import calibrated_losses
+from skflowmix.starts.scores import in_standard_errors
 from skflowmix.training.batches import Batch
 
 __all__ = ["start_predicts_better"]
@@ -15,17 +16,21 @@ __all__ = ["start_predicts_better"]
 # where that was asked for, flows stayed that hid all but the rare flags of a table.
 LEAST_GAIN = 0.002
 
+# Standard errors that flows must gain where classes share all covariances: labels have
+# then preferred fewer parameters already.
+CLEAR_GAIN = 1.0
+
 # Fewer labels are too few to compare by.
 MIN_LABELS = 20
 
 
 @torch.no_grad()
 def start_predicts_better(
-    model: MixtureModule, start: list[Tensor], rows: Batch
+    model: MixtureModule, start: list[Tensor], rows: Batch, *, shares_covariance: bool
 ) -> bool:
     """Return whether a model predicted known classes better before training.
 
-    Mean log-losses are compared, each at the temperature that fits the labels best.
+    Log-losses are compared, each at the temperature that fits the labels best.
 
     Parameters
     ----------
@@ -35,34 +40,40 @@ def start_predicts_better(
         Its parameters before training.
     rows : Batch
         Rows that it has not seen.
+    shares_covariance : bool
+        Whether all components started from one covariance. Then the start counts as
+        better unless the flows' gain is `CLEAR_GAIN`.
 
     Returns
     -------
     better : bool
-        False with fewer than `MIN_LABELS` known classes.
+        `shares_covariance` with fewer than `MIN_LABELS` known classes.
     """
     groups = model.groups
     if rows.allowed is None or groups.n_groups == 1:
         return False
     classes = _known_classes(groups, rows.allowed.numpy(force=True))
     known = np.flatnonzero(classes >= 0)
-    if len(known) < MIN_LABELS:
-        return False
-    weights = rows.weights.double().numpy(force=True)[known]
+    weights = rows.weights.double().numpy(force=True)
+    n_labels = rows.n_counted * weights[known].sum() / weights.sum()
+    if n_labels < MIN_LABELS:
+        return shares_covariance
+    weights = weights[known]
 
-    def loss() -> float:
+    def losses() -> np.ndarray:
         log_joint = model.group_log_joint(rows.x).double().numpy(force=True)
-        losses = calibrated_losses(log_joint[known], classes[known], weights)
-        return float(np.average(losses, weights=weights))
+        return calibrated_losses(log_joint[known], classes[known], weights)
 
     parameters: list[Tensor] = list(model.parameters())
-    trained, with_flows = [p.clone() for p in parameters], loss()
+    trained, with_flows = [p.clone() for p in parameters], losses()
     try:
         torch._foreach_copy_(parameters, start)
-        without = loss()
+        gains = losses() - with_flows
     finally:
         torch._foreach_copy_(parameters, trained)
-    return with_flows - without > LEAST_GAIN
+    if shares_covariance:
+        return in_standard_errors(gains, weights) < CLEAR_GAIN
+    return bool(np.average(gains, weights=weights) < -LEAST_GAIN)
 
 
 def _known_classes(groups: Groups, allowed: np.ndarray) -> np.ndarray:
