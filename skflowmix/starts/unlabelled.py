@@ -56,6 +56,10 @@ def label_folds(classes: np.ndarray) -> list[np.ndarray]:
 def weights_without(weights: np.ndarray, own: np.ndarray, n_folds: int) -> np.ndarray:
     """Return weights of the rows for a fit without one of several folds.
 
+    A row of the fold that stands for m equal ones is evaluated as one of them. The
+    others would be in its fold with probability 1 / `n_folds`, so that the share
+    (1 - 1 / m) (1 - 1 / `n_folds`) of its weight is kept.
+
     Parameters
     ----------
     weights : ndarray of shape (n_samples,)
@@ -63,17 +67,15 @@ def weights_without(weights: np.ndarray, own: np.ndarray, n_folds: int) -> np.nd
     own : ndarray of int
         Numbers of the fold's rows.
     n_folds : int
-        Number of folds.
+        Number of folds, at least 2.
 
     Returns
     -------
     kept : ndarray of shape (n_samples,)
-        Zero for rows of the fold, but rows that stand for `n_folds` equal ones or more
-        only lose the share of one fold, as they would if they were not merged.
+        Zero for rows of the fold that stand for themselves only.
     """
     kept = weights.copy()
-    is_heavy = row_counts(weights)[own] >= n_folds
-    kept[own] *= np.where(is_heavy, 1 - 1 / n_folds, 0.0)
+    kept[own] *= (1 - 1 / row_counts(weights)[own]) * (1 - 1 / n_folds)
     return kept
 
 
