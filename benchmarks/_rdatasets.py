@@ -221,7 +221,7 @@ def _is_measured(column) -> bool:
 def tables(folder: Path) -> dict[str, Callable[[int], tuple[np.ndarray, np.ndarray]]]:
     """Drawings by seed, by package and table."""
     return {
-        f"{package}/{table}": partial(read, folder, package, table, column)
+        f"{package}.{table}": partial(read, folder, package, table, column)
         for package, columns in CLASSES.items()
         for table, column in columns.items()
     }

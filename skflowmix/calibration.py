@@ -75,7 +75,7 @@ class Calibration:
         assert classes is not None
         parts = label_folds(classes)
         for own in parts:
-            kept = weights_without(table.weights, own, len(parts))
+            kept = weights_without(table.x, table.weights, own, len(parts))
             others, hidden = np.flatnonzero(kept), np.flatnonzero(kept == 0)
             moments = table.without_far(self.start.without_labels(classes, hidden))
             refitted = gaussians.refit(table.x[others], kept[others], moments[others])

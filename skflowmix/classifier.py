@@ -194,10 +194,12 @@ class FlowMixtureClassifier(ClassifierMixin, CallbackSupportMixin, OptionsMixin)
 
     Columns in which one value has more than 75 % of the weight in every class, such as
     rare flags, have one covariance in the Gaussians of all classes, and none with other
-    columns, unless there are more columns than rows. Flows are dropped if held-out
-    labels (at least 20) have a log-loss that is lower by more than .002 nats under the
-    Gaussians that the flows started from, both calibrated by a temperature;
-    `score_samples` and `sample` are then those of Gaussians.
+    columns, unless there are more columns than rows. All columns have one covariance if
+    labels of other folds are predicted significantly better so (5 % level). Flows are
+    dropped if held-out labels (at least 20) have a log-loss that is lower by more than
+    .002 nats under the Gaussians that the flows started from, both calibrated by a
+    temperature; where all columns share a covariance, unless it is higher by a standard
+    error. `score_samples` and `sample` are then those of Gaussians.
 
     The mixture weights, which `predict_joint_log_proba`, `score_samples` and `sample`
     use, are those of the rows that were fitted.

@@ -494,10 +494,24 @@ def test_classes_share_a_covariance_where_labels_prefer_it():
         x, y = two_classes(300, 3.0)
         assert shared(x, y, groups=groups) == ()
         assert shared(x, y, few_labels, groups=groups) == ()
-    assert shared(x[:5], y[:5]) == ()  # fewer rows than columns
     assert shared(x, y, np.full(300, -1)) == shared(x, y, 0 * y) == ()
     constant = np.column_stack([x, np.zeros(300)])
     assert shared(constant, y) == (6,)
+
+
+def test_covariances_are_not_shared_where_labels_cannot_tell():
+    x, y = two_classes(300, 1.0)
+    assert shared(x[:19], y[:19]) == ()
+    wide = np.column_stack([x[:20]] * 4)
+    assert shared(wide, y[:20]) == ()
+    # A column that is constant among the labelled rows, without `reg_covar`.
+    labels = np.where(np.arange(300) < 40, y, -1)
+    x[:40, 1] = 0
+    data = x, np.ones(300), np.eye(2)[y], labels, Groups([1, 1]).logsumexp
+    assert shared_columns(*data, 0.0) == ()
+    # All labelled rows are outlying, and belong to no moments.
+    shares = np.where(labels[:, None] < 0, np.eye(2)[y], 0.0)
+    assert shared_columns(x, np.ones(300), shares, *data[3:], 1e-6) == ()
 
 
 def test_a_row_that_stands_for_several_counts_as_often_for_shared_covariances():
@@ -511,16 +525,20 @@ def test_a_row_that_stands_for_several_counts_as_often_for_shared_covariances():
 @pytest.mark.parametrize("n_folds", [5, 10])
 def test_equal_rows_stay_where_a_fold_is_left_out_as_if_they_were_not_merged(n_folds):
     """Mean weights over random folds of the rows they stand for, one of them judged."""
+    x = np.array([[0, 0], [0, 1], [1, 0], [1, 1]])
     counts, own = np.array([1.0, 2.0, 10.0, 3.0]), np.array([0, 2, 3])
-    kept = weights_without(counts, own, n_folds)
+    kept = weights_without(x, counts, own, n_folds)
     others = np.random.default_rng(0).integers(n_folds, size=(100_000, 9)) > 0
     for row in own:
         expected = others[:, : int(counts[row]) - 1].sum(axis=1).mean()
         assert_allclose(kept[row], expected, rtol=0.01)
     assert kept[1] == 2
-    assert_allclose(weights_without(np.pi * counts, own, n_folds), np.pi * kept)
-    real = np.array([0.3, np.sqrt(2), np.pi])
-    assert_array_equal(weights_without(real, np.array([1]), n_folds), [0.3, 0, np.pi])
+    assert_allclose(weights_without(x, np.pi * counts, own, n_folds), np.pi * kept)
+    # Copies of rows of real numbers would predict themselves.
+    real = x + np.random.default_rng(0).uniform(size=x.shape)
+    assert_array_equal(weights_without(real, counts, own, n_folds), [0, 2, 0, 0])
+    once = np.full(4, 0.3)
+    assert_array_equal(weights_without(x, once, own, n_folds), [0, 0.3, 0, 0])
 
 
 def test_probabilities_of_a_table_of_few_distinct_rows_are_calibrated():
@@ -560,9 +578,8 @@ def losing_flows(n_rows):
 
 
 def better(model, start, rows, *, shares_covariance=False):
-    return start_predicts_better(
-        model, start, rows, shares_covariance=shares_covariance
-    )
+    gaussians = SimpleNamespace(share_covariance=lambda: shares_covariance)
+    return start_predicts_better(model, start, rows, gaussians)
 
 
 def test_flows_must_gain_clearly_where_classes_share_a_covariance():
@@ -573,8 +590,7 @@ def test_flows_must_gain_clearly_where_classes_share_a_covariance():
         torch._foreach_copy_(list(model.parameters()), start)
     assert not better(model, trained, rows, shares_covariance=True)
     few = losing_flows(labelled.MIN_LABELS - 1)
-    assert better(*few, shares_covariance=True)
-    assert not better(*few)
+    assert not better(*few, shares_covariance=True)
 
 
 def test_labels_of_repeated_rows_count_as_often():

@@ -16,12 +16,13 @@ __all__ = ["shared_columns", "tied_columns"]
 # class of fewer rows one value may have that share by chance.
 TIED_SHARE, MIN_TIED_ROWS = 0.75, 10
 
-# Labels are predicted by Gaussians with one covariance if that gains so many standard
-# errors (5 % level, one-sided) of the log-loss.
+# Covariances are shared if that gains so many standard errors of the log-loss (5 %
+# level, one-sided), and so many nats per label.
 CLEAR_GAIN = 1.645
+LEAST_GAIN = 0.002
 
-# Most labelled rows that are used.
-MAX_LABELLED = 10_000
+# Least and most labelled rows that are used.
+MIN_LABELLED, MAX_LABELLED = 20, 5_000
 
 
 def shared_columns(
@@ -63,32 +64,48 @@ def shared_columns(
     every = tuple(range(x.shape[1]))
     if classes is None or tied == every:
         return tied
-    rows = np.flatnonzero(classes >= 0)[:MAX_LABELLED]
-    x, weights, responsibilities = x[rows], weights[rows], responsibilities[rows]
-    classes = classes[rows]
-    folds = label_folds(classes)
-    if len(np.unique(classes)) < 2 or len(rows) < x.shape[1] or not folds:
+    is_used = (classes >= 0) & (responsibilities.sum(axis=1) > 0)
+    rows = np.flatnonzero(is_used)[:MAX_LABELLED]
+    if len(rows) < max(MIN_LABELLED, x.shape[1]) or len(np.unique(classes[rows])) < 2:
         return tied
-    judges, losses = np.concatenate(folds), []
-    for columns in (tied, every):
-        (gaussians,) = Gaussians.fit_each(
-            x, weights, responsibilities, reg_covar, [0.0], tied=columns
-        )
-        joint = []
-        for own in folds:
-            kept = weights_without(weights, own, len(folds))
-            others = np.flatnonzero(kept)
-            refitted = gaussians.refit(
-                x[others], kept[others], responsibilities[others]
+    data = x[rows], weights[rows], responsibilities[rows]
+    folds = label_folds(classes[rows])
+    judges = np.concatenate(folds)
+    known, importance = classes[rows][judges], weights[rows][judges]
+    try:
+        losses = [
+            calibrated_losses(
+                by_class(_held_out(*data, folds, reg_covar, columns)), known, importance
             )
-            # Without these rows a column may be constant, which reg_covar=0 allows.
-            if not refitted.are_positive_definite():
-                return tied
-            joint.append(refitted.log_joint(x[own]))
-        log_prob = by_class(np.concatenate(joint))
-        losses.append(calibrated_losses(log_prob, classes[judges], weights[judges]))
-    gain = in_standard_errors(losses[0] - losses[1], weights[judges])
-    return every if gain > CLEAR_GAIN else tied
+            for columns in (tied, every)
+        ]
+    except np.linalg.LinAlgError:  # flat within some rows, which reg_covar=0 allows
+        return tied
+    gains = losses[0] - losses[1]
+    is_clear = in_standard_errors(gains, importance) > CLEAR_GAIN
+    is_clear &= np.average(gains, weights=importance) > LEAST_GAIN
+    return every if is_clear else tied
+
+
+def _held_out(
+    x: np.ndarray,
+    weights: np.ndarray,
+    responsibilities: np.ndarray,
+    folds: list[np.ndarray],
+    reg_covar: float,
+    tied: tuple[int, ...],
+) -> np.ndarray:
+    """Return joint log-densities of each fold's rows under Gaussians of the others."""
+    (gaussians,) = Gaussians.fit_each(
+        x, weights, responsibilities, reg_covar, [0.0], tied=tied
+    )
+    log_joint = []
+    for own in folds:
+        kept = weights_without(x, weights, own, len(folds))
+        others = np.flatnonzero(kept)
+        refitted = gaussians.refit(x[others], kept[others], responsibilities[others])
+        log_joint.append(refitted.log_joint(x[own]))
+    return np.concatenate(log_joint)
 
 
 def tied_columns(

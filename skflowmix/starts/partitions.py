@@ -37,6 +37,7 @@ from skflowmix.starts.preprocessing import (
     column_space,
     repeat_widths,
     row_counts,
+    rows_of_shared_values,
     stand_for_several,
 )
 from skflowmix.starts.scores import (
@@ -296,7 +297,7 @@ def spread_repeats(
         return x, sample_weight, origin
     total = sample_weight.sum()
     spread = (sample_weight > HEAVY_ROW * total) & (row_counts(sample_weight) > 1)
-    rounded = _rows_of_shared_values(x)
+    rounded = rows_of_shared_values(x)
     repeated = rounded & stand_for_several(sample_weight)
     if sample_weight[repeated].sum() > ROUNDED_SHARE * total:
         spread |= rounded
@@ -315,19 +316,6 @@ def spread_repeats(
     if plane is not None:
         noise = noise @ plane
     return x + noise, sample_weight, origin
-
-
-def _rows_of_shared_values(x: np.ndarray) -> np.ndarray:
-    """Return which rows share the value of every column with another distinct row.
-
-    Rounded rows do, copies of rows of real numbers do not. No row does if only one
-    column varies.
-    """
-    shared = np.ones(len(x), dtype=bool)
-    for column in x.T:
-        _, index, counts = np.unique(column, return_inverse=True, return_counts=True)
-        shared &= counts[index] > 1
-    return shared
 
 
 def of_origins(responsibilities: np.ndarray, origin: np.ndarray) -> np.ndarray:

@@ -17,6 +17,7 @@ __all__ = [
     "outside_spikes",
     "repeat_widths",
     "row_counts",
+    "rows_of_shared_values",
     "split_rows",
     "stand_for_several",
 ]
@@ -181,6 +182,28 @@ def _denominator(ratio: float) -> int:
 def stand_for_several(weights: np.ndarray) -> np.ndarray:
     """Return which merged rows have at least twice the least weight."""
     return weights >= 2 * weights.min() * (1 - 1e-9)
+
+
+def rows_of_shared_values(x: np.ndarray) -> np.ndarray:
+    """Return which rows share the value of every column with another distinct row.
+
+    Rounded rows do, copies of rows of real numbers do not. No row does if only one
+    column varies.
+
+    Parameters
+    ----------
+    x : ndarray of shape (n_samples, n_features)
+        Rows.
+
+    Returns
+    -------
+    shared : ndarray of shape (n_samples,), bool
+    """
+    shared = np.ones(len(x), dtype=bool)
+    for column in x.T:
+        _, index, counts = np.unique(column, return_inverse=True, return_counts=True)
+        shared &= counts[index] > 1
+    return shared
 
 
 def repeat_widths(

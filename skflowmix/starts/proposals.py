@@ -275,14 +275,18 @@ def _is_supported(
     must not exceed both `LARGEST_CONTACT` and that of the coarser partition.
     """
     finer, coarser = finer[landmarks.index], coarser[landmarks.index]
-    likelihood, former = (
-        np.average(choose_shrinkage(landmarks, part)[1], weights=landmarks.weight)
-        for part in (finer, coarser)
-    )
+    likelihood = _likelihood(landmarks, finer)
     if likelihood + GAUSSIAN_TOLERANCE > kernel_score(landmarks):
-        return bool(likelihood - former > CLEARLY_LIKELIER + loss)
+        gain = likelihood - _likelihood(landmarks, coarser)
+        return gain > CLEARLY_LIKELIER + loss
     touching = [
         contact(landmarks, part.argmax(axis=1), part.shape[1], n_pairs=1).max()
         for part in (finer, coarser)
     ]
     return touching[0] <= max(LARGEST_CONTACT, touching[1])
+
+
+def _likelihood(landmarks: Landmarks, responsibilities: np.ndarray) -> float:
+    """Return the cross-validated log-likelihood of Gaussians, in nats per row."""
+    log_densities = choose_shrinkage(landmarks, responsibilities)[1]
+    return float(np.average(log_densities, weights=landmarks.weight))

@@ -4,7 +4,6 @@ import numpy as np
 from sklearn.metrics import adjusted_rand_score
 
 from skflowmix.starts.knn import Landmarks
-from skflowmix.starts.preprocessing import row_counts
 from skflowmix.starts.shrinkage import (
     Shrinkage,
     bounded_means,
@@ -125,7 +124,7 @@ def in_standard_errors(gains: np.ndarray, weights: np.ndarray) -> float:
     Parameters
     ----------
     gains, weights : ndarray of shape (n,)
-        Values and their positive weights. A row may stand for several equal ones.
+        Values and their positive weights.
 
     Returns
     -------
@@ -133,8 +132,7 @@ def in_standard_errors(gains: np.ndarray, weights: np.ndarray) -> float:
         Divided by its standard error; 0 if all gains are zero.
     """
     mean = np.average(gains, weights=weights)
-    variances = weights**2 / row_counts(weights) * (gains - mean) ** 2
-    error = np.sqrt(variances.sum()) / weights.sum()
+    error = np.linalg.norm(weights * (gains - mean)) / weights.sum()
     return mean / max(error, TINY)
 
 
@@ -271,8 +269,8 @@ def ranking(
 
     Partitions are sorted by score, then by separation. The score of a clearly separated
     partition is at least zero. A partition without a positive score that is not clearly
-    separated comes last if a cluster has less than `SHARE_OF_OUTLIERS`: outliers are
-    cut off without cutting neighbours.
+    separated comes last if a cluster has less than `SHARE_OF_OUTLIERS` of an average
+    cluster's rows: outliers are cut off without cutting neighbours.
 
     If the best partition has a positive score but is not clearly separated, partitions
     are sorted by their mean agreement with all of them, less `AGREEMENT_PER_ERROR` for

@@ -6,7 +6,7 @@ from scipy.stats import entropy
 from skflowmix.starts.class_probabilities import calibrated_losses
 from skflowmix.starts.gaussians import Gaussians
 from skflowmix.starts.labels import LabelGraph, likeliest
-from skflowmix.starts.preprocessing import row_counts
+from skflowmix.starts.preprocessing import row_counts, rows_of_shared_values
 from skflowmix.starts.scores import REG_COVAR, in_standard_errors
 
 __all__ = ["label_folds", "spreading_helps", "weights_without"]
@@ -53,29 +53,36 @@ def label_folds(classes: np.ndarray) -> list[np.ndarray]:
     return [own for own in folds if len(own)]
 
 
-def weights_without(weights: np.ndarray, own: np.ndarray, n_folds: int) -> np.ndarray:
+def weights_without(
+    x: np.ndarray, weights: np.ndarray, own: np.ndarray, n_folds: int
+) -> np.ndarray:
     """Return weights of the rows for a fit without one of several folds.
 
     A row of the fold that stands for m equal ones is evaluated as one of them. The
     others would be in its fold with probability 1 / `n_folds`, so that the share
-    (1 - 1 / m) (1 - 1 / `n_folds`) of its weight is kept.
+    (1 - 1 / m) (1 - 1 / `n_folds`) of its weight is kept. This holds of
+    `rows_of_shared_values`, such as answers and flags; copies of other rows, such as a
+    bootstrap has, would predict themselves.
 
     Parameters
     ----------
+    x : ndarray of shape (n_samples, n_features)
+        Distinct rows.
     weights : ndarray of shape (n_samples,)
         Positive weights.
     own : ndarray of int
         Numbers of the fold's rows.
     n_folds : int
-        Number of folds, at least 2.
+        Number of folds.
 
     Returns
     -------
     kept : ndarray of shape (n_samples,)
-        Zero for rows of the fold that stand for themselves only.
+        Zero for all other rows of the fold.
     """
     kept = weights.copy()
-    kept[own] *= (1 - 1 / row_counts(weights)[own]) * (1 - 1 / n_folds)
+    share = (1 - 1 / row_counts(weights)[own]) * (1 - 1 / n_folds)
+    kept[own] *= np.where(rows_of_shared_values(x)[own], share, 0.0)
     return kept
 
 

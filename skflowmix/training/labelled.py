@@ -7,6 +7,7 @@ from torch import Tensor
 from skflowmix.model.groups import Groups
 from skflowmix.model.mixture import MixtureModule
 from skflowmix.starts.class_probabilities import calibrated_losses
+from skflowmix.starts.gaussians import Gaussians
 from skflowmix.starts.scores import in_standard_errors
 from skflowmix.training.batches import Batch
 
@@ -26,7 +27,7 @@ MIN_LABELS = 20
 
 @torch.no_grad()
 def start_predicts_better(
-    model: MixtureModule, start: list[Tensor], rows: Batch, *, shares_covariance: bool
+    model: MixtureModule, start: list[Tensor], rows: Batch, gaussians: Gaussians
 ) -> bool:
     """Return whether a model predicted known classes better before training.
 
@@ -40,14 +41,14 @@ def start_predicts_better(
         Its parameters before training.
     rows : Batch
         Rows that it has not seen.
-    shares_covariance : bool
-        Whether all components started from one covariance. Then the start counts as
-        better unless the flows' gain is `CLEAR_GAIN`.
+    gaussians : Gaussians
+        The Gaussians that it whitens by. If they share one covariance, the start counts
+        as better unless the flows' gain is `CLEAR_GAIN`.
 
     Returns
     -------
     better : bool
-        `shares_covariance` with fewer than `MIN_LABELS` known classes.
+        False with fewer than `MIN_LABELS` known classes.
     """
     groups = model.groups
     if rows.allowed is None or groups.n_groups == 1:
@@ -57,7 +58,7 @@ def start_predicts_better(
     weights = rows.weights.double().numpy(force=True)
     n_labels = rows.n_counted * weights[known].sum() / weights.sum()
     if n_labels < MIN_LABELS:
-        return shares_covariance
+        return False
     weights = weights[known]
 
     def losses() -> np.ndarray:
@@ -71,8 +72,8 @@ def start_predicts_better(
         gains = losses() - with_flows
     finally:
         torch._foreach_copy_(parameters, trained)
-    if shares_covariance:
-        return in_standard_errors(gains, weights) < CLEAR_GAIN
+    if gaussians.share_covariance():
+        return bool(in_standard_errors(gains, weights) < CLEAR_GAIN)
     return bool(np.average(gains, weights=weights) < -LEAST_GAIN)
 
 

@@ -383,13 +383,8 @@ class ModelFit:
         """
         self.keeps_flows = self.clearly_better_than(self.log_prob_start)
         if self.keeps_flows and len(self.table.held_out):
-            misled = start_predicts_better(
-                self.working,
-                self.start,
-                self.held_out,
-                shares_covariance=self.gaussians.share_covariance(),
-            )
-            self.keeps_flows = not self._agreed(misled)
+            judged = self.working, self.start, self.held_out, self.gaussians
+            self.keeps_flows = not self._agreed(start_predicts_better(*judged))
         if not self.keeps_flows:
             torch._foreach_copy_(list(self.working.parameters()), self.start)
 

@@ -739,3 +739,18 @@ def test_rounding_leaves_iris_as_it_is():
     for seed in range(4):
         order = np.random.RandomState(seed).permutation(len(x))
         assert ari(y[order], propose(x[order], 3, "auto", seed=seed)[0]) > 0.85
+
+
+def test_the_partition_that_most_proposals_agree_on_among_likely_gaussians():
+    """Tails in other columns make shapes that are likelier by chance."""
+    found = []
+    for seed in range(6):
+        rng, y = np.random.default_rng(seed), np.arange(250) % 2
+        x = rng.normal(size=(250, 12))
+        x[:, :3] += 1.6 * y[:, None]
+        x[:, 6:] = rng.standard_t(4, size=(250, 6))
+        x = (x - x.mean(axis=0)) / x.std(axis=0)
+        order = np.random.default_rng(seed).permutation(250)
+        best = propose(x[order], 2, "auto", seed=seed)[0]
+        found.append(ari(y[order], best))
+    assert np.mean(found) > 0.55
