@@ -504,6 +504,9 @@ def test_covariances_are_not_shared_where_labels_cannot_tell():
     assert shared(x[:19], y[:19]) == ()
     wide = np.column_stack([x[:20]] * 4)
     assert shared(wide, y[:20]) == ()
+    singles = Groups([1] * 20)  # one label each: none can be predicted from others
+    data = x[:20], np.ones(20), np.eye(20), np.arange(20), singles.logsumexp, 1e-6
+    assert shared_columns(*data) == ()
     # A column that is constant among the labelled rows, without `reg_covar`.
     labels = np.where(np.arange(300) < 40, y, -1)
     x[:40, 1] = 0

@@ -66,10 +66,11 @@ def shared_columns(
         return tied
     is_used = (classes >= 0) & (responsibilities.sum(axis=1) > 0)
     rows = np.flatnonzero(is_used)[:MAX_LABELLED]
-    if len(rows) < max(MIN_LABELLED, x.shape[1]) or len(np.unique(classes[rows])) < 2:
+    folds = label_folds(classes[rows])
+    few = len(rows) < max(MIN_LABELLED, x.shape[1])
+    if few or not folds or len(np.unique(classes[rows])) < 2:
         return tied
     data = x[rows], weights[rows], responsibilities[rows]
-    folds = label_folds(classes[rows])
     judges = np.concatenate(folds)
     known, importance = classes[rows][judges], weights[rows][judges]
     try:
