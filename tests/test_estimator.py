@@ -52,6 +52,7 @@ from skflowmix import (
     save,
 )
 from skflowmix.model.flows import FLOWS
+from skflowmix.model.groups import Groups
 from skflowmix.starts.partitions import INIT_METHODS
 from skflowmix.training import candidate as candidate_module
 from skflowmix.training.phases import ModelFit
@@ -408,7 +409,7 @@ def test_small_tables_with_few_rows_per_column_have_two_starts():
             start=SimpleNamespace(weights=None),
             problem=SimpleNamespace(classes=None),
         )
-        partition = fitting._Restart._partition(restart, shares, None)
+        partition = fitting._Restart._partition(restart, shares, Groups([1, 1]))
         strengths = [start.shrinkage.strength for start in partition.starts]
         assert partition.plain.shrinkage.strength <= min(strengths)
         return [strength >= 10 * X.shape[1] for strength in strengths]
