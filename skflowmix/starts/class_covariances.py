@@ -7,7 +7,7 @@ import numpy as np
 from skflowmix.starts.class_probabilities import calibrated_losses
 from skflowmix.starts.gaussians import Gaussians
 from skflowmix.starts.scores import in_standard_errors
-from skflowmix.starts.unlabelled import label_folds, weights_without
+from skflowmix.starts.unlabelled import label_folds, weights_without_each
 
 __all__ = ["shared_columns", "tied_columns"]
 
@@ -101,8 +101,7 @@ def _held_out(
         x, weights, responsibilities, reg_covar, [0.0], tied=tied
     )
     log_joint = []
-    for own in folds:
-        kept = weights_without(x, weights, own, len(folds))
+    for own, kept in zip(folds, weights_without_each(x, weights, folds), strict=True):
         others = np.flatnonzero(kept)
         refitted = gaussians.refit(x[others], kept[others], responsibilities[others])
         log_joint.append(refitted.log_joint(x[own]))

@@ -9,7 +9,7 @@ from skflowmix.starts.labels import LabelGraph, likeliest
 from skflowmix.starts.preprocessing import row_counts, rows_of_shared_values
 from skflowmix.starts.scores import REG_COVAR, in_standard_errors
 
-__all__ = ["label_folds", "spreading_helps", "weights_without"]
+__all__ = ["label_folds", "spreading_helps", "weights_without_each"]
 
 # Most labels to evaluate on; number of folds, more for fewer than FEW_JUDGES labels.
 MAX_JUDGES = 4096
@@ -53,14 +53,14 @@ def label_folds(classes: np.ndarray) -> list[np.ndarray]:
     return [own for own in folds if len(own)]
 
 
-def weights_without(
-    x: np.ndarray, weights: np.ndarray, own: np.ndarray, n_folds: int
-) -> np.ndarray:
-    """Return weights of the rows for a fit without one of several folds.
+def weights_without_each(
+    x: np.ndarray, weights: np.ndarray, folds: list[np.ndarray]
+) -> list[np.ndarray]:
+    """Return weights of the rows for fits that leave out one fold each.
 
     A row of the fold that stands for m equal ones is evaluated as one of them. The
-    others would be in its fold with probability 1 / `n_folds`, so that the share
-    (1 - 1 / m) (1 - 1 / `n_folds`) of its weight is kept. This holds of
+    others would be in its fold with probability one over the number of folds F, so that
+    the share (1 - 1 / m) (1 - 1 / F) of its weight is kept. This holds of
     `rows_of_shared_values`, such as answers and flags; copies of other rows, such as a
     bootstrap has, would predict themselves.
 
@@ -70,19 +70,21 @@ def weights_without(
         Distinct rows.
     weights : ndarray of shape (n_samples,)
         Positive weights.
-    own : ndarray of int
-        Numbers of the fold's rows.
-    n_folds : int
-        Number of folds.
+    folds : list of ndarray of int
+        Numbers of each fold's rows.
 
     Returns
     -------
-    kept : ndarray of shape (n_samples,)
-        Zero for all other rows of the fold.
+    kept : list of ndarray of shape (n_samples,)
+        For each fold, zero for all other rows of it.
     """
-    kept = weights.copy()
-    share = (1 - 1 / row_counts(weights)[own]) * (1 - 1 / n_folds)
-    kept[own] *= np.where(rows_of_shared_values(x)[own], share, 0.0)
+    if not folds:
+        return []
+    share = (1 - 1 / row_counts(weights)) * (1 - 1 / len(folds))
+    share[~rows_of_shared_values(x)] = 0.0
+    kept = [weights.copy() for _ in folds]
+    for own, rest in zip(folds, kept, strict=True):
+        rest[own] *= share[own]
     return kept
 
 

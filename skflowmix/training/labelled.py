@@ -48,7 +48,7 @@ def start_predicts_better(
     Returns
     -------
     better : bool
-        False with fewer than `MIN_LABELS` known classes.
+        False with fewer than `MIN_LABELS` known classes, repeated rows counted.
     """
     groups = model.groups
     if rows.allowed is None or groups.n_groups == 1:

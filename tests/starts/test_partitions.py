@@ -399,6 +399,8 @@ def test_ranking_of_likely_gaussians_follows_agreement():
     labels = [OTHERS, HALVES, SHIFTED]
     gains = np.array([0.302, 0.3, 0.28])
     assert ranked(labels, gains, gains + 0.02) == [1, 0, 2]
+    gains = np.array([0.31, 0.3, 0.28])
+    assert ranked(labels, gains, gains + 0.02) == [0, 1, 2]
     gains = np.array([0.5, 0.3, 0.2])
     # The standard error of a difference is the noise / 7.
     for noise, first in ((0.0, 0), (0.05, 0), (0.5, 1)):
