@@ -6,8 +6,9 @@ held-out log-likelihood, with the growth exponents in n, D and K; ``--peers`` ad
 models in the same run. ``--parts phases`` shows how the time of a default fit is
 divided, ``--parts race --data DIR`` how long FlowMixture takes to reach the held-out
 log-likelihood at which zuko's NSF stops, ``--parts serving`` the time of scores and
-samples, ``--parts grid`` a grid search over K. One thread, except for the grid; ratios
-are meaningful on a quiet machine only.
+samples, ``--parts grid`` a grid search over K, ``--parts loop`` whole fits of a fixed
+number of epochs beside a loop over zuko's RealNVPs. One thread, except for the grid;
+ratios are meaningful on a quiet machine only.
 """
 
 from __future__ import annotations
@@ -21,8 +22,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import speed
 import torch
 from _datasets import density_sets
+from _options import make
 from _peers import DENSITY, subsample
 from _results import environment, table
 from sklearn.exceptions import ConvergenceWarning
@@ -116,12 +119,12 @@ def fit_sizes(sizes, names, seed):
     for n, n_columns, n_groups in sizes:
         X = bent_groups(n + N_HELD_OUT, n_columns, n_groups, seed)
         train, held_out = X[:n], X[n:]
-        for name, make in models(n_groups).items():
+        for name, new in models(n_groups).items():
             if name not in names:
                 continue
             memory = _largest_resident()
             start = time.perf_counter(), time.process_time()
-            model = make().fit(train)
+            model = new().fit(train)
             record = {
                 "n": n,
                 "D": n_columns,
@@ -326,6 +329,73 @@ def grid(seed):
     yield {"seconds": time.perf_counter() - start, "best": search.best_params_}
 
 
+# Preset of `speed.py`, K, rows and epochs of the fits beside the loop.
+LOOP_FITS = (
+    ("small", 5, 2560, 100),
+    ("middle", 5, 16_384, 10),
+    ("middle", 10, 16_384, 10),
+    ("middle", 50, 16_384, 10),
+)
+
+
+def beside_loop(seed):
+    """CPU seconds of whole fits and of a loop's steps, for the same epochs.
+
+    The fits have neither common layers, noise nor divided components, and run all
+    epochs of the ELBO. They include first partition, M-step of one epoch, evaluations,
+    epochs on all rows, and the last fit of q. The time of an epoch is the difference
+    between a fit and one of twice as many epochs on the ELBO, over that of the numbers
+    of their epochs. The loop's time is that of its steps alone, three of which are
+    taken; in whole fits it has as many epochs as ours have on the ELBO.
+    """
+    for name, n_components, n, n_epochs in LOOP_FITS:
+        preset = speed.PRESETS[name]._replace(n_components=n_components)
+        size = preset.n_features, n_components
+        X = speed.pinwheel(n, seed) if name == "small" else bent_groups(n, *size, seed)
+        seconds, epochs = [], []
+        for max_iter in (n_epochs, 2 * n_epochs):
+            model = make(
+                FlowMixture,
+                n_components,
+                flow=preset.flow,
+                n_transforms=preset.n_layers,
+                hidden_units=preset.hidden_units,
+                batch_size=preset.batch_size,
+                n_common_transforms=0,
+                n_flows_per_component=1,
+                input_noise=0.0,
+                n_iter_init=1,
+                max_iter=max_iter,
+                n_iter_no_change=max_iter,
+                random_state=seed,
+            )
+            start = time.process_time()
+            model.fit(X)
+            seconds.append(time.process_time() - start)
+            epochs.append(len(model.history_))
+        rows = torch.from_numpy(X[: preset.batch_size]).float()
+        labels = torch.arange(len(rows)) % n_components
+        loop = speed.Loop(speed.Zuko, preset, rows, labels)
+        loop.step()
+        start = time.process_time()
+        for _ in range(3):
+            loop.step()
+        steps_per_epoch = -(-n // preset.batch_size)
+        of_loop = (time.process_time() - start) / 3 * steps_per_epoch
+        per_epoch = (seconds[1] - seconds[0]) / (epochs[1] - epochs[0])
+        yield {
+            "K": n_components,
+            "D": preset.n_features,
+            "n": n,
+            "epochs": n_epochs,
+            "seconds": seconds[0],
+            "per_epoch": per_epoch,
+            "loop_per_epoch": of_loop,
+            "fit_times_faster": of_loop * n_epochs / seconds[0],
+            "epoch_times_faster": of_loop / per_epoch,
+        }
+
+
 def plot(records, path):
     """Held-out log-likelihood against seconds, a panel for each size."""
     import matplotlib
@@ -381,7 +451,7 @@ def main() -> None:
     """Measure what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     add = parser.add_argument
-    names = ["sizes", "growth", "phases", "race", "serving", "grid"]
+    names = ["sizes", "growth", "phases", "race", "serving", "grid", "loop"]
     add("--parts", nargs="+", choices=names, default=["sizes"])
     add("--sizes", nargs="+", help="n,D,K of the sizes (default: five)")
     add("--peers", nargs="*", default=[], help="gmm, bgmm, zuko_nsf, zuko_loop, vine")
@@ -405,6 +475,7 @@ def main() -> None:
         "race": lambda: race(args.data, args.sets, args.seed),
         "serving": lambda: serving(args.seed),
         "grid": lambda: grid(args.seed),
+        "loop": lambda: beside_loop(args.seed),
     }
     results: dict[str, Any] = {"environment": environment()}
     for part in args.parts:

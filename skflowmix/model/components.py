@@ -16,15 +16,23 @@ from skflowmix.model.pairs import SPARSE_SHARE, AllPairs, Support
 from skflowmix.model.tails import LOG_BASE_SHARE, Ball, RadialBase, ball_radius, norm
 from skflowmix.starts.gaussians import Gaussians
 
-__all__ = ["FEW_ROWS", "WIDE", "Components", "FlowComponents"]
+__all__ = [
+    "FEW_ROWS",
+    "MANY_COMPONENTS",
+    "WIDE",
+    "Components",
+    "FlowComponents",
+]
 
 # Buffers that define how components whiten rows.
 WHITENING = ("means", "scales", "whitening", "unwhitening", "log_constant", "radii")
 
-# With more columns than this, the posterior network learns little from few rows, but
-# Gaussians separate the components: the network only corrects the posterior of these
-# Gaussians, and most pairs of rows and components need no flow.
+# With more columns than WIDE, the posterior network learns little from few rows, but
+# Gaussians separate the components; with more components than MANY_COMPONENTS it takes
+# many steps to rule most of them out. So the network only corrects the posterior of
+# these Gaussians, and most pairs of rows and components need no flow.
 WIDE = 500
+MANY_COMPONENTS = 8
 
 # Up to this many rows, finding pairs that need no flow costs more than it saves.
 FEW_ROWS = 32
@@ -216,7 +224,9 @@ class FlowComponents(nn.Module):
             "hidden_units": tuple(hidden_units),
         }
         are_small = gaussians.are_small()
-        self.guides_posterior = are_small or n_features > WIDE
+        self.guides_posterior = (
+            are_small or n_features > WIDE or n_components > MANY_COMPONENTS
+        )
         n_own = n_transforms - n_shared_transforms
         n_common = n_common_transforms if n_transforms else 0
         n_inner = min(n_own, 1)

@@ -36,7 +36,8 @@ TAIL_SCALES = (0.3, 1.5)
 def norm(x: Tensor) -> Tensor:
     """Return lengths (K, 1, N) of x (K, D, N), clipped so that squares are finite."""
     largest = math.sqrt(torch.finfo(x.dtype).max) / 2 / math.sqrt(x.shape[1])
-    return torch.linalg.vector_norm(x.clamp(-largest, largest), dim=1, keepdim=True)
+    # `torch.linalg.vector_norm` along strided columns takes 20 to 80 times as long.
+    return x.clamp(-largest, largest).square_().sum(1, keepdim=True).sqrt_()
 
 
 class RadialBase:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.cluster.hierarchy import cut_tree, linkage
+from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import squareform
 from scipy.special import logsumexp, softmax
 from sklearn.cluster import KMeans, kmeans_plusplus
@@ -522,13 +522,12 @@ def _kmeans_labels(
     """Run k-means from k-means++ and from Ward's clusters; the lower inertia wins."""
     x, weight = landmarks.x, landmarks.weight
     pairs = squareform(landmarks.distances, checks=False)
-    labels = cut_tree(linkage(pairs, "ward"), n_components)[:, 0]
-    means = one_hot(labels, n_components).T @ x
-    means /= np.bincount(labels)[:, None]
-    models = [
-        KMeans(n_components, init=init, n_init=n_init, random_state=random_state)
-        for init, n_init in (("k-means++", 3), (means, 1))
-    ]
+    labels = fcluster(linkage(pairs, "ward"), n_components, "maxclust") - 1
+    models = [KMeans(n_components, n_init=3, random_state=random_state)]
+    if labels.max() == n_components - 1:  # fewer where heights are equal
+        means = one_hot(labels, n_components).T @ x
+        means /= np.bincount(labels)[:, None]
+        models.append(KMeans(n_components, init=means, n_init=1))
     for model in models:
         model.fit(x, sample_weight=weight)
     return min(models, key=lambda model: model.inertia_).labels_

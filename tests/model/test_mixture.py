@@ -15,7 +15,7 @@ from small_models import each_flow_slowly, make
 from small_modules import flow_parameters, make_model, random_gaussians, rows, seeded
 
 from skflowmix import FlowMixture
-from skflowmix.model.components import WIDE
+from skflowmix.model.components import MANY_COMPONENTS, WIDE
 from skflowmix.model.flows import FLOWS
 from skflowmix.model.groups import Groups
 from skflowmix.model.mixture import LEAST_LOG_POSTERIOR, MixtureModule, elbo_terms
@@ -480,9 +480,14 @@ def test_flat_gaussians_are_told_by_their_least_variance(least, reg_covar):
     assert gaussians.are_positive_definite() == (least > 0)
 
 
-def test_in_wide_tables_the_posterior_network_corrects_gaussians():
+@pytest.mark.parametrize(
+    ("n_components", "n_features"), [(3, WIDE + 1), (MANY_COMPONENTS + 1, 4)]
+)
+def test_in_large_problems_the_posterior_network_corrects_gaussians(
+    n_components, n_features
+):
     """Before it has learnt anything, q is theirs within its bound."""
-    gaussians = random_gaussians(3, WIDE + 1)
+    gaussians = random_gaussians(n_components, n_features)
     model = MixtureModule.of_flows(
         gaussians,
         flow="realnvp",
@@ -491,13 +496,27 @@ def test_in_wide_tables_the_posterior_network_corrects_gaussians():
         posterior_units=(2,),
         generator=seeded(),
     )
-    x = np.random.default_rng(1).normal(size=(5, WIDE + 1)) + gaussians.means[[1]]
+    x = np.random.default_rng(1).normal(size=(5, n_features)) + gaussians.means[[1]]
     q = model.posterior_proba(torch.from_numpy(x))
     expected = gaussians.log_joint(x)
     expected -= logsumexp(expected, axis=1, keepdims=True)
     expected = np.maximum(expected, LEAST_LOG_POSTERIOR)
     expected -= logsumexp(expected, axis=1, keepdims=True)
     np.testing.assert_allclose(q.detach().log(), expected, rtol=1e-6, atol=1e-6)
+
+
+def test_in_small_problems_the_posterior_network_starts_undecided():
+    model = MixtureModule.of_flows(
+        random_gaussians(MANY_COMPONENTS, 4),
+        flow="realnvp",
+        n_transforms=1,
+        hidden_units=(2,),
+        posterior_units=(2,),
+        generator=seeded(),
+    )
+    x = torch.from_numpy(np.random.default_rng(1).normal(size=(5, 4)))
+    q = model.posterior_proba(x).detach()
+    np.testing.assert_allclose(q, 1 / MANY_COMPONENTS, rtol=1e-6)
 
 
 def scipy_log_joint(gaussians, x):

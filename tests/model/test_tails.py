@@ -157,6 +157,15 @@ def test_the_core_holds_the_rows_and_most_of_the_base(n_features):
     assert found[2] == largest
 
 
+def test_norm_is_that_of_the_columns():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(3, 4, 50, dtype=torch.float64, generator=generator)
+    x[0] *= 1e-200
+    x[1] *= 1e30
+    expected = torch.linalg.vector_norm(x, dim=1, keepdim=True)
+    torch.testing.assert_close(norm(x), expected, rtol=1e-14, atol=1e-160)
+
+
 def test_norm_of_huge_rows_is_finite():
     x = torch.full((1, 3, 2), 1e30, dtype=torch.float32)
     assert torch.isfinite(norm(x).square()).all()

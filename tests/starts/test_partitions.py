@@ -205,6 +205,13 @@ def test_groups_without_contact_are_found_from_every_seed(init):
             assert ari(labels, propose(x, 6, init, seed=start)[0]) == 1.0
 
 
+def test_equal_distances_within_pairs_divide_some_of_them():
+    """No cut of Ward's tree has six clusters: all pairs are joined at one height."""
+    x = np.array([[0.0, 0.0], [0.0, 1.0]]) + 10 * np.arange(4)[:, None, None]
+    found = propose(x.reshape(8, 2), 6, "auto")[0].responsibilities
+    assert (found.sum(axis=0) > 0.5).all()
+
+
 @pytest.mark.parametrize("widths", [(1.0, 1.0, 1.0), (0.1, 1.0, 0.3)])
 def test_groups_of_two_per_cent_are_found_among_others(widths):
     rng = np.random.RandomState(0)
