@@ -141,8 +141,8 @@ SECTIONS = (
         "First partitions and training",
         "partitions_fit.json",
         "partitions.py --fit",
-        "The same of the shapes, at an earlier commit, and by how much the trained "
-        "model differs.",
+        "The same of the generated groups, seed 0, and by how much the trained model "
+        "differs from the partition that it started from.",
         partition_table,
     ),
     Section(
