@@ -60,7 +60,8 @@ class FlowMixtureOptions(BaseEstimator):
     posterior_units : int or tuple of int, default=(64, 64)
         Widths of the hidden layers of the network of q(z|x), which maps the columns to
         a logit for each flow. Wider layers model finer boundaries but take more time;
-        with ``()`` the logits are linear in the columns.
+        with ``()`` the logits are linear in the columns. With more than eight flows or
+        500 columns the logits correct the posterior of Gaussians.
     n_iter_init : int, default=15
         Maximum number of epochs of the M-step, in which flows are trained with the
         first responsibilities held fixed. It ends early after `n_iter_no_change` epochs

@@ -28,8 +28,8 @@ __all__ = [
 WHITENING = ("means", "scales", "whitening", "unwhitening", "log_constant", "radii")
 
 # With more columns than WIDE, the posterior network learns little from few rows, but
-# Gaussians separate the components; with more components than MANY_COMPONENTS it takes
-# many steps to rule most of them out. So the network only corrects the posterior of
+# Gaussians separate the components; with more than MANY_COMPONENTS, each flow of a class
+# or cluster counted, it takes many steps to rule most of them out. So the network only corrects the posterior of
 # these Gaussians, and most pairs of rows and components need no flow.
 WIDE = 500
 MANY_COMPONENTS = 8
@@ -490,8 +490,8 @@ class FlowComponents(nn.Module):
         """Return log-densities (K, N) of the Gaussians, or None if q needs none.
 
         q needs them if components are small relative to the data, since a network of
-        standardised rows cannot resolve their borders, or if there are many columns,
-        from which it learns little.
+        standardised rows cannot resolve their borders, if there are many columns, from
+        which it learns little, or many flows.
         """
         if not self.guides_posterior:
             return None

@@ -402,7 +402,8 @@ class MixtureModule(nn.Module):
         """Return logits of q(z|x): (N, D) to (N, K).
 
         The network's logits, divided by the temperature. If the components provide
-        Gaussian log-densities, the log-posterior of these Gaussians is added.
+        Gaussian log-densities, the log-posterior of these Gaussians is added, divided
+        by the temperature where that is above 1: it is no sharper than Bayes' rule.
         """
         bounded = x.clamp(-POSTERIOR_BOUND, POSTERIOR_BOUND)
         logits = self.posterior(bounded) / self.temperature
@@ -412,6 +413,7 @@ class MixtureModule(nn.Module):
                 return logits
             log_joint = log_prob + self.log_weights.unsqueeze(1)
             log_prior = log_joint.log_softmax(0).clamp(min=LEAST_LOG_POSTERIOR).T
+            log_prior = log_prior / self.temperature.clamp(min=1.0)
         return logits + log_prior
 
     def log_posterior(self, x: Tensor) -> Tensor:

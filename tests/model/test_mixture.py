@@ -505,6 +505,28 @@ def test_in_large_problems_the_posterior_network_corrects_gaussians(
     np.testing.assert_allclose(q.detach().log(), expected, rtol=1e-6, atol=1e-6)
 
 
+def test_a_high_temperature_makes_q_of_many_components_uniform():
+    model = MixtureModule.of_flows(
+        random_gaussians(MANY_COMPONENTS + 1, 4),
+        flow="realnvp",
+        n_transforms=1,
+        hidden_units=(2,),
+        posterior_units=(2,),
+        generator=seeded(),
+    )
+    x = torch.from_numpy(np.random.default_rng(1).normal(size=(5, 4)))
+    at_one = model.posterior_proba(x).detach()
+    model.temperature.fill_(0.1)
+    # The network is zero: only what it has learnt may be sharper than Bayes' rule.
+    torch.testing.assert_close(model.posterior_proba(x).detach(), at_one)
+    model.temperature.fill_(1e6)
+    even = torch.full_like(at_one, 1 / at_one.shape[1])
+    assert not torch.allclose(at_one, even, atol=0.1)
+    torch.testing.assert_close(
+        model.posterior_proba(x).detach(), even, atol=1e-3, rtol=0
+    )
+
+
 def test_in_small_problems_the_posterior_network_starts_undecided():
     model = MixtureModule.of_flows(
         random_gaussians(MANY_COMPONENTS, 4),
