@@ -28,10 +28,10 @@ __all__ = [
 WHITENING = ("means", "scales", "whitening", "unwhitening", "log_constant", "radii")
 
 # With more columns than WIDE, the posterior network learns little from few rows, but
-# Gaussians separate the components; with more than MANY_COMPONENTS (each flow of a class
-# or cluster counts) it takes many steps to rule most of them out. So the network only
-# corrects the posterior of these Gaussians, and most pairs of rows and components need
-# no flow.
+# Gaussians separate the components; with more than MANY_COMPONENTS (each flow of a
+# class or cluster counts) it takes many steps to rule most of them out. So the network
+# only corrects the posterior of these Gaussians, and most pairs of rows and components
+# need no flow.
 WIDE = 500
 MANY_COMPONENTS = 8
 
