@@ -51,6 +51,13 @@ GROWTH = {
     "D": ((4000, 4, 4), (4000, 16, 4), (4000, 64, 4)),
     "K": ((8000, 5, 2), (8000, 5, 8), (8000, 5, 32)),
 }
+# Preset of `speed.py`, K, rows and epochs of the fits beside the loop.
+LOOP_FITS = (
+    ("small", 5, 2560, 100),
+    ("middle", 5, 16_384, 10),
+    ("middle", 10, 16_384, 10),
+    ("middle", 50, 16_384, 10),
+)
 N_HELD_OUT = 4000
 
 
@@ -327,15 +334,6 @@ def grid(seed):
     start = time.perf_counter()
     search.fit(X)
     yield {"seconds": time.perf_counter() - start, "best": search.best_params_}
-
-
-# Preset of `speed.py`, K, rows and epochs of the fits beside the loop.
-LOOP_FITS = (
-    ("small", 5, 2560, 100),
-    ("middle", 5, 16_384, 10),
-    ("middle", 10, 16_384, 10),
-    ("middle", 50, 16_384, 10),
-)
 
 
 def beside_loop(seed):

@@ -71,6 +71,9 @@ class FlowMixtureOptions(BaseEstimator):
         Initial temperature of q(z|x). In a step on the ELBO its logits are divided by
         ``max(temperature * exp(-temperature_decay * step), 0.1)``. With large values a
         row trains all components at first; with 0.1 or less q is sharp from the start.
+        With more than eight flows or 500 columns, or components a hundredth as wide as
+        the data, the logits include the log-posterior of the Gaussians, which only
+        temperatures above 1 divide.
     temperature_decay : float, default=1e-3
         Decay rate of the temperature, per step. At 0 the temperature is constant; at 1
         it falls from 1 to 0.1 within three steps.

@@ -480,6 +480,17 @@ def test_flat_gaussians_are_told_by_their_least_variance(least, reg_covar):
     assert gaussians.are_positive_definite() == (least > 0)
 
 
+def untrained(gaussians):
+    return MixtureModule.of_flows(
+        gaussians,
+        flow="realnvp",
+        n_transforms=1,
+        hidden_units=(2,),
+        posterior_units=(2,),
+        generator=seeded(),
+    )
+
+
 @pytest.mark.parametrize(
     ("n_components", "n_features"), [(3, WIDE + 1), (MANY_COMPONENTS + 1, 4)]
 )
@@ -488,14 +499,7 @@ def test_in_large_problems_the_posterior_network_corrects_gaussians(
 ):
     """Before it has learnt anything, q is theirs within its bound."""
     gaussians = random_gaussians(n_components, n_features)
-    model = MixtureModule.of_flows(
-        gaussians,
-        flow="realnvp",
-        n_transforms=1,
-        hidden_units=(2,),
-        posterior_units=(2,),
-        generator=seeded(),
-    )
+    model = untrained(gaussians)
     x = np.random.default_rng(1).normal(size=(5, n_features)) + gaussians.means[[1]]
     q = model.posterior_proba(torch.from_numpy(x))
     expected = gaussians.log_joint(x)
@@ -506,14 +510,7 @@ def test_in_large_problems_the_posterior_network_corrects_gaussians(
 
 
 def test_a_high_temperature_makes_q_of_many_components_uniform():
-    model = MixtureModule.of_flows(
-        random_gaussians(MANY_COMPONENTS + 1, 4),
-        flow="realnvp",
-        n_transforms=1,
-        hidden_units=(2,),
-        posterior_units=(2,),
-        generator=seeded(),
-    )
+    model = untrained(random_gaussians(MANY_COMPONENTS + 1, 4))
     x = torch.from_numpy(np.random.default_rng(1).normal(size=(5, 4)))
     at_one = model.posterior_proba(x).detach()
     model.temperature.fill_(0.1)
@@ -528,14 +525,7 @@ def test_a_high_temperature_makes_q_of_many_components_uniform():
 
 
 def test_in_small_problems_the_posterior_network_starts_undecided():
-    model = MixtureModule.of_flows(
-        random_gaussians(MANY_COMPONENTS, 4),
-        flow="realnvp",
-        n_transforms=1,
-        hidden_units=(2,),
-        posterior_units=(2,),
-        generator=seeded(),
-    )
+    model = untrained(random_gaussians(MANY_COMPONENTS, 4))
     x = torch.from_numpy(np.random.default_rng(1).normal(size=(5, 4)))
     q = model.posterior_proba(x).detach()
     np.testing.assert_allclose(q, 1 / MANY_COMPONENTS, rtol=1e-6)
