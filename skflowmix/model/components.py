@@ -416,8 +416,8 @@ class FlowComponents(nn.Module):
         log_prob = log_density.squeeze(1).add_(self.log_constant.unsqueeze(1))
 
         def backward(grad: Any) -> tuple[Tensor | None, ...]:
-            grad_log = grad.unsqueeze(1)
-            grad, grad_log, on_radius = base_backward(grad_log)
+            on_log_density = grad.unsqueeze(1)
+            grad, grad_log = base_backward(on_log_density)
             grad, on_shared = shared_backward(grad, grad_log, True)
             grad, on_outer = outer_backward(grad, grad_log, needs_input or has_inner)
             own = on_outer + on_shared
@@ -433,7 +433,7 @@ class FlowComponents(nn.Module):
                     grad = None if grad is None else grad * scales
             if not needs_input:
                 return None, *own
-            on_white = ball.backward(grad, on_radius, has_inner)
+            on_white = ball.backward(on_log_density, grad, has_inner)
             on_centred = torch.bmm(self.whitening.transpose(1, 2), on_white)
             if has_inner:
                 on_centred += grad

@@ -1,6 +1,7 @@
 """Radial maps: a base distribution with heavy tails, a ball within which flows act."""
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -64,7 +65,7 @@ class RadialBase:
         self.bound = math.sqrt(n_features) + NORMAL_ROOM
         self.scale = float(np.clip(TAIL_SCALE_TIMES_COLUMNS / n_features, *TAIL_SCALES))
 
-    def log_prob(self, r: Tensor) -> tuple[Tensor, Tensor]:
+    def log_prob(self, r: Tensor) -> tuple[Tensor, Callable[[], Tensor]]:
         """Return the log-density at radius r, relative to the normal's at 0, and slope.
 
         Parameters
@@ -74,24 +75,31 @@ class RadialBase:
 
         Returns
         -------
-        log_prob, slope : Tensor shaped as r
-            In nats; the slope is the derivative with respect to r.
+        log_prob : Tensor shaped as r
+            In nats.
+        slope : callable
+            Returns the derivative with respect to r.
         """
         others = self.n_features - 1
-        excess = (r - self.bound).clamp_(min=0).div_(self.scale)
+        # The bound where r is less: all terms of the tail then are exactly zero.
+        outer = r.clamp(min=self.bound)
+        excess = (outer - self.bound).div_(self.scale)
         log_stretch = excess.log1p()
-        t = r.clamp(max=self.bound) + self.scale * log_stretch
-        beyond = excess > 0
-        rate = (1 + excess).reciprocal_()
+        t = torch.add(r.clamp(max=self.bound), log_stretch, alpha=self.scale)
+        outer_t = t.clamp(min=self.bound)
         log_prob = t.square().mul_(-0.5).sub_(log_stretch)
-        slope = -t * rate - torch.where(beyond, rate / self.scale, 0)
         if others:
-            # Both terms are zero inside the bound, and undefined at radius zero.
-            safe = r.clamp(min=self.bound)
-            t_safe = t.clamp(min=self.bound)
-            log_prob += others * (t_safe.log() - safe.log())
-            change = rate / t_safe - safe.reciprocal()
-            slope += others * torch.where(beyond, change, 0)
+            log_prob.add_((outer_t / outer).log_(), alpha=others)
+
+        def slope() -> Tensor:
+            rate = (1 + excess).reciprocal_()
+            change = torch.add(t, excess.sign(), alpha=1 / self.scale)
+            change.mul_(rate).neg_()
+            if others:
+                of_log = (rate / outer_t).sub_(outer.reciprocal())
+                change.add_(of_log, alpha=others)
+            return change
+
         return log_prob, slope
 
     def radius(self, t: Tensor) -> Tensor:
@@ -124,17 +132,17 @@ def ball_radius(n_features: int, reach: np.ndarray) -> np.ndarray:
 
 
 class Stretch(NamedTuple):
-    """A radial map at given radii: new radii and log-determinant, with their slopes.
+    """A radial map at given radii: new radii and log-determinant.
 
     `left` is the remaining fraction of the shell between core and surface of the ball,
-    from 1 in the core to 0 at the surface.
+    from 1 in the core to 0 at the surface. `slopes` returns the derivatives of radius
+    and log-determinant.
     """
 
     radius: Tensor
-    slope: Tensor
     log_det: Tensor
-    log_det_slope: Tensor
     left: Tensor
+    slopes: Callable[[], tuple[Tensor, Tensor]]
 
 
 class Ball:
@@ -171,6 +179,7 @@ class Ball:
         self.n_features = n_features
         self.radius = radius
         self.core = CORE_SHARE * radius
+        self.width = radius - self.core
 
     def stretch(self, r: Tensor) -> Stretch:
         """Map radii inside the ball to all radii.
@@ -183,29 +192,27 @@ class Ball:
         Returns
         -------
         stretch : Stretch
-            The new radii, their derivative, the log-determinant of the map of vectors,
-            and its derivative.
+            The new radii, and the log-determinant of the map of vectors.
         """
-        width = self.radius - self.core
         least = 8 * torch.finfo(r.dtype).eps * self.radius
         excess = (r - self.core).clamp_(min=0)
-        left = (width - excess).clamp_(min=least)
-        beyond = (excess > 0).to(r)
-        excess = width - left
-        share_left = left / width
+        left = (self.width - excess).clamp_(min=least)
+        excess = self.width - left
+        share_left = left / self.width
         growth = share_left.reciprocal()
-        core = r.clamp(max=self.core)
-        rho = core + excess * growth
-        slope = growth.square()
-        log_det = 2 * growth.log()
-        log_det_slope = 2 / left
-        if self.n_features > 1:
-            inside = (core + excess).clamp(min=self.core)
-            outside = rho.clamp(min=self.core)
-            others = self.n_features - 1
-            log_det = log_det + others * (outside / inside).log()
-            log_det_slope = log_det_slope + others * (slope / outside - 1 / inside)
-        return Stretch(rho, slope, log_det, log_det_slope * beyond, share_left)
+        grown = excess * growth
+        inside, outside = self.core + excess, self.core + grown
+        log_det = self._log_det(growth, outside / inside)
+
+        def slopes() -> tuple[Tensor, Tensor]:
+            slope = growth.square()
+            change = left.reciprocal().mul_(2)
+            if self.n_features > 1:
+                change.add_(slope / outside, alpha=self.n_features - 1)
+                change.sub_(inside.reciprocal(), alpha=self.n_features - 1)
+            return slope, change.mul_(excess.sign())
+
+        return Stretch(r.clamp(max=self.core) + grown, log_det, share_left, slopes)
 
     def shrink(self, rho: Tensor) -> Stretch:
         """Map radii into the ball, the inverse of `stretch`.
@@ -218,27 +225,36 @@ class Ball:
         Returns
         -------
         shrunk : Stretch
-            Radii inside the ball, the log-determinant of the inverse map, and the
-            derivatives of both with respect to rho.
+            Radii inside the ball, and the log-determinant of the inverse map.
         """
-        width = self.radius - self.core
         excess = (rho - self.core).clamp_(min=0)
-        beyond = (excess > 0).to(rho)
-        share = width / (width + excess)
+        grown_width = self.width + excess
+        share = self.width / grown_width
         # Not excess * share, which can round to the radius.
-        r = rho.clamp(max=self.core) + width * (1 - share)
-        slope = share.square()
-        log_det = 2 * share.log()
-        log_det_slope = -2 / (width + excess)
-        if self.n_features > 1:
-            outside, inside = (radius.clamp(min=self.core) for radius in (rho, r))
-            others = self.n_features - 1
-            log_det = log_det + others * (inside / outside).log()
-            log_det_slope = log_det_slope + others * (slope / inside - 1 / outside)
-        return Stretch(r, slope, log_det, log_det_slope * beyond, share)
+        shrunk = self.width * (1 - share)
+        inside, outside = self.core + shrunk, self.core + excess
+        log_det = self._log_det(share, inside / outside)
 
-    def log_share_of_base(self, left: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the log-share of draws that bypass the flows, and its slope over r.
+        def slopes() -> tuple[Tensor, Tensor]:
+            slope = share.square()
+            change = grown_width.reciprocal().mul_(-2)
+            if self.n_features > 1:
+                change.add_(slope / inside, alpha=self.n_features - 1)
+                change.sub_(outside.reciprocal(), alpha=self.n_features - 1)
+            return slope, change.mul_(excess.sign())
+
+        return Stretch(rho.clamp(max=self.core) + shrunk, log_det, share, slopes)
+
+    def _log_det(self, root_slope: Tensor, ratio: Tensor) -> Tensor:
+        """Return the log-determinant of a radial map whose slope is a square.
+
+        `ratio` is that of the new to the old radii; it stretches all other directions.
+        """
+        log_det = root_slope.log().mul_(2)
+        return log_det.add_(ratio.log(), alpha=self.n_features - 1)
+
+    def log_share_of_base(self, left: Tensor) -> tuple[Tensor, Callable[[], Tensor]]:
+        """Return the log-share of draws that bypass the flows, and its slope.
 
         Parameters
         ----------
@@ -247,14 +263,23 @@ class Ball:
 
         Returns
         -------
-        log_share, slope : Tensor shaped as left
+        log_share : Tensor shaped as left
             In nats.
+        slope : callable
+            Returns the derivative with respect to r.
         """
-        growth = -LOG_BASE_SHARE / (self.radius - self.core)
-        return LOG_BASE_SHARE * left, torch.where(left < 1, growth, 0.0)
 
-    def log_share_of_flows(self, left: Tensor) -> tuple[Tensor, Tensor]:
+        def slope() -> Tensor:
+            return (1 - left).sign_().mul_(-LOG_BASE_SHARE / self.width)
+
+        return LOG_BASE_SHARE * left, slope
+
+    def log_share_of_flows(self, left: Tensor) -> tuple[Tensor, Callable[[], Tensor]]:
         """Return the log-share of draws that go through the flows, and its slope."""
-        share_of_base, growth = self.log_share_of_base(left)
+        share_of_base, slope_of_base = self.log_share_of_base(left)
         share = -torch.expm1(share_of_base)
-        return share.log(), growth * (1 - share.reciprocal())
+
+        def slope() -> Tensor:
+            return slope_of_base().mul_(1 - share.reciprocal())
+
+        return share.log(), slope
