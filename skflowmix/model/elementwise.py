@@ -186,23 +186,22 @@ class RationalQuadraticSpline:
         """Return the outputs of `forward`, without autograd, and their backward."""
         flat, segment = self._segment(x, parameters, 0)
         inside = segment.inside
-        acts = inside.to(flat)
         value, log_slope = segment.forward(flat)
 
         def backward(grad_value: Tensor, grad_log: Tensor) -> tuple[Tensor, Tensor]:
             grad_value = grad_value.reshape(flat.shape)
             grad_log = grad_log.expand(x.shape).reshape(flat.shape)
-            on_x, on_raw = segment.backward(grad_value * acts, grad_log * acts)
-            on_x = torch.where(inside, on_x, grad_value)
+            on_x, on_raw = segment.backward(grad_value * inside, grad_log * inside)
+            on_x = torch.lerp(grad_value, on_x, inside)
             return on_x.view(x.shape), on_raw.view(parameters.shape)
 
-        value = torch.where(inside, value, flat).view(x.shape)
-        return value, log_slope.mul_(acts).view(x.shape), backward
+        value = torch.lerp(flat, value, inside).view(x.shape)
+        return value, log_slope.mul_(inside).view(x.shape), backward
 
     def inverse(self, z: Tensor, parameters: Tensor) -> Tensor:
         """Return the x whose value is z."""
         flat, segment = self._segment(z, parameters, 1)
-        return torch.where(segment.inside, segment.inverse(flat), flat).view(z.shape)
+        return torch.lerp(flat, segment.inverse(flat), segment.inside).view(z.shape)
 
     def _segment(
         self, point: Tensor, parameters: Tensor, side: int
@@ -239,12 +238,12 @@ class _Segment:
         ends = self._cumulate(self.sizes, raw.new_ones(n_bins, n_bins).tril_())
         self.total = ends[:, :, -1]
         self.per_size = 2 * bound / self.total
-        self.inside = point.abs() < bound
+        self.inside = (bound - point.abs()).sign_().clamp_(min=0)
         position = (point + bound).div_(self.per_size[:, side])
         # In floating point: much faster than a comparison that returns booleans.
         passed = ends[:, side, :-1].clone().le_(position.unsqueeze(1))
-        current = passed.sum(1, keepdim=True).long()
-        self.bin = current.unsqueeze(1).expand(-1, 2, -1, -1)
+        current = passed.sum(1, keepdim=True)
+        self.bin = current.long().unsqueeze(1).expand(-1, 2, -1, -1)
         size = self.sizes.gather(2, self.bin).squeeze(2)
         end = ends.gather(2, self.bin).squeeze(2)
         self.lengths = size * self.per_size
@@ -253,9 +252,9 @@ class _Segment:
         self.x0, self.z0 = (self.offsets - bound).unbind(1)
         # Slopes are free at the inner knots 0..n_bins-2, and one at the two ends.
         knots = torch.cat((current - 1, current), 1)
-        self.columns = knots.clamp(0, n_bins - 2)
-        inner = ((knots >= 0) & (knots < n_bins - 1)).to(raw)
-        self.columns += 2 * n_bins
+        columns = knots.clamp(0, n_bins - 2)
+        inner = 1 - (knots - columns).abs_()
+        self.columns = columns.add_(2 * n_bins).long()
         slopes = raw.gather(1, self.columns)
         damping = torch.add(ONE, slopes.abs(), alpha=1 / clip).reciprocal_()
         self.slope_damping = damping.mul_(inner)
