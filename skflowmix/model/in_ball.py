@@ -22,7 +22,7 @@ class InBall:
     """Whitened rows passed through flows that act within a ball.
 
     Masks are numbers, zero or one: products with them take a fraction of the time of
-    `torch.where`. So do derivatives if they are computed only when they are needed.
+    `torch.where`. Derivatives are only computed in the backward.
 
     Parameters
     ----------
