@@ -159,7 +159,7 @@ SECTIONS = (
     Section(
         "Density",
         "density.json",
-        "quality.py --data DIR --tasks density",
+        "quality.py --data DIR --tasks density --seeds 5",
         "Held-out log-likelihood, nats per row, of standardised columns. How fits "
         "start and end was developed on these sets.",
         quality_tables,
